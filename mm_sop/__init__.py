@@ -1,0 +1,17 @@
+"""Self-supervised visual pretraining for MMEngine, MMPretrain and MMDetection.
+
+Importing this package registers every component into MMPretrain's registries. ``mm_sop.functional`` needs nothing
+but torch: without MMPretrain the registration is left out.
+"""
+
+from importlib.util import find_spec
+
+__version__ = '0.1.0'
+
+if find_spec('mmpretrain') is not None:
+    from mm_sop import compat
+
+    compat.define_torchvision_operators()
+    compat.limit_opencv_threads()
+
+    from mm_sop import datasets, engine, evaluation, models, visualization  # noqa: F401

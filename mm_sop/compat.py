@@ -1,0 +1,29 @@
+"""Fixes for known faults of the stack below; each does nothing where its fault is absent."""
+
+import torch
+
+_torchvision_library = None
+
+
+def define_torchvision_operators() -> None:
+    """Make ``import torchvision`` work where its compiled operators cannot load.
+
+    The published torchvision wheels are CUDA builds. On a CPU-only torch their extension does not load and the import
+    fails because the operator ``torchvision::nms`` has no schema. Declaring the schemas is enough: transforms, data
+    sets and models work, and MMCV provides the operators themselves.
+    """
+    global _torchvision_library
+    if torch.version.cuda is not None or getattr(torch.version, 'hip', None) or _torchvision_library is not None:
+        return
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in ('nms', 'qnms'):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    _torchvision_library = library
+
+
+def limit_opencv_threads() -> None:
+    """Keep OpenCV from starting a thread pool in every data-loading worker."""
+    import cv2
+
+    cv2.setNumThreads(0)

@@ -1,0 +1,5 @@
+"""Data samplers."""
+
+from .resumable_sampler import ResumableSampler
+
+__all__ = ['ResumableSampler']

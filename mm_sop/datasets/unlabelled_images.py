@@ -1,0 +1,186 @@
+"""Any folder of pictures as a data set for self-supervised training."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+from mmengine.dataset import BaseDataset, force_full_init
+from mmpretrain.registry import DATASETS
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.tif', '.tiff')
+
+
+@DATASETS.register_module()
+class UnlabelledImages(BaseDataset):
+    """Pictures below one or several folders, flat or nested, without labels.
+
+    Hidden files and folders are ignored, symbolic links are followed. The order is that of sorted names, the same on
+    every machine. The paths are held in one array that worker processes share, about 100 bytes for each picture.
+
+    Args:
+        data_root (str | Sequence[str]): Folder or folders.
+        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        extensions (Sequence[str]): Endings of picture files, in small letters. Defaults to :data:`EXTENSIONS`.
+        limit (int, optional): Use this many pictures, evenly spaced over the sorted listing. Defaults to None, all.
+        indices (int | Sequence[int], optional): Use the first pictures or the given ones, applied after ``limit``.
+            Defaults to None.
+        index_file (str, optional): Text file that keeps the listing between runs, for folders that are slow to list.
+            It is written when missing or made for other folders or extensions; delete it after adding or removing
+            pictures. Defaults to None.
+        metainfo (dict, optional): Meta information. Defaults to None.
+        lazy_init (bool): List the folders only when the data are asked for. Defaults to False.
+
+    Raises:
+        FileNotFoundError: A folder does not exist.
+        ValueError: A folder holds no picture, or ``limit`` is out of range.
+    """
+
+    METAINFO = dict(dataset_type='unlabelled_images')
+
+    def __init__(
+        self,
+        data_root: str | Sequence[str],
+        pipeline: Sequence = (),
+        extensions: Sequence[str] = EXTENSIONS,
+        limit: int | None = None,
+        indices: int | Sequence[int] | None = None,
+        index_file: str | None = None,
+        metainfo: dict | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        self.folders = [data_root] if isinstance(data_root, str | Path) else list(data_root)
+        if not self.folders:
+            raise ValueError('UnlabelledImages: data_root is an empty list; give at least one folder')
+        self.extensions = tuple(extension.lower() for extension in extensions)
+        self.limit = limit
+        self.index_file = index_file
+        super().__init__(
+            data_root=data_root,
+            data_prefix={},
+            pipeline=pipeline,
+            indices=indices,
+            metainfo=metainfo,
+            lazy_init=lazy_init,
+        )
+
+    def load_data_list(self) -> list[str]:
+        """List the pictures.
+
+        Returns:
+            list[str]: Paths.
+        """
+        paths = self._load_index() if self.index_file else None
+        if paths is None:
+            paths = [path for folder in self.folders for path in list_images(folder, self.extensions)]
+            if self.index_file:
+                self._write_index(paths)
+        return paths if self.limit is None else _evenly_spaced(paths, self.limit)
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict:
+        """Path and index of one picture.
+
+        Args:
+            idx (int): Index; negative ones count from the end.
+
+        Returns:
+            dict: ``img_path`` and ``sample_idx``.
+        """
+        idx = range(len(self))[idx]
+        start = self.data_address[idx - 1] if idx else 0
+        path = self.data_bytes[start : self.data_address[idx]].tobytes()
+        return dict(img_path=os.fsdecode(path), sample_idx=idx)
+
+    def _serialize_data(self):
+        """Join the bare paths: pickling a dictionary for each, as MMEngine does, takes longer than listing them."""
+        encoded = [os.fsencode(path) for path in self.data_list]
+        self.data_list.clear()
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return np.frombuffer(b''.join(encoded), np.uint8), np.cumsum(lengths)
+
+    @property
+    def _index_header(self):
+        return json.dumps(dict(folders=[str(folder) for folder in self.folders], extensions=self.extensions))
+
+    def _load_index(self):
+        """Read the listing, or return None where there is none for these folders and extensions."""
+        try:
+            text = Path(self.index_file).read_text(encoding='utf-8', errors='surrogateescape')
+        except FileNotFoundError:
+            return None
+        header, *paths = text.split('\n')
+        # A complete file ends with a line break.
+        return paths[:-1] if header == self._index_header and paths and not paths[-1] else None
+
+    def _write_index(self, paths):
+        target = Path(self.index_file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f'{target.name}.{os.getpid()}.tmp')
+        text = '\n'.join([self._index_header, *paths, ''])
+        unfinished.write_text(text, encoding='utf-8', errors='surrogateescape')
+        os.replace(unfinished, target)
+
+
+def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """List all pictures below a folder: in every folder first its files, then its subfolders, sorted by name.
+
+    Args:
+        folder (str | Path): Folder.
+        extensions (Sequence[str]): Endings of picture files in small letters.
+
+    Returns:
+        list[str]: Paths that begin with ``folder``.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: There is no picture in it.
+    """
+    if not os.path.isdir(folder):
+        kind = 'is a file' if os.path.exists(folder) else 'does not exist'
+        raise FileNotFoundError(
+            f'data folder {os.path.abspath(folder)} {kind}: set `data_root` to a folder with pictures'
+        )
+    extensions = tuple(extensions)
+    paths, others, visited, pending = [], Counter(), set(), [str(folder)]
+    while pending:
+        current = pending.pop()
+        identity = os.stat(current)
+        if (identity.st_dev, identity.st_ino) in visited:  # a symbolic link back to a parent
+            continue
+        visited.add((identity.st_dev, identity.st_ino))
+        files, subfolders = _scan(current)
+        pending += reversed(subfolders)
+        for path in files:
+            if path.lower().endswith(extensions):
+                paths.append(path)
+            else:
+                others[os.path.splitext(path)[1].lower() or 'no extension'] += 1
+    if not paths:
+        raise ValueError(_describe_empty(folder, extensions, others))
+    return paths
+
+
+def _scan(folder):
+    """Return the sorted paths of files and of subfolders, without hidden ones."""
+    with os.scandir(folder) as scanned:
+        entries = sorted((entry for entry in scanned if entry.name[0] != '.'), key=attrgetter('name'))
+    subfolders = [entry.path for entry in entries if entry.is_dir()]
+    return [entry.path for entry in entries if entry.is_file()], subfolders
+
+
+def _describe_empty(folder, extensions, others):
+    seen = ', '.join(f'{count} x {extension}' for extension, count in others.most_common(5)) or 'no files at all'
+    return (
+        f'no pictures below {os.path.abspath(folder)}: looked for {" ".join(extensions)}, found {seen}. '
+        'Correct `data_root`, or name the endings of your files in `extensions`'
+    )
+
+
+def _evenly_spaced(items, count):
+    if not 0 < count <= len(items):
+        raise ValueError(f'limit={count}: expected 1 ... {len(items)}, the number of pictures found')
+    return [items[position] for position in np.arange(count) * len(items) // count]

@@ -1,0 +1,36 @@
+"""Set-up of data-loading worker processes."""
+
+import os
+import signal
+import threading
+
+import cv2
+import torch
+from mmengine.registry import FUNCTIONS
+
+
+@FUNCTIONS.register_module()
+def pretrain_worker_init(worker_id: int) -> None:
+    """Limit a worker to one thread and shield it from signals that are meant for the training process.
+
+    A signal to the whole process group (Ctrl-C, a cluster's pre-emption warning) would kill the workers, and the
+    training process with them, before it could write its checkpoint. Workers seed nothing here: every sample is seeded
+    by :class:`SeededDataset`.
+
+    Args:
+        worker_id (int): Number of the worker, as PyTorch passes it.
+    """
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Not to be ignored altogether: multiprocessing ends workers by this signal when Python exits, and then waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent_only, daemon=True).start()
+
+
+def _obey_parent_only():
+    """Leave on a SIGTERM from the training process, ignore all others."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

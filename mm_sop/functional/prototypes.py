@@ -1,0 +1,137 @@
+"""Probabilities of embeddings over self-organizing prototypes."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Largest block of the member logits that is held at once, in elements (64 MiB in fp32).
+_LOGIT_BLOCK = 2**24
+
+
+def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    r"""Log-probabilities over prototypes that vote with all their members.
+
+    With S the softmax of the embedding over the members of all prototypes and w the members' weights, the vote
+    ``P = S Y`` of SOP (section 3) has the closed form
+
+    .. math:: P_j = A_j + \frac{\sum_i B_i - B_j}{M - 1},\quad
+              A_j = \sum_{r \in j} S_r w_r,\quad B_j = \sum_{r \in j} S_r (1 - w_r),
+
+    so the dense contribution matrix Y is never built. Members are visited in blocks with a running maximum and sum,
+    and the backward pass computes the blocks again: memory grows with n x M, not with n x M x c.
+
+    Args:
+        embeddings: Unit rows, (n, d).
+        members: Unit members of every prototype, (M, c, d), or (T, M, c, d) for T tasks. Constants.
+        weights: Weights of the members in [0, 1], (M, c), or (T, M, c). Constants.
+        temperature: Softmax temperature, positive.
+
+    Returns:
+        Log-probabilities in fp32 (fp64 for fp64 embeddings), (n, M), or (T, n, M). Gradients reach the embeddings
+        only. Probabilities below the smallest normal number of the type are lifted to it.
+
+    Raises:
+        ValueError: If the shapes do not fit, M < 2 or the temperature is not positive.
+    """
+    _check_prototypes(embeddings, members, weights, temperature)
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    single_task = members.ndim == 3
+    members = members.detach().to(dtype)
+    weights = weights.detach().to(dtype)
+    if single_task:
+        members, weights = members.unsqueeze(0), weights.unsqueeze(0)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        log_probs = _PrototypeLogProbs.apply(embeddings.to(dtype), members, weights, float(temperature))
+    return log_probs.squeeze(0) if single_task else log_probs
+
+
+class _PrototypeLogProbs(torch.autograd.Function):
+    """Streamed forward and backward pass of :func:`prototype_log_probs` for a leading dimension of tasks."""
+
+    @staticmethod
+    def forward(ctx, embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> Tensor:
+        num_prototypes = members.shape[1]
+        maximum = total = None
+        own, other = [], []
+        for block, weight in _blocks(embeddings, members, weights):
+            logits = _member_logits(embeddings, block, temperature)
+            block_maximum = logits.flatten(2).amax(-1)
+            running = block_maximum if maximum is None else torch.maximum(maximum, block_maximum)
+            mass = logits.sub_(running[..., None, None]).exp_()
+            if maximum is not None:
+                decay = (maximum - running).exp_()
+                total = total * decay
+                own = [part.mul_(decay.unsqueeze(-1)) for part in own]
+                other = [part.mul_(decay.unsqueeze(-1)) for part in other]
+            share = torch.einsum('tnmc,tmc->tnm', mass, weight)
+            everything = mass.sum(-1)
+            own.append(share)
+            other.append(everything - share)
+            total = everything.sum(-1) if total is None else total + everything.sum(-1)
+            maximum = running
+        own, other = _join(own), _join(other)
+        spread = other.sum(-1, keepdim=True) - other
+        probs = own.add_(spread.div_(num_prototypes - 1)).div_(total.unsqueeze(-1))
+        probs = probs.clamp_min_(torch.finfo(probs.dtype).tiny)
+        ctx.temperature = temperature
+        ctx.save_for_backward(embeddings, members, weights, probs, maximum + total.log())
+        return probs.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_log_probs: Tensor):
+        embeddings, members, weights, probs, log_normalizer = ctx.saved_tensors
+        num_prototypes = members.shape[1]
+        grad_probs = grad_log_probs / probs
+        rest = grad_probs.sum(-1, keepdim=True) - grad_probs
+        rest = rest.div_(num_prototypes - 1)
+        slope = grad_probs - rest
+        # P is linear in the member probabilities S, hence sum_r S_r dL/dS_r = sum_j P_j dL/dP_j.
+        center = grad_log_probs.sum(-1)[..., None, None]
+        grad_embeddings = torch.zeros_like(embeddings)
+        start = 0
+        for block, weight in _blocks(embeddings, members, weights):
+            stop = start + block.shape[1]
+            mass = _member_logits(embeddings, block, ctx.temperature)
+            mass.sub_(log_normalizer[..., None, None]).exp_()
+            grad = slope[..., start:stop, None] * weight.unsqueeze(1)
+            grad.add_(rest[..., start:stop, None]).sub_(center).mul_(mass)
+            grad_embeddings.addmm_(_rows_of_all_tasks(grad), block.reshape(-1, block.shape[-1]))
+            start = stop
+        return grad_embeddings.div_(ctx.temperature), None, None, None
+
+
+def _blocks(embeddings: Tensor, members: Tensor, weights: Tensor):
+    tasks, _, size, _ = members.shape
+    width = max(1, _LOGIT_BLOCK // max(1, tasks * len(embeddings) * size))
+    return zip(members.split(width, dim=1), weights.split(width, dim=1), strict=True)
+
+
+def _member_logits(embeddings: Tensor, members: Tensor, temperature: float) -> Tensor:
+    """One matrix product for all tasks: (n, d) x (T, m, c, d) -> (T, n, m, c)."""
+    tasks, prototypes, size, width = members.shape
+    logits = torch.matmul(embeddings, members.reshape(tasks, -1, width).transpose(1, 2))
+    return logits.div_(temperature).view(tasks, len(embeddings), prototypes, size)
+
+
+def _rows_of_all_tasks(grad: Tensor) -> Tensor:
+    """(T, n, m, c) -> (n, T m c), the order of the flattened members."""
+    return grad.transpose(0, 1).reshape(grad.shape[1], -1)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _check_prototypes(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float):
+    if embeddings.ndim != 2 or members.ndim not in (3, 4) or members.shape[-1] != embeddings.shape[-1]:
+        raise ValueError(
+            f'expected embeddings (n, d) and members (M, c, d) or (T, M, c, d), got {tuple(embeddings.shape)} and '
+            f'{tuple(members.shape)}'
+        )
+    if weights.shape != members.shape[:-1]:
+        raise ValueError(f'weights {tuple(weights.shape)} do not match members {tuple(members.shape)}')
+    if members.shape[-3] < 2:
+        raise ValueError('at least 2 prototypes are needed: the vote of a member is spread over the others')
+    if not temperature > 0:
+        raise ValueError(f'temperature must be positive, got {temperature}')

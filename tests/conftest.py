@@ -1,0 +1,55 @@
+"""Settings and fixtures of all tests."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before torch, NumPy and OpenCV start their thread pools: tests share few cores with worker processes.
+for _variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMBA_NUM_THREADS'):
+    os.environ.setdefault(_variable, '1')
+os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+TESTS = Path(__file__).resolve().parent
+# First of all, because some distributions install a top-level package called `tests` or `tools`.
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from distributed import reset_global_state  # noqa: E402
+from sample_pictures import write_pictures  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def isolated():
+    """Seed every test alike, build in MMPretrain's scope, and leave no MMEngine singleton behind."""
+    from mmengine.registry import init_default_scope
+
+    reset_global_state()
+    init_default_scope('mmpretrain')
+    yield
+    reset_global_state()
+
+
+@pytest.fixture(scope='session')
+def repository():
+    """Root of the checkout."""
+    return TESTS.parent
+
+
+@pytest.fixture
+def work_dir(tmp_path):
+    """Fresh folder for checkpoints and logs."""
+    path = tmp_path / 'work_dir'
+    path.mkdir()
+    return path
+
+
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory):
+    """Folder with 12 small pictures in nested subfolders; not to be changed."""
+    folder = tmp_path_factory.mktemp('pictures')
+    write_pictures(folder, 12)
+    return folder

@@ -1,0 +1,44 @@
+"""Writes small smooth pictures for tests, so that none has to be kept in the repository."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def smooth_picture(size=(64, 48), seed=0):
+    """Draw a random smooth colour picture.
+
+    Args:
+        size (tuple): Width and height in pixels.
+        seed (int | tuple): Seed of the picture.
+
+    Returns:
+        PIL.Image.Image: RGB picture of that size.
+    """
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_pictures(folder, count, size=(64, 48), seed=0, nested=True):
+    """Write pictures, by turns JPEG and PNG.
+
+    Args:
+        folder (str | Path): Where to write; created if missing.
+        count (int): Number of pictures.
+        size (tuple): Width and height in pixels.
+        seed (int): Seed; picture ``i`` is the same for every ``count``.
+        nested (bool): Spread them over the subfolders ``a`` and ``b/c`` instead of writing into ``folder``.
+
+    Returns:
+        list[Path]: The files in the order of writing.
+    """
+    folders = [Path(folder, 'a'), Path(folder, 'b', 'c')] if nested else [Path(folder)]
+    for path in folders:
+        path.mkdir(parents=True, exist_ok=True)
+    files = []
+    for index in range(count):
+        path = folders[index % len(folders)] / f'{index:06d}{(".jpg", ".png")[index // len(folders) % 2]}'
+        smooth_picture(size, (seed, index)).save(path)
+        files.append(path)
+    return files
