@@ -109,7 +109,7 @@ class UnlabelledImages(BaseDataset):
     def _load_index(self):
         """Read the listing, or return None where there is none for these folders and extensions."""
         try:
-            text = Path(self.index_file).read_text(encoding='utf-8', errors='surrogateescape')
+            text = os.fsdecode(Path(self.index_file).read_bytes())
         except FileNotFoundError:
             return None
         header, *paths = text.split('\n')
@@ -117,11 +117,13 @@ class UnlabelledImages(BaseDataset):
         return paths[:-1] if header == self._index_header and paths and not paths[-1] else None
 
     def _write_index(self, paths):
+        text = '\n'.join([self._index_header, *paths, ''])
+        if text.count('\n') != len(paths) + 1:
+            raise ValueError('a file name contains a line break: rename that file or do without `index_file`')
         target = Path(self.index_file)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f'{target.name}.{os.getpid()}.tmp')
-        text = '\n'.join([self._index_header, *paths, ''])
-        unfinished.write_text(text, encoding='utf-8', errors='surrogateescape')
+        unfinished.write_bytes(os.fsencode(text))
         os.replace(unfinished, target)
 
 

@@ -1,0 +1,21 @@
+"""Registered modules."""
+
+from mm_sop.models.backbones import MaskedVisionTransformer
+from mm_sop.models.heads import SOPHead, SOPMIMHead
+from mm_sop.models.memory import Prototypes, PrototypeSampler, SupportEmbeddingBank
+from mm_sop.models.necks import SOPNeck
+from mm_sop.models.selfsup import SOP
+from mm_sop.models.target_generators import MIMTargets, SOPMIMTargetGenerator
+
+__all__ = [
+    'MIMTargets',
+    'MaskedVisionTransformer',
+    'PrototypeSampler',
+    'Prototypes',
+    'SOP',
+    'SOPHead',
+    'SOPMIMHead',
+    'SOPMIMTargetGenerator',
+    'SOPNeck',
+    'SupportEmbeddingBank',
+]

@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from mm_sop.models.backbones.masked_vision_transformer import MaskedVisionTransformer
+
+__all__ = ['MaskedVisionTransformer']

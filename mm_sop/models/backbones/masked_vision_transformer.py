@@ -1,0 +1,96 @@
+"""Vision transformer that can hide patches from itself."""
+
+import torch
+from mmengine.model.weight_init import trunc_normal_
+from mmpretrain.models import VisionTransformer
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from mm_sop.models.utils.conv_stem import ConvStem
+
+
+@MODELS.register_module()
+class MaskedVisionTransformer(VisionTransformer):
+    """MMPretrain's vision transformer with a mask embedding, as iBOT and SOP pretrain it.
+
+    Differences from the parent: masked patches are replaced by a learned vector before the position embedding is added;
+    weights start as in DINO and iBOT (truncated normal of deviation 0.02 for linear layers, [CLS] and position
+    embeddings, zeros for the mask embedding, the framework's default for the patch convolution); the position
+    embedding is resized by DINO's scale factor. All tokens are returned by default. Any crop size works.
+
+    Args:
+        interpolate_offset: Added to the target side when the position embedding is resized, as DINO does; 0 resizes to
+            the size exactly.
+        stem: ``'patch'``, one convolution with stride ``patch_size``, or ``'conv'``, a stack of 3x3 convolutions.
+        **kwargs: Arguments of MMPretrain's ``VisionTransformer``. Note that its arch for ViT-S is ``'deit-small'``.
+    """
+
+    def __init__(
+        self, *args, interpolate_offset: float = 0.1, stem: str = 'patch', out_type: str = 'raw', **kwargs
+    ) -> None:
+        super().__init__(*args, out_type=out_type, **kwargs)
+        if self.cls_token is None:
+            raise ValueError('MaskedVisionTransformer needs its [CLS] token: leave with_cls_token=True')
+        self.interpolate_offset = interpolate_offset
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
+        if stem == 'conv':
+            projection = self.patch_embed.projection
+            self.patch_embed = ConvStem(
+                projection.in_channels, self.embed_dims, projection.stride[0], self.patch_resolution
+            )
+        elif stem != 'patch':
+            raise ValueError(f"stem must be 'patch' or 'conv', got {stem!r}")
+
+    def init_weights(self) -> None:
+        """Initialise as DINO and iBOT do, unless a pretrained checkpoint is configured."""
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            super().init_weights()
+            return
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.pos_embed, std=0.02)
+        self._is_init = True
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Encode images.
+
+        Args:
+            images: (B, C, H, W), H and W multiples of the patch size.
+            mask: Patches to hide, bool, (B, h, w) or (B, h w).
+
+        Returns:
+            Output of every layer in ``out_indices``; with ``out_type='raw'`` all tokens, (B, 1 + h w, D).
+        """
+        tokens, resolution = self.patch_embed(images)
+        if mask is not None:
+            tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = self.drop_after_pos(tokens + self._position_embedding(resolution))
+        tokens = self.pre_norm(tokens)
+        outputs = []
+        for index, layer in enumerate(self.layers):
+            tokens = layer(tokens)
+            if index == self.num_layers - 1 and self.final_norm:
+                tokens = self.ln1(tokens)
+            if index in self.out_indices:
+                outputs.append(self._format_output(tokens, resolution))
+        return tuple(outputs)
+
+    def _position_embedding(self, resolution: tuple[int, int]) -> Tensor:
+        if tuple(resolution) == tuple(self.patch_resolution):
+            return self.pos_embed
+        extra = self.pos_embed[:, : self.num_extra_tokens]
+        grid = self.pos_embed[:, self.num_extra_tokens :].unflatten(1, tuple(self.patch_resolution))
+        grid = grid.permute(0, 3, 1, 2).float()
+        if self.interpolate_offset:
+            sides = zip(resolution, self.patch_resolution, strict=True)
+            size = dict(scale_factor=tuple((new + self.interpolate_offset) / old for new, old in sides))
+        else:
+            size = dict(size=tuple(resolution))
+        grid = interpolate(grid, mode=self.interpolate_mode, align_corners=False, **size)
+        return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(extra.dtype)], dim=1)

@@ -1,0 +1,106 @@
+"""Heads of SOP: the objective on [CLS] and the one on masked patches."""
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from mm_sop.functional import koleo_loss, prototype_log_probs, sop_cls_loss, sop_mim_loss
+from mm_sop.models.memory import Prototypes
+from mm_sop.models.target_generators.sop_mim_target_generator import MIMTargets
+from mm_sop.models.utils.diagnostics import assignment_diagnostics, support_diagnostics
+from mm_sop.models.utils.distributed import gather_with_gradient
+
+
+@MODELS.register_module()
+class SOPHead(BaseModule):
+    """[CLS] objective of SOP: student views predict how the teacher's views vote for prototypes.
+
+    Args:
+        prototypes: Config of the :class:`PrototypeSampler` with its bank.
+        student_temperature: Softmax temperature of the student.
+        teacher_temperature: Softmax temperature of the teacher; a hook may change it during training.
+        loss_weight: Weight of the objective.
+        koleo_weight: Weight of a KoLeo term on the student's global views, summed over the two views, with neighbours
+            searched in the global batch.
+    """
+
+    def __init__(
+        self,
+        prototypes: dict,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        loss_weight: float = 1.0,
+        koleo_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.prototypes = MODELS.build(prototypes)
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+        self.loss_weight = loss_weight
+        self.koleo_weight = koleo_weight
+
+    def loss(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """Compute the objective and what tells whether it goes well.
+
+        Args:
+            student: Embeddings of V views, global views first, (V, B, d).
+            teacher: Embeddings of the two global views, (2, B, d).
+
+        Returns:
+            ``loss_cls``, ``loss_koleo`` if it has a weight, and detached diagnostics.
+        """
+        prototypes = self.prototypes()
+        log_probs = self._log_probs(student, prototypes, self.student_temperature)
+        with torch.no_grad():
+            targets = self._log_probs(teacher, prototypes, self.teacher_temperature).exp()
+        losses = dict(loss_cls=self.loss_weight * sop_cls_loss(log_probs, targets))
+        if self.koleo_weight > 0:
+            losses['loss_koleo'] = self.koleo_weight * sum(koleo_loss(*_neighbours(view)) for view in student[:2])
+        num_tasks = len(prototypes.members)
+        losses.update(support_diagnostics(prototypes.support_weights))
+        losses.update(assignment_diagnostics(log_probs[:2], targets, num_tasks))
+        return losses
+
+    @staticmethod
+    def _log_probs(views: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
+        """(V, B, d) -> (V, T B, M): the tasks extend the batch, since the loss is the mean over both."""
+        num_views, batch, _ = views.shape
+        log_probs = prototype_log_probs(views.flatten(0, 1), *prototypes, temperature)
+        return log_probs.unflatten(1, (num_views, batch)).transpose(0, 1).flatten(1, 2)
+
+
+def _neighbours(view: Tensor) -> tuple[Tensor, Tensor, int]:
+    return view, *gather_with_gradient(view)
+
+
+@MODELS.register_module()
+class SOPMIMHead(BaseModule):
+    """Masked-image-modeling objective of SOP on the masked tokens.
+
+    Args:
+        student_temperature: Softmax temperature of the student.
+        loss_weight: Weight of the objective.
+    """
+
+    def __init__(self, student_temperature: float = 0.1, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.student_temperature = student_temperature
+        self.loss_weight = loss_weight
+
+    def loss(self, student: Tensor, targets: MIMTargets, token_weights: Tensor) -> dict[str, Tensor]:
+        """Compute the objective.
+
+        Args:
+            student: Embeddings of the masked tokens, (m, d).
+            targets: The teacher's votes for the same tokens in T tasks and the prototypes behind them.
+            token_weights: Weights of the tokens, (m,), see :func:`mm_sop.functional.sop_mim_loss`.
+
+        Returns:
+            ``loss_mim``.
+        """
+        log_probs = prototype_log_probs(student, *targets.prototypes, self.student_temperature)
+        num_tasks = len(log_probs)
+        token_weights = token_weights.repeat(num_tasks) / num_tasks
+        loss = sop_mim_loss(log_probs.flatten(0, 1), targets.probs.flatten(0, 1), token_weights)
+        return dict(loss_mim=self.loss_weight * loss)

@@ -1,0 +1,243 @@
+"""Self-Organizing Visual Prototypes."""
+
+import copy
+import inspect
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.dist import get_world_size
+from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mm_sop.functional import update_ema
+from mm_sop.models.utils.diagnostics import key_diagnostics
+from mm_sop.models.utils.distributed import gather_in_sample_order, own_samples
+from mm_sop.models.utils.masks import MaskedTokens
+from mm_sop.models.utils.shared_random import SharedRandom
+from mm_sop.models.utils.tokens import split_features, to_map
+
+
+@MODELS.register_module()
+class SOP(BaseSelfSupervisor):
+    """Self-Organizing Visual Prototypes for Non-Parametric Representation Learning (ICML 2025).
+
+    A student and its moving-average teacher vote for prototypes made of many support embeddings out of a memory bank:
+    the global representation of every view against the teacher's other view, and every masked patch of the student
+    against the same patch of the teacher. There are no learned prototypes.
+
+    Batches hold two global views first, then local crops. Masks come with the data samples (``mask``, one per global
+    view) and hide patches from the student only; without a ``mim_head`` they are optional.
+
+    Args:
+        backbone: Config of the encoder: :class:`MaskedVisionTransformer`, or for the [CLS] objective alone any backbone
+            of MMPretrain that gives tokens or a feature map.
+        neck: Config of the projector, :class:`SOPNeck`.
+        head: Config of :class:`SOPHead`.
+        target_generator: Config of :class:`SOPMIMTargetGenerator`; None together with ``mim_head`` for no MIM.
+        mim_head: Config of :class:`SOPMIMHead`.
+        key_views: Which of the teacher's two global views are written into the banks; the released implementation
+            writes the second only.
+        teacher_buffers: What becomes of the teacher's buffers, such as BatchNorm statistics: ``'keep'`` (the teacher
+            collects its own), ``'copy'`` the student's, or ``'average'`` them like parameters.
+        data_preprocessor: Config of the preprocessor.
+        init_cfg: Initialisation.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        target_generator: dict | None = None,
+        mim_head: dict | None = None,
+        key_views: Sequence[int] = (1,),
+        teacher_buffers: str = 'keep',
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            target_generator=target_generator,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.mim_head = None if mim_head is None else MODELS.build(mim_head)
+        self.key_views = tuple(key_views)
+        self.teacher_buffers = teacher_buffers
+        self.random = SharedRandom()
+        self._check_arguments()
+        self.teacher = self._build_teacher()
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
+        """Compute both objectives, then write the teacher's keys into the banks.
+
+        Args:
+            inputs: Views, (B, C, H, W) each, two global views first.
+            data_samples: One per image, with ``mask`` (2, h, w) where patches are hidden.
+
+        Returns:
+            Losses, and diagnostics that do not enter the objective.
+        """
+        self._check_inputs(inputs)
+        batch = len(inputs[0])
+        views, crops = torch.cat(tuple(inputs[:2])), inputs[2:]
+        masked = MaskedTokens.from_samples(data_samples, views.device)
+        teacher_global, teacher_local = self._encode_teacher(views)
+        student_global, student_local = self._encode_student(views, masked)
+        teacher_cls = self._teacher_embeddings(teacher_global).unflatten(0, (2, batch))
+        student_cls = self.neck(torch.cat([student_global, *self._encode_crops(crops)]))
+
+        losses = self.head.loss(student_cls.unflatten(0, (-1, batch)), teacher_cls)
+        keys = {self.head: teacher_cls[list(self.key_views)].flatten(0, 1)}
+        losses.update(key_diagnostics(teacher_cls[1]))
+        if self.mim_head is not None:
+            mim_losses, keys[self.target_generator] = self._mim_loss(student_local, teacher_local, masked)
+            losses.update(mim_losses)
+        self._enqueue(keys)
+        return losses
+
+    def _mim_loss(self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens | None):
+        """The patch objective, and one random patch embedding per image for the bank."""
+        if masked is None:
+            raise ValueError(
+                "the MIM objective needs masks: add dict(type='BlockMaskGenerator', ...) to the pipeline and "
+                "algorithm_keys=['mask'] to PackInputs, or remove target_generator and mim_head"
+            )
+        key_tokens = self._draw_key_tokens(teacher_local)
+        tokens = torch.cat([masked.select(teacher_local), key_tokens])
+        target_embeddings, keys = self._teacher_embeddings(tokens).split([len(masked), len(key_tokens)])
+        targets = self.target_generator(target_embeddings)
+        embeddings = self.neck(masked.select(student_local)) if len(masked) else target_embeddings
+        losses = self.mim_head.loss(embeddings, targets, masked.weights)
+        losses['masked_share'] = masked.share
+        return losses, keys
+
+    def _encode_student(self, views: Tensor, masked: MaskedTokens | None) -> tuple[Tensor, Tensor]:
+        return split_features(self.backbone(views) if masked is None else self.backbone(views, masked.mask))
+
+    def _encode_crops(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Global representations of local crops, one forward pass for each size of crop."""
+        by_size = {}
+        for crop in crops:
+            by_size.setdefault(crop.shape[-2:], []).append(crop)
+        return [split_features(self.backbone(torch.cat(same_size)))[0] for same_size in by_size.values()]
+
+    @torch.no_grad()
+    def _encode_teacher(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        return split_features(self.teacher['backbone'](views))
+
+    @torch.no_grad()
+    def _teacher_embeddings(self, tokens: Tensor) -> Tensor:
+        return self.teacher['neck'](tokens)
+
+    def _draw_key_tokens(self, local: Tensor) -> Tensor:
+        """One random token of every image of the key views, (2 B, L, D) -> (len(key_views) B, D)."""
+        views = local.unflatten(0, (2, -1))[list(self.key_views)]
+        num_views, batch, num_tokens, width = views.shape
+        generator = self.random.next_generator()
+        positions = torch.randint(
+            num_tokens, (batch * get_world_size(), num_views), generator=generator, device=local.device
+        )
+        positions = own_samples(positions).T
+        return views.take_along_dim(positions[..., None, None].expand(-1, -1, 1, width), dim=2).flatten(0, 2)
+
+    @torch.no_grad()
+    def _enqueue(self, keys: dict[nn.Module, Tensor]) -> None:
+        """Write the keys of every owner's bank, exchanged between processes in one collective."""
+        num_views = len(self.key_views)
+        widths = [key.shape[-1] for key in keys.values()]
+        # Samples lead, so that gathered rows stand in the order of the global batch.
+        packed = torch.cat([key.unflatten(0, (num_views, -1)).transpose(0, 1) for key in keys.values()], dim=-1)
+        gathered = gather_in_sample_order(packed).transpose(0, 1).flatten(0, 1)
+        for owner, key in zip(keys, gathered.split(widths, dim=-1), strict=True):
+            owner.prototypes.bank.enqueue(key)
+
+    @property
+    def student(self) -> nn.ModuleDict:
+        """The networks that the teacher follows."""
+        return nn.ModuleDict(dict(backbone=self.backbone, neck=self.neck))
+
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student; called after an optimiser step.
+
+        Args:
+            momentum: Share of the old teacher that is kept, in [0, 1].
+        """
+        parameters = dict(self.student.named_parameters())
+        targets = dict(self.teacher.named_parameters())
+        update_ema(list(targets.values()), [parameters[name] for name in targets], momentum)
+        if self.teacher_buffers == 'keep':
+            return
+        for name, buffer in self.teacher.named_buffers():
+            source = self.student.get_buffer(name)
+            if self.teacher_buffers == 'average' and buffer.is_floating_point():
+                buffer.lerp_(source, 1 - momentum)
+            else:
+                buffer.copy_(source)
+
+    def set_teacher_temperature(self, temperature: float) -> None:
+        """Set the temperature of the teacher's votes in both objectives."""
+        for owner in (self.head, self.target_generator):
+            if owner is not None:
+                owner.teacher_temperature = temperature
+
+    def init_weights(self) -> None:
+        """Initialise the student and make the teacher its copy."""
+        super().init_weights()
+        self.update_teacher(0.0)
+        for name, buffer in self.teacher.named_buffers():
+            buffer.copy_(self.student.get_buffer(name))
+
+    def _build_teacher(self) -> nn.ModuleDict:
+        teacher = copy.deepcopy(self.student)
+        if hasattr(teacher['backbone'], 'mask_token'):
+            teacher['backbone'].mask_token = None
+        for module in teacher.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+            elif isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return teacher.requires_grad_(False)
+
+    def extract_feat(self, inputs: Tensor | Sequence[Tensor], network: str = 'teacher') -> tuple[Tensor, Tensor]:
+        """Representations for downstream use.
+
+        Args:
+            inputs: Images, (B, C, H, W); of several views the first is taken.
+            network: ``'teacher'`` or ``'student'``.
+
+        Returns:
+            Global representation, (B, D), and local map, (B, D, h, w).
+        """
+        images = inputs if isinstance(inputs, Tensor) else inputs[0]
+        backbones = dict(teacher=self.teacher['backbone'], student=self.backbone)
+        if network not in backbones:
+            raise ValueError(f"network must be 'teacher' or 'student', got {network!r}")
+        global_features, local_features = split_features(backbones[network](images))
+        return global_features, to_map(local_features, images.shape[-2:])
+
+    def _check_arguments(self) -> None:
+        if (self.mim_head is None) != (self.target_generator is None):
+            raise ValueError('target_generator and mim_head belong together: give both or neither')
+        if self.mim_head is not None and 'mask' not in inspect.signature(self.backbone.forward).parameters:
+            raise ValueError(
+                f'{type(self.backbone).__name__} cannot mask patches: use MaskedVisionTransformer, or remove '
+                'target_generator and mim_head to train on [CLS] alone'
+            )
+        if not self.key_views or not set(self.key_views) <= {0, 1}:
+            raise ValueError(f'key_views must name one or both of the global views 0 and 1, got {self.key_views}')
+        if self.teacher_buffers not in ('keep', 'copy', 'average'):
+            raise ValueError(f"teacher_buffers must be 'keep', 'copy' or 'average', got {self.teacher_buffers!r}")
+
+    @staticmethod
+    def _check_inputs(inputs: Sequence[Tensor]) -> None:
+        if isinstance(inputs, Tensor) or len(inputs) < 2 or inputs[0].shape != inputs[1].shape:
+            raise ValueError(
+                'SOP needs a list of views that begins with two global views of one size; check MultiView in the '
+                'pipeline'
+            )

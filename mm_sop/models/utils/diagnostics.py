@@ -1,0 +1,58 @@
+"""Quantities that show whether a self-supervised run is learning or has collapsed; none enters the objective.
+
+Their names avoid the word "loss": MMEngine sums every entry that contains it into the objective.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def support_diagnostics(cosines: Tensor) -> dict[str, Tensor]:
+    """Mean and largest cosine of supports to their anchors, (T, M, k); empty without supports."""
+    if cosines.shape[-1] == 0:
+        return {}
+    return dict(support_cosine=cosines.mean(), support_cosine_max=cosines.max())
+
+
+@torch.no_grad()
+def key_diagnostics(keys: Tensor) -> dict[str, Tensor]:
+    """Mean cosine between different keys of a batch, unit rows (B, d): 1 when all embeddings are alike."""
+    total = keys.sum(0).square().sum()
+    num_pairs = max(1, len(keys) * (len(keys) - 1))
+    return dict(key_cosine=(total - len(keys)) / num_pairs)
+
+
+@torch.no_grad()
+def assignment_diagnostics(student_log_probs: Tensor, teacher_probs: Tensor, num_tasks: int) -> dict[str, Tensor]:
+    """Shape of the targets, and how often the student agrees with them.
+
+    Args:
+        student_log_probs: Global views, (2, T B, M), tasks outermost in the batch.
+        teacher_probs: The same views, (2, T B, M).
+        num_tasks: Number T of tasks.
+
+    Returns:
+        ``target_entropy`` (mean entropy of a target), ``mean_target_entropy`` (entropy of the mean target of a task),
+        both in nats and at most ``max_entropy`` = ln M; ``distinct_targets`` (share of prototypes that are some
+        target's maximum); ``agreement`` (share of student views whose maximum is that of the other teacher view).
+    """
+    num_prototypes = teacher_probs.shape[-1]
+    by_task = teacher_probs.unflatten(1, (num_tasks, -1))
+    winners = by_task.argmax(-1)
+    used = teacher_probs.new_zeros(num_tasks, num_prototypes)
+    used.scatter_(1, winners.transpose(0, 1).flatten(1), 1)
+    agreement = student_log_probs.argmax(-1).unflatten(1, (num_tasks, -1)).flip(0) == winners
+    return dict(
+        target_entropy=_entropy(teacher_probs).mean(),
+        mean_target_entropy=_entropy(by_task.mean((0, 2))).mean(),
+        max_entropy=teacher_probs.new_full((), math.log(num_prototypes)),
+        distinct_targets=used.mean(),
+        agreement=agreement.float().mean(),
+    )
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return torch.special.entr(probs).sum(-1)
