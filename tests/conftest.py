@@ -19,6 +19,8 @@ import torch  # noqa: E402
 from distributed import reset_global_state  # noqa: E402
 from sample_pictures import write_pictures  # noqa: E402
 
+import mm_sop  # noqa: E402, F401
+
 torch.set_num_threads(1)
 
 

@@ -15,10 +15,10 @@ MAX_ATTEMPTS = 10
 class BlockMaskGenerator(BaseTransform):
     """Draw one random mask of patches for each global view, as iBOT and SOP do.
 
-    Each entry of ``mask_ratio`` is moved at random by up to its ``mask_ratio_jitter``, and one of them is chosen. Blocks
-    of random area and aspect ratio are added until that share of the grid is masked. A block never adds more than is
-    missing, and after 10 unsuitable draws in a row the mask stays as it is, so that the masked share is at most the
-    chosen one.
+    Each entry of ``mask_ratio`` is moved at random by up to its ``mask_ratio_jitter``, and one of them is chosen.
+    Blocks of random area and aspect ratio are added until that share of the grid is masked. A block never adds more
+    than is missing, and after 10 unsuitable draws in a row the mask stays as it is, so that the masked share is at
+    most the chosen one.
 
     **Added Keys:** ``mask`` (bool array of shape (num_views, height, width), true where masked)
 

@@ -79,9 +79,7 @@ class LoadPicture(BaseTransform):
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"LoadPicture(channel_order='{channel_order}'): expected 'bgr' or 'rgb'")
         if not 0 < max_pixels <= 2 * Image.MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f'LoadPicture(max_pixels={max_pixels}): expected 1 ... {2 * Image.MAX_IMAGE_PIXELS}'
-            )
+            raise ValueError(f'LoadPicture(max_pixels={max_pixels}): expected 1 ... {2 * Image.MAX_IMAGE_PIXELS}')
         self.channels = channels
         self.channel_order = channel_order
         self.max_pixels = max_pixels

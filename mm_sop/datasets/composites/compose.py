@@ -1,0 +1,358 @@
+"""Composing cut-outs on photos, with exact visible masks.
+
+All functions draw from the generator they are given and from nothing else. Colours are float32 in [0, 1], patches are
+(H, W, 4) with RGB premultiplied by alpha, sizes are (width, height) in pixels.
+"""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from .assets import Cutout, Photo, Split
+
+Range = tuple[float, float]
+
+REFERENCE_SIDE = 64
+PLACEMENT_TRIES = 8
+MASK_ALPHA = 0.5
+
+
+@dataclass(frozen=True)
+class Style:
+    """How pictures are composed. Ranges are drawn from uniformly; lengths are shares of the shorter picture side.
+
+    Args:
+        object_scale (Range): Longer side of an object after rotation.
+        objects (tuple[int, int]): Fewest and most labelled objects.
+        rotation (float): Objects turn by at most this many degrees either way.
+        feather (Range): Sigma in pixels by which the alpha edge is softened.
+        background_crop (Range): Side of the crop as a share of the largest one the photo allows.
+        background_blur (Range): Sigma in pixels of a picture of 64 pixels.
+        background_contrast (Range): Factor on the deviation from the mean colour.
+        background_brightness (Range): Offset, with 1 for white.
+        distractors (tuple[int, int]): Fewest and most unlabelled things behind the objects.
+        distractor_scale (Range): Longer side of a distractor.
+        occluder_probability (float): Chance of one unlabelled thing in front of each object.
+        occluder_scale (Range): Longer side of an occluder as a share of the object's longer side.
+        overhang (float): Share of an object's sides that may lie outside the picture.
+        min_visible (float): Share of an object's mask inside the picture that stays visible.
+    """
+
+    object_scale: Range = (0.65, 1.0)
+    objects: tuple[int, int] = (1, 1)
+    rotation: float = 15.0
+    feather: Range = (0.35, 0.6)
+    background_crop: Range = (0.3, 1.0)
+    background_blur: Range = (0.5, 4.0)
+    background_contrast: Range = (0.3, 0.8)
+    background_brightness: Range = (-0.2, 0.2)
+    distractors: tuple[int, int] = (0, 1)
+    distractor_scale: Range = (0.2, 0.5)
+    occluder_probability: float = 0.3
+    occluder_scale: Range = (0.15, 0.35)
+    overhang: float = 0.0
+    min_visible: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ('object_scale', 'background_crop', 'distractor_scale', 'occluder_scale'):
+            _check_range(name, getattr(self, name), above=0.0)
+        for name in ('feather', 'background_blur', 'background_contrast', 'distractors', 'objects'):
+            _check_range(name, getattr(self, name))
+        _check_range('background_brightness', self.background_brightness, least=-1.0, most=1.0)
+        for name in ('object_scale', 'background_crop'):
+            _check_range(name, getattr(self, name), most=1.0)
+        for name in ('occluder_probability', 'overhang', 'min_visible'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'Style.{name} must lie in [0, 1], got {getattr(self, name)}')
+        if self.objects[0] < 1:
+            raise ValueError(f'Style.objects must start at 1 or more, got {self.objects}')
+
+
+def _check_range(name: str, values: Range, least: float = 0.0, most: float = float('inf'), above: float = -2.0) -> None:
+    low, high = values
+    if not (above < low and least <= low <= high <= most):
+        limit = f'in [{least}, {most}]' if above < least else f'above {above} and at most {most}'
+        raise ValueError(f'Style.{name} must be (low, high) with low <= high, {limit}, got {tuple(values)}')
+
+
+OBJECT_CENTRED = Style()
+SCENE = Style(
+    object_scale=(0.2, 0.8),
+    objects=(1, 4),
+    background_crop=(0.5, 1.0),
+    background_blur=(0.0, 0.0),
+    background_contrast=(1.0, 1.0),
+    background_brightness=(0.0, 0.0),
+    distractors=(0, 3),
+    distractor_scale=(0.15, 0.4),
+    overhang=0.15,
+    min_visible=0.35,
+)
+
+
+@dataclass
+class Canvas:
+    """A picture in the making, with the label of the topmost thing at every pixel.
+
+    Args:
+        image (np.ndarray): (H, W, 3) float32 background; painted over in place.
+
+    Attributes:
+        labels (np.ndarray): (H, W) int32; k + 1 where the k-th painted object is on top, 0 elsewhere.
+        areas (list[int]): Mask pixels of each object before anything covered it.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray = field(init=False)
+    areas: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.labels = np.zeros(self.image.shape[:2], np.int32)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[1], self.image.shape[0]
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) bool: where object ``index`` is visible."""
+        return self.labels == index + 1
+
+    def visible(self, index: int) -> float:
+        """Share of the mask of object ``index`` that is visible."""
+        return np.count_nonzero(self.mask(index)) / max(self.areas[index], 1)
+
+    def can_paint(self, patch: np.ndarray, position: tuple[int, int], min_visible: float) -> bool:
+        """Whether all objects keep their smallest visible share when a patch is painted at (x, y)."""
+        window, part = _overlap(patch, position, self.size)
+        covered = self.labels[window][part[..., 3] >= MASK_ALPHA]
+        counts = np.bincount(covered, minlength=len(self.areas) + 1)[1:]
+        left = [self.visible(i) - counts[i] / max(area, 1) for i, area in enumerate(self.areas)]
+        return all(share >= min_visible for share in left)
+
+    def paint(self, patch: np.ndarray, position: tuple[int, int], is_object: bool = False) -> None:
+        """Paint a patch with its upper left corner at (x, y), over everything painted so far."""
+        window, part = _overlap(patch, position, self.size)
+        self.image[window] *= 1 - part[..., 3:]
+        self.image[window] += part[..., :3]
+        solid = part[..., 3] >= MASK_ALPHA
+        if is_object:
+            self.areas.append(int(np.count_nonzero(solid)))
+        self.labels[window][solid] = len(self.areas) if is_object else 0
+
+    def to_uint8(self) -> np.ndarray:
+        return np.rint(np.clip(self.image, 0, 1) * 255).astype(np.uint8)
+
+
+def _overlap(patch: np.ndarray, position: tuple[int, int], size: tuple[int, int]) -> tuple[tuple, np.ndarray]:
+    """The window of the canvas that a patch covers, and the part of the patch that lies inside."""
+    x, y = position
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + patch.shape[1], size[0]), min(y + patch.shape[0], size[1])
+    right, bottom = max(right, left), max(bottom, top)
+    return np.s_[top:bottom, left:right], patch[top - y : bottom - y, left - x : right - x]
+
+
+def crop_photo(photo: np.ndarray, size: tuple[int, int], crop: Range, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random window of the picture's aspect ratio from a photo and scale it.
+
+    Args:
+        photo (np.ndarray): (H, W, 3) uint8.
+        size (tuple[int, int]): Width and height of the result.
+        crop (Range): Side of the window as a share of the largest window; windows smaller than the result are
+            avoided where the photo is large enough.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        np.ndarray: (height, width, 3) float32 in [0, 1], mirrored with probability 0.5.
+    """
+    height, width = photo.shape[:2]
+    largest = min(width / size[0], height / size[1])
+    scale = max(rng.uniform(*crop) * largest, min(1.0, largest))
+    w, h = (max(min(round(scale * s), limit), 1) for s, limit in zip(size, (width, height), strict=True))
+    x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+    window = photo[y : y + h, x : x + w]
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    return _resize(window, size).astype(np.float32) / 255
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] <= image.shape[1] and size[1] <= image.shape[0]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def soften_background(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Blur a background, lower its contrast and shift its brightness by the ranges of a style."""
+    sigma = rng.uniform(*style.background_blur) * min(image.shape[:2]) / REFERENCE_SIDE
+    if sigma > 0:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    mean = image.mean((0, 1))
+    contrast, brightness = rng.uniform(*style.background_contrast), rng.uniform(*style.background_brightness)
+    return np.clip(mean + contrast * (image - mean) + brightness, 0, 1).astype(np.float32)
+
+
+def draw_background(photos: list[Photo], size: tuple[int, int], style: Style, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of a random photo in a style: (height, width, 3) float32."""
+    photo = photos[rng.integers(len(photos))]
+    return soften_background(crop_photo(photo.image, size, style.background_crop, rng), style, rng)
+
+
+def warp_cutout(image: np.ndarray, side: int, angle: float, mirrored: bool, feather: float) -> np.ndarray:
+    """Mirror, rotate, scale and feather a cut-out.
+
+    Args:
+        image (np.ndarray): (H, W, 4) uint8, premultiplied.
+        side (int): Longer side of the result in pixels.
+        angle (float): Degrees, counter-clockwise.
+        mirrored (bool): Mirror left to right first.
+        feather (float): Sigma in pixels; 0 leaves the edge as it is.
+
+    Returns:
+        np.ndarray: (h, w, 4) float32 patch, premultiplied, with max(h, w) = ``side``.
+    """
+    if mirrored:
+        image = image[:, ::-1]
+    image = _crop_to_alpha(_rotate(image, angle)) if angle else image
+    scale = side / max(image.shape[:2])
+    h, w = (max(round(scale * length), 1) for length in image.shape[:2])
+    patch = _resize(np.ascontiguousarray(image), (w, h)).astype(np.float32) / 255
+    return feather_edge(patch, feather)
+
+
+def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
+    w, h = int(np.ceil(width * cos + height * sin)), int(np.ceil(width * sin + height * cos))
+    matrix[:, 2] += (w - width) / 2, (h - height) / 2
+    return cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
+
+
+def _crop_to_alpha(image: np.ndarray) -> np.ndarray:
+    solid = image[..., 3] > 127
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else image
+
+
+def feather_edge(patch: np.ndarray, sigma: float) -> np.ndarray:
+    """Soften the alpha edge inwards: outside of the object there is no colour to show."""
+    if sigma <= 0:
+        return patch
+    alpha = patch[..., 3]
+    softened = cv2.GaussianBlur(alpha, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    factor = np.minimum(softened / np.maximum(alpha, 1e-6), 1)
+    return patch * factor[..., None]
+
+
+def draw_cutout(cutout: Cutout, side: int, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """A cut-out at a given longer side, randomly turned and, where it is allowed, mirrored."""
+    angle = rng.uniform(-style.rotation, style.rotation)
+    mirrored = rng.random() < 0.5
+    return warp_cutout(cutout.image, side, angle, mirrored and cutout.mirror, rng.uniform(*style.feather))
+
+
+def draw_clutter(split: Split, side: int, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """An unlabelled thing: a distractor cut-out, or a patch of photo texture in the outline of one or in an ellipse."""
+    silhouette = None
+    if split.distractors:
+        distractor = split.distractors[rng.integers(len(split.distractors))]
+        silhouette = draw_cutout(distractor, side, style, rng)
+    if silhouette is not None and rng.random() < 0.5:
+        return silhouette
+    if silhouette is None or rng.random() < 0.3:
+        silhouette = _ellipse(side, rng, rng.uniform(*style.feather))
+    return _textured(silhouette, split.photos[rng.integers(len(split.photos))], rng)
+
+
+def _ellipse(side: int, rng: np.random.Generator, feather: float) -> np.ndarray:
+    height = max(round(side * rng.uniform(0.4, 1.0)), 1)
+    y, x = np.mgrid[:height, :side]
+    inside = ((x + 0.5) / side * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2 <= 1
+    shape = warp_cutout(np.repeat(inside[..., None].astype(np.uint8) * 255, 4, -1), side, rng.uniform(0, 180), False, 0)
+    return feather_edge(shape, feather)
+
+
+def _textured(silhouette: np.ndarray, photo: Photo, rng: np.random.Generator) -> np.ndarray:
+    height, width = silhouette.shape[:2]
+    texture = crop_photo(photo.image, (width, height), (0.1, 0.5), rng)
+    alpha = silhouette[..., 3:]
+    return np.concatenate([texture * alpha, alpha], axis=-1)
+
+
+def draw_position(
+    patch: np.ndarray, size: tuple[int, int], overhang: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """A random upper left corner (x, y) with at most a share of the patch's sides outside of the picture."""
+    corner = []
+    for length, limit in zip((patch.shape[1], patch.shape[0]), size, strict=True):
+        outside = int(overhang * length)
+        low, high = -outside, limit - length + outside
+        corner.append(int(rng.integers(min(low, high), max(low, high) + 1)))
+    return corner[0], corner[1]
+
+
+def paint_object(canvas: Canvas, cutout: Cutout, style: Style, rng: np.random.Generator) -> bool:
+    """Paint a labelled object where it hides no other object too much; False if no such place was found."""
+    side = max(round(rng.uniform(*style.object_scale) * min(canvas.size)), 1)
+    patch = draw_cutout(cutout, side, style, rng)
+    for _ in range(PLACEMENT_TRIES):
+        position = draw_position(patch, canvas.size, style.overhang, rng)
+        if canvas.can_paint(patch, position, style.min_visible):
+            canvas.paint(patch, position, is_object=True)
+            return canvas.areas[-1] > 0
+    return False
+
+
+def paint_distractors(canvas: Canvas, split: Split, style: Style, rng: np.random.Generator) -> None:
+    """Paint unlabelled things; to be called before the objects are painted."""
+    for _ in range(rng.integers(style.distractors[0], style.distractors[1] + 1)):
+        side = max(round(rng.uniform(*style.distractor_scale) * min(canvas.size)), 1)
+        patch = draw_clutter(split, side, style, rng)
+        canvas.paint(patch, draw_position(patch, canvas.size, 0.5, rng))
+
+
+def paint_occluder(canvas: Canvas, index: int, split: Split, style: Style, rng: np.random.Generator) -> bool:
+    """Paint an unlabelled thing over object ``index`` that leaves enough of every object visible."""
+    rows, columns = np.nonzero(canvas.mask(index))
+    if not len(rows):
+        return False
+    length = max(np.ptp(rows), np.ptp(columns)) + 1
+    patch = draw_clutter(split, max(round(rng.uniform(*style.occluder_scale) * length), 1), style, rng)
+    for _ in range(PLACEMENT_TRIES):
+        pixel = rng.integers(len(rows))
+        position = int(columns[pixel]) - patch.shape[1] // 2, int(rows[pixel]) - patch.shape[0] // 2
+        if canvas.can_paint(patch, position, style.min_visible):
+            canvas.paint(patch, position)
+            return True
+    return False
+
+
+def compose(
+    cutouts: list[Cutout],
+    split: Split,
+    style: Style,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    background: np.ndarray | None = None,
+) -> tuple[Canvas, list[Cutout]]:
+    """Compose one picture: background, distractors, objects, occluders.
+
+    Args:
+        cutouts (list[Cutout]): The objects from back to front; one that finds no place is left out.
+        split (Split): Where photos and distractors come from.
+        style (Style): How the picture is composed.
+        size (tuple[int, int]): Width and height in pixels.
+        rng (np.random.Generator): Source of randomness.
+        background (np.ndarray | None): (height, width, 3) float32 in [0, 1] instead of a drawn one.
+
+    Returns:
+        tuple[Canvas, list[Cutout]]: The picture, and the objects in it in the order of its labels.
+    """
+    canvas = Canvas(draw_background(split.photos, size, style, rng) if background is None else background.copy())
+    paint_distractors(canvas, split, style, rng)
+    placed = [cutout for cutout in cutouts if paint_object(canvas, cutout, style, rng)]
+    for index in range(len(placed)):
+        if rng.random() < style.occluder_probability:
+            paint_occluder(canvas, index, split, style, rng)
+    return canvas, placed

@@ -1,0 +1,110 @@
+"""Labelled pictures for evaluation, from class folders or from a JSON listing."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dataset import BaseDataset
+from mmpretrain.registry import DATASETS
+
+from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images
+
+
+@DATASETS.register_module()
+class LabelledImages(BaseDataset):
+    """Pictures with a class label and, where known, the identity of the object shown.
+
+    If a file ``<data_root>.json`` lies beside the folder, it is the listing::
+
+        {
+            "classes": ["birds", "fish"],
+            "images": [{"path": "birds/007_0.png", "label": 0, "identity": 7}, ...]
+        }
+
+    with paths relative to ``data_root``; ``identity`` is optional. Otherwise every direct subfolder is a class, in
+    sorted order. ``gt_label`` is the index of the class; ``metainfo['classes']`` are the names.
+
+    Args:
+        data_root (str): Folder of the pictures.
+        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        extensions (Sequence[str]): Endings of picture files, in small letters; not for listings. Defaults to
+            :data:`EXTENSIONS`.
+        indices (int | Sequence[int], optional): Use the first pictures or the given ones. Defaults to None.
+        metainfo (dict, optional): Meta information. Defaults to None.
+        lazy_init (bool): Read the listing only when the data are asked for. Defaults to False.
+
+    Raises:
+        FileNotFoundError: Neither the folder nor a listing exists.
+        ValueError: There is no class folder or no picture, or the listing is malformed.
+    """
+
+    METAINFO = dict(dataset_type='labelled_images')
+
+    def __init__(
+        self,
+        data_root: str,
+        pipeline: Sequence = (),
+        extensions: Sequence[str] = EXTENSIONS,
+        indices: int | Sequence[int] | None = None,
+        metainfo: dict | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        self.extensions = extensions
+        super().__init__(
+            data_root=str(data_root),
+            data_prefix={},
+            pipeline=pipeline,
+            indices=indices,
+            metainfo=metainfo,
+            test_mode=True,
+            lazy_init=lazy_init,
+        )
+
+    @property
+    def listing(self) -> Path:
+        """File that lists the pictures, if it exists."""
+        return Path(os.path.normpath(self.data_root) + '.json')
+
+    def load_data_list(self) -> list[dict]:
+        """Read the listing or the class folders.
+
+        Returns:
+            list[dict]: ``img_path``, ``gt_label`` and, where known, ``identity`` of every picture.
+        """
+        classes, items = self._read_listing() if self.listing.is_file() else self._read_folders()
+        self._metainfo.setdefault('classes', tuple(classes))
+        return items
+
+    def _read_listing(self):
+        try:
+            content = json.loads(self.listing.read_text(encoding='utf-8'))
+            classes = content['classes']
+            return classes, [self._parse_entry(entry, len(classes)) for entry in content['images']]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'listing {self.listing} is malformed ({type(error).__name__}: {error}). Expected '
+                '{"classes": [names], "images": [{"path": str, "label": int, "identity": int (optional)}, ...]}'
+            ) from error
+
+    def _parse_entry(self, entry, num_classes):
+        if not 0 <= entry['label'] < num_classes:
+            raise ValueError(f'label {entry["label"]} of {entry["path"]} with {num_classes} classes')
+        info = dict(img_path=os.path.join(self.data_root, entry['path']), gt_label=entry['label'])
+        return info | ({'identity': entry['identity']} if 'identity' in entry else {})
+
+    def _read_folders(self):
+        root = Path(self.data_root)
+        if not root.is_dir():
+            raise FileNotFoundError(f'neither folder {root.absolute()} nor listing {self.listing.absolute()} exists')
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
+        if not folders:
+            raise ValueError(
+                f'{root.absolute()} has no class folders: expected {root}/<class>/<picture> or a listing {self.listing}'
+            )
+        items = [
+            dict(img_path=path, gt_label=label)
+            for label, folder in enumerate(folders)
+            for path in list_images(folder, self.extensions)
+        ]
+        return [folder.name for folder in folders], items

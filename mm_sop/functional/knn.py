@@ -1,0 +1,150 @@
+"""Weighted nearest-neighbour classification of features."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Largest block of the query-by-bank similarity matrix that is held at once, in bytes.
+_SIMILARITY_BLOCK = 2**27
+
+
+def knn_scores(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    num_neighbors: int | Sequence[int],
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+) -> dict[int, Tensor]:
+    """Let the nearest training features vote for the class of test features.
+
+    The protocol of DINO and iBOT: cosine similarity s, weight ``exp(s / temperature)`` of a neighbour's vote. One
+    search serves every number of neighbours.
+
+    Args:
+        train_features: Features of the bank, (N, D), of any length.
+        train_labels: Classes of the bank, int64, (N,), each in [0, num_classes).
+        test_features: Features to classify, (n, D).
+        num_neighbors: Number k of neighbours that vote, or several such numbers, each in [1, N].
+        temperature: Temperature of the weights, positive.
+        num_classes: Number C of classes. Defaults to the largest label of the bank plus one.
+
+    Returns:
+        Votes for every k, (n, C), in fp32 (fp64 for fp64 features). The prediction is their argmax.
+
+    Raises:
+        ValueError: If shapes, labels or ranges do not fit, N is less than k, or a feature is not finite.
+    """
+    if train_labels.shape != train_features.shape[:1]:
+        raise ValueError(f'{tuple(train_labels.shape)} labels do not match {len(train_features)} training features')
+    numbers = [num_neighbors] if isinstance(num_neighbors, int) else list(num_neighbors)
+    num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
+    similarity, rows = nearest_neighbors(test_features, train_features, max(numbers, default=0))
+    return neighbor_votes(similarity, train_labels[rows], numbers, temperature, num_classes)
+
+
+@torch.no_grad()
+def nearest_neighbors(queries: Tensor, bank: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
+    """Find the nearest rows of a bank by cosine, exactly.
+
+    Args:
+        queries: Features, (n, D), of any length.
+        bank: Features among which neighbours are searched, (N, D), of any length.
+        num_neighbors: Number k of neighbours, in [1, N].
+
+    Returns:
+        Cosines in falling order and rows of the bank, both (n, k). Of equal cosines the smaller row comes first.
+
+    Raises:
+        ValueError: If the shapes do not fit, N is less than k, or a feature is not finite.
+    """
+    _check_features(queries, bank, num_neighbors)
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
+    with torch.autocast(queries.device.type, enabled=False):
+        columns = normalize(bank.to(dtype), dim=1).T
+        block = max(1, _SIMILARITY_BLOCK // (len(bank) * columns.element_size()))
+        parts = [_largest(normalize(rows.to(dtype), dim=1) @ columns, num_neighbors) for rows in queries.split(block)]
+    cosines, rows = zip(*parts, strict=True)
+    return torch.cat(cosines), torch.cat(rows)
+
+
+def merge_neighbors(cosines: Tensor, rows: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
+    """Keep the nearest of candidates that were found in parts of a bank.
+
+    Args:
+        cosines: Cosines of all candidates, (n, m).
+        rows: Their rows in the whole bank, (n, m).
+        num_neighbors: Number k of neighbours to keep, at most m.
+
+    Returns:
+        Cosines and rows, both (n, k), ordered as by :func:`nearest_neighbors`.
+    """
+    rows, order = rows.sort(dim=1)
+    cosines, by_cosine = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return cosines[:, :num_neighbors], rows.gather(1, by_cosine)[:, :num_neighbors]
+
+
+def neighbor_votes(
+    cosines: Tensor,
+    labels: Tensor,
+    num_neighbors: Sequence[int],
+    temperature: float,
+    num_classes: int,
+) -> dict[int, Tensor]:
+    """Sum the weighted votes of neighbours for their classes.
+
+    Args:
+        cosines: Cosines of the neighbours in falling order, (n, m).
+        labels: Classes of the neighbours, int64, (n, m), each in [0, num_classes).
+        num_neighbors: Numbers k of neighbours that vote, each at most m.
+        temperature: Temperature of the weights ``exp(cosine / temperature)``.
+        num_classes: Number C of classes.
+
+    Returns:
+        Votes for every k, (n, C).
+
+    Raises:
+        ValueError: If a label is out of range, or the temperature is not positive or so small that votes overflow.
+    """
+    limit = math.log(torch.finfo(cosines.dtype).max) - math.log(cosines.shape[1])
+    if not temperature > 1 / limit:
+        raise ValueError(
+            f'temperature must be above {1 / limit:.4f}, else exp(1 / temperature) overflows; got {temperature}'
+        )
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f'labels of the bank must be in [0, {num_classes}), found {int(labels.min())} ... {int(labels.max())}'
+        )
+    weights = (cosines / temperature).exp()
+    votes = {k: weights.new_zeros(len(weights), num_classes) for k in num_neighbors}
+    for k, result in votes.items():
+        result.scatter_add_(1, labels[:, :k], weights[:, :k])
+    return votes
+
+
+def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest entries of every row; `topk` alone leaves it open which of several equal entries it takes."""
+    values, columns = similarity.topk(min(count + 1, similarity.shape[1]), dim=1)
+    if values.shape[1] > count:
+        cut_among_equals = (values[:, count - 1] == values[:, count]).nonzero().squeeze(1)
+        values, columns = values[:, :count], columns[:, :count]
+        if len(cut_among_equals):
+            ordered = similarity[cut_among_equals].sort(dim=1, descending=True, stable=True)
+            values[cut_among_equals] = ordered.values[:, :count]
+            columns[cut_among_equals] = ordered.indices[:, :count]
+    return merge_neighbors(values, columns, count)
+
+
+def _check_features(queries: Tensor, bank: Tensor, num_neighbors: int) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise ValueError(f'expected features (n, D) and (N, D), got {tuple(queries.shape)} and {tuple(bank.shape)}')
+    if not 1 <= num_neighbors <= len(bank):
+        raise ValueError(
+            f'num_neighbors={num_neighbors} does not fit a bank of {len(bank)} features: choose 1 ... {len(bank)}'
+        )
+    for name, features in (('queries', queries), ('bank', bank)):
+        if not bool(features.isfinite().all()):
+            raise ValueError(f'features of the {name} are not finite: the network has diverged')

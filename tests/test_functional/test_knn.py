@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+
+from mm_sop.functional import knn
+from mm_sop.functional.knn import knn_scores, merge_neighbors, nearest_neighbors, neighbor_votes
+
+
+def loop_scores(train, labels, test, k, temperature, num_classes):
+    """Votes by plain loops in float64; neighbours ordered by falling cosine, then by row."""
+    votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
+    for i, query in enumerate(test.double().tolist()):
+        cosines = []
+        for j, row in enumerate(train.double().tolist()):
+            dot = sum(a * b for a, b in zip(query, row, strict=True))
+            cosines.append((-dot / math.hypot(*query) / math.hypot(*row), j))
+        for negative, j in sorted(cosines)[:k]:
+            votes[i, labels[j]] += math.exp(-negative / temperature)
+    return votes
+
+
+def loop_neighbors(similarity, k):
+    rows = [sorted(range(len(row)), key=lambda j, row=row: (-row[j], j))[:k] for row in similarity.tolist()]
+    return torch.tensor(rows)
+
+
+@pytest.fixture
+def features():
+    generator = torch.Generator().manual_seed(1)
+    train = torch.randn(40, 6, generator=generator) * torch.rand(40, 1, generator=generator).mul(3).add(0.1)
+    test = torch.randn(17, 6, generator=generator)
+    return train, torch.randint(5, (40,), generator=generator), test
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('temperature', [0.07, 1.0])
+def test_votes_equal_the_loop(features, dtype, tolerance, temperature):
+    train, labels, test = features
+    votes = knn_scores(train.to(dtype), labels, test.to(dtype), [1, 3, 40], temperature, num_classes=7)
+    assert list(votes) == [1, 3, 40]
+    for k, scores in votes.items():
+        assert scores.dtype == dtype
+        expected = loop_scores(train, labels.tolist(), test, k, temperature, 7)
+        torch.testing.assert_close(scores.double(), expected, rtol=tolerance, atol=0)
+
+
+def test_one_number_and_default_classes(features):
+    train, labels, test = features
+    votes = knn_scores(train, labels.clamp(max=3), test, 4)
+    assert list(votes) == [4] and votes[4].shape == (17, 4)
+
+
+def test_length_of_features_does_not_matter(features):
+    train, labels, test = features
+    scaled = knn_scores(train * 64, labels, test / 128, 5)[5]
+    assert torch.equal(scaled, knn_scores(train, labels, test, 5)[5])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_fp32(features, dtype):
+    train, labels, test = (part.to(dtype) if part.is_floating_point() else part for part in features)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        votes = knn_scores(train, labels, test, 5)[5]
+    assert votes.dtype == torch.float32
+    torch.testing.assert_close(votes, knn_scores(train.float(), labels, test.float(), 5)[5])
+
+
+@pytest.mark.parametrize('k', [1, 4, 7, 12])
+def test_equal_cosines_are_taken_by_row(k):
+    """Powers of two and axes make every cosine exact, so that ties are real ties."""
+    axes = torch.eye(3)[[0, 1, 0, 2, 1, 0, 0, 2, 1, 0, 0, 1]] * torch.tensor([1, 2, 4, 1, 8, 2] * 2).unsqueeze(1)
+    queries = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 4], [-1, 0, 0]])
+    cosines, rows = nearest_neighbors(queries, axes, k)
+    exact = queries.sign() @ axes.sign().T
+    assert torch.equal(rows, loop_neighbors(exact, k))
+    assert torch.equal(cosines, exact.gather(1, rows))
+
+
+def test_collapsed_features_vote_for_the_first_rows():
+    votes = knn_scores(torch.ones(50, 3), torch.arange(50), torch.ones(2, 3), 4)[4]
+    assert torch.equal(votes.nonzero()[:, 1].view(2, 4), torch.arange(4).expand(2, -1))
+
+
+def test_blocks_change_nothing(features, monkeypatch):
+    train, _, test = features
+    whole = nearest_neighbors(test, train, 6)
+    monkeypatch.setattr(knn, '_SIMILARITY_BLOCK', 3 * 40 * 4)
+    cosines, rows = nearest_neighbors(test, train, 6)
+    assert torch.equal(rows, whole[1])
+    torch.testing.assert_close(cosines, whole[0])
+
+
+def test_parts_of_a_bank_merge_to_the_whole(features):
+    train, _, test = features
+    train = train.sign()  # many ties
+    expected = nearest_neighbors(test.sign(), train, 8)
+    cosines, rows = [], []
+    for part in range(3):
+        found = nearest_neighbors(test.sign(), train[part::3], 8)
+        cosines.append(found[0])
+        rows.append(found[1] * 3 + part)
+    merged = merge_neighbors(torch.cat(cosines, 1), torch.cat(rows, 1), 8)
+    torch.testing.assert_close(merged[0], expected[0])
+    assert torch.equal(merged[1], expected[1])
+
+
+def test_class_with_many_far_neighbours_loses_to_one_near():
+    cosines = torch.tensor([[0.9, 0.5, 0.5, 0.5]])
+    labels = torch.tensor([[2, 0, 0, 0]])
+    votes = neighbor_votes(cosines, labels, [4], 0.07, 3)[4]
+    assert votes.argmax() == 2
+    assert neighbor_votes(cosines, labels, [4], 10.0, 3)[4].argmax() == 0
+
+
+def test_bad_input_is_refused(features):
+    train, labels, test = features
+    with pytest.raises(ValueError, match='num_neighbors=41 does not fit a bank of 40'):
+        knn_scores(train, labels, test, [1, 41])
+    with pytest.raises(ValueError, match='num_neighbors=0'):
+        knn_scores(train, labels, test, [])
+    with pytest.raises(ValueError, match=r'\(17, 6\) and \(40, 5\)'):
+        knn_scores(train[:, :5], labels, test, 1)
+    with pytest.raises(ValueError, match='39,'):
+        knn_scores(train, labels[:-1], test, 1)
+    with pytest.raises(ValueError, match=r'labels of the bank must be in \[0, 2\)'):
+        knn_scores(train, labels, test, 40, num_classes=2)
+    with pytest.raises(ValueError, match='temperature must be above 0.01'):
+        knn_scores(train, labels, test, 4, temperature=0.001)
+    test[3, 2] = torch.nan
+    with pytest.raises(ValueError, match='queries are not finite'):
+        knn_scores(train, labels, test, 4)
