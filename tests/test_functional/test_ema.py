@@ -19,7 +19,9 @@ def test_equals_a_loop_over_steps_and_elements():
         sources = random_tensors()
         update_ema(targets, sources, momentum)
         for values, source in zip(expected, sources, strict=True):
-            values[:] = [momentum * x + (1 - momentum) * float(y) for x, y in zip(values, source.flatten())]
+            values[:] = [
+                momentum * x + (1 - momentum) * float(y) for x, y in zip(values, source.flatten(), strict=True)
+            ]
     for target, values in zip(targets, expected, strict=True):
         torch.testing.assert_close(target.flatten(), torch.tensor(values, dtype=torch.float64))
 

@@ -67,14 +67,11 @@ def test_cls_loss_gradient_reaches_the_students_alone(num_views):
 
 
 def test_cls_loss_is_blind_to_the_prediction_of_the_same_view():
-    student, teacher = log_distributions(2, 3, 5), log_distributions(2, 3, 5).exp()
-    teacher[0] = teacher[1]
-    swapped = sop_cls_loss(student, teacher) - sop_cls_loss(student.flip(0), teacher)
-    assert swapped.abs() < 1e-12
-    only_first = torch.stack([teacher[0], torch.zeros_like(teacher[1])])
+    student, target = log_distributions(2, 3, 5), log_distributions(3, 5).exp()
+    only_first = torch.stack([target, torch.zeros_like(target)])
     changed = student.clone()
     changed[0] = log_distributions(3, 5)
-    assert sop_cls_loss(student, only_first) == sop_cls_loss(changed, only_first)
+    torch.testing.assert_close(sop_cls_loss(student, only_first), sop_cls_loss(changed, only_first))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def loop_selection(bank, anchors, num_supports, anchor_weight, excluded):
             cosines = []
             for row in range(len(bank)):
                 if row not in task_excluded:
-                    cosines.append((sum(float(x) * float(y) for x, y in zip(bank[anchor], bank[row])), row))
+                    products = [float(x) * float(y) for x, y in zip(bank[anchor], bank[row], strict=True)]
+                    cosines.append((sum(products), row))
             nearest = sorted(cosines, reverse=True)[:num_supports]
             prototypes.append([(row, min(max(cosine, 0), 1)) for cosine, row in nearest] + [(anchor, anchor_weight)])
         tasks.append(prototypes)

@@ -2,8 +2,6 @@
 embed_dims = 256
 model = dict(
     type='SOP',
-    data_preprocessor=dict(
-        type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=False),
     backbone=dict(
         type='MaskedVisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
     neck=dict(type='SOPNeck', in_channels=384, hid_channels=2048, out_channels=embed_dims),

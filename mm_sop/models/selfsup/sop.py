@@ -29,7 +29,8 @@ class SOP(BaseSelfSupervisor):
     against the same patch of the teacher. There are no learned prototypes.
 
     Batches hold two global views first, then local crops. Masks come with the data samples (``mask``, one per global
-    view) and hide patches from the student only; without a ``mim_head`` they are optional.
+    view) and hide patches from the student only. Without a ``mim_head`` there are no masks: they are ignored, and the
+    student has no mask embedding.
 
     Args:
         backbone: Config of the encoder: :class:`MaskedVisionTransformer`, or for the [CLS] objective alone any backbone
@@ -72,6 +73,8 @@ class SOP(BaseSelfSupervisor):
         self.random = SharedRandom()
         self._check_arguments()
         self.teacher = self._build_teacher()
+        if self.mim_head is None:
+            _remove_mask_token(self.backbone)
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
         """Compute both objectives, then write the teacher's keys into the banks.
@@ -86,7 +89,7 @@ class SOP(BaseSelfSupervisor):
         self._check_inputs(inputs)
         batch = len(inputs[0])
         views, crops = torch.cat(tuple(inputs[:2])), inputs[2:]
-        masked = MaskedTokens.from_samples(data_samples, views.device)
+        masked = None if self.mim_head is None else MaskedTokens.from_samples(data_samples, views.device)
         teacher_global, teacher_local = self._encode_teacher(views)
         student_global, student_local = self._encode_student(views, masked)
         teacher_cls = self._teacher_embeddings(teacher_global).unflatten(0, (2, batch))
@@ -101,13 +104,8 @@ class SOP(BaseSelfSupervisor):
         self._enqueue(keys)
         return losses
 
-    def _mim_loss(self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens | None):
+    def _mim_loss(self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens):
         """The patch objective, and one random patch embedding per image for the bank."""
-        if masked is None:
-            raise ValueError(
-                "the MIM objective needs masks: add dict(type='BlockMaskGenerator', ...) to the pipeline and "
-                "algorithm_keys=['mask'] to PackInputs, or remove target_generator and mim_head"
-            )
         key_tokens = self._draw_key_tokens(teacher_local)
         tokens = torch.cat([masked.select(teacher_local), key_tokens])
         target_embeddings, keys = self._teacher_embeddings(tokens).split([len(masked), len(key_tokens)])
@@ -195,8 +193,7 @@ class SOP(BaseSelfSupervisor):
 
     def _build_teacher(self) -> nn.ModuleDict:
         teacher = copy.deepcopy(self.student)
-        if hasattr(teacher['backbone'], 'mask_token'):
-            teacher['backbone'].mask_token = None
+        _remove_mask_token(teacher['backbone'])
         for module in teacher.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
@@ -241,3 +238,9 @@ class SOP(BaseSelfSupervisor):
                 'SOP needs a list of views that begins with two global views of one size; check MultiView in the '
                 'pipeline'
             )
+
+
+def _remove_mask_token(backbone: nn.Module) -> None:
+    """Drop a mask embedding that no forward pass would use."""
+    if hasattr(backbone, 'mask_token'):
+        backbone.mask_token = None

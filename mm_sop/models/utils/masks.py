@@ -29,10 +29,17 @@ class MaskedTokens:
         self.share = torch.full((), len(self.weights) / flat.numel(), device=device)
 
     @classmethod
-    def from_samples(cls, data_samples: Sequence[DataSample] | None, device: torch.device) -> 'MaskedTokens | None':
-        """Collect the masks of data samples, (2, h, w) each; None where there are none."""
+    def from_samples(cls, data_samples: Sequence[DataSample] | None, device: torch.device) -> 'MaskedTokens':
+        """Collect the masks of data samples, (2, h, w) each.
+
+        Raises:
+            ValueError: If there are no masks, or not one for each of the two global views.
+        """
         if not data_samples or 'mask' not in data_samples[0]:
-            return None
+            raise ValueError(
+                "masked image modeling needs masks: add dict(type='BlockMaskGenerator', ...) to the pipeline and "
+                "algorithm_keys=['mask'] to PackInputs, or remove target_generator and mim_head"
+            )
         masks = torch.stack([torch.as_tensor(sample.mask) for sample in data_samples], dim=1)
         if len(masks) != 2:
             raise ValueError(f'expected one mask for each of the two global views, got {len(masks)}')

@@ -1,0 +1,7 @@
+# sop_vit-small-p16_8xb128-bf16-coslr-800e_in1k: the released preset, multi-crop.
+_base_ = [
+    '../_base_/models/sop_vit.py',
+    '../_base_/datasets/imagenet_sop.py',
+    '../_base_/schedules/sop_800e.py',
+    '../_base_/default_runtime.py',
+]

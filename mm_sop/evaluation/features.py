@@ -1,0 +1,126 @@
+"""Features of whole data sets, shared between processes."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from mmengine.dataset import default_collate
+from mmengine.dist import get_world_size
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from mm_sop.datasets.worker import pretrain_worker_init
+from mm_sop.models.utils.distributed import gather_in_sample_order
+from mm_sop.models.utils.tokens import split_features
+
+READOUTS = ('global', 'patch')
+"""``'global'``: [CLS] or the pooled map; ``'patch'``: the mean patch token."""
+
+
+@torch.no_grad()
+def extract_features(
+    encode: Callable[[dict], dict[str, Tensor]],
+    dataset: Dataset,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[str, Tensor]:
+    """Encode the pictures of a data set, or one process's share of them.
+
+    Process r of W takes the samples r, r + W, r + 2 W, ...; none is taken twice.
+
+    Args:
+        encode: Maps a collated batch to named features, (B, D) each.
+        dataset: Data set whose pipeline ends with ``PackInputs`` and draws no random numbers.
+        batch_size: Pictures encoded at once.
+        num_workers: Worker processes that load pictures.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Returns:
+        Features of the share by name, (n, D).
+
+    Raises:
+        ValueError: If there are fewer pictures than processes.
+    """
+    if len(dataset) < world_size:
+        raise ValueError(f'{len(dataset)} pictures cannot be shared by {world_size} processes: give more pictures')
+    loader = DataLoader(
+        Subset(dataset, range(rank, len(dataset), world_size)),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=default_collate,
+        worker_init_fn=pretrain_worker_init,
+        # Else the loader draws from the global generator.
+        generator=torch.Generator(),
+    )
+    parts = [encode(batch) for batch in loader]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def gather_features(share: Tensor, total: int) -> Tensor:
+    """Put the shares of :func:`extract_features` together on every process.
+
+    Args:
+        share: Features of this process, (n, D).
+        total: Number N of pictures in the data set.
+
+    Returns:
+        Features in the order of the data set, (N, D).
+    """
+    rows = -(-total // get_world_size())
+    padded = pad(share, (0, 0, 0, rows - len(share)))
+    return gather_in_sample_order(padded)[:total]
+
+
+def network_encoder(
+    model: nn.Module, network: str = 'teacher', readouts: Sequence[str] = ('global',)
+) -> Callable[[dict], dict[str, Tensor]]:
+    """Encode batches with a network.
+
+    Args:
+        model: A model of MM-SOP, or any model of MMPretrain whose ``extract_feat`` gives tokens or feature maps.
+        network: ``'teacher'`` or ``'student'`` where the model has both.
+        readouts: Which of :data:`READOUTS` to give.
+
+    Returns:
+        Function for :func:`extract_features`.
+
+    Raises:
+        ValueError: If a readout is unknown.
+    """
+    unknown = set(readouts) - set(READOUTS)
+    if unknown or not readouts:
+        raise ValueError(f'readouts must be among {READOUTS}, got {tuple(readouts)}')
+    return partial(_encode, model, network, tuple(readouts))
+
+
+def _encode(model: nn.Module, network: str, readouts: Sequence[str], batch: dict) -> dict[str, Tensor]:
+    images = model.data_preprocessor(batch, False)['inputs']
+    global_features, local_mean = _read_out(model, network, images)
+    by_readout = dict(zip(READOUTS, (global_features, local_mean), strict=True))
+    return {readout: by_readout[readout].float() for readout in readouts}
+
+
+def _read_out(model: nn.Module, network: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    if 'network' in inspect.signature(model.extract_feat).parameters:
+        global_features, local_map = model.extract_feat(images, network=network)
+        return global_features, local_map.mean((2, 3))
+    global_features, local = split_features(model.extract_feat(images))
+    return global_features, local.mean(1)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set all modules to evaluation, and each of them back to its own mode on exit."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

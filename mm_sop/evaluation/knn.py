@@ -1,0 +1,180 @@
+"""k-nearest-neighbour evaluation of a network on data sets."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmpretrain.registry import DATASETS
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mm_sop.evaluation.features import extract_features, gather_features
+from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error
+from mm_sop.functional.knn import merge_neighbors, nearest_neighbors, neighbor_votes
+from mm_sop.models.utils.distributed import gather_in_sample_order
+
+NO_LABEL = -1
+
+
+class KNNEvaluator:
+    """Classifies query pictures by their nearest pictures in a labelled bank.
+
+    The bank is shared between the processes: each searches its own part, and the nearest of all parts are merged, so
+    that a bank of any size costs every process only its share. One search serves all labels and numbers of neighbours.
+
+    A label that no query shares with the bank, such as the identity of unseen objects, is left out.
+
+    Args:
+        bank: Config of the labelled data set that votes, or the data set.
+        queries: Configs of the data sets to classify, or the data sets, by name.
+        labels: What to classify: ``'class'`` is the data set's ``gt_label``, other names are those of the annotation,
+            for instance ``'identity'``.
+        num_neighbors: Number k of neighbours that vote, or several such numbers.
+        temperature: Temperature of the votes' weights.
+        batch_size: Pictures encoded at once by one process.
+        num_workers: Worker processes that load pictures.
+
+    Raises:
+        ValueError: If the data sets disagree on the classes or lack labels, or the bank is smaller than k.
+    """
+
+    def __init__(
+        self,
+        bank: dict | Dataset,
+        queries: dict[str, dict | Dataset],
+        labels: Sequence[str] = ('class', 'identity'),
+        num_neighbors: int | Sequence[int] = 20,
+        temperature: float = 0.07,
+        batch_size: int = 256,
+        num_workers: int = 0,
+    ) -> None:
+        self.bank = _build(bank)
+        self.queries = {name: _build(dataset) for name, dataset in queries.items()}
+        self.num_neighbors = [num_neighbors] if isinstance(num_neighbors, int) else sorted(num_neighbors)
+        self.temperature = temperature
+        self.loading = dict(batch_size=batch_size, num_workers=num_workers)
+        self._check_data()
+        self.bank_labels = {label: read_labels(self.bank, label) for label in labels}
+        self.query_labels = {
+            name: {label: read_labels(dataset, label) for label in labels} for name, dataset in self.queries.items()
+        }
+        self.query_identities = {name: read_labels(dataset, 'identity') for name, dataset in self.queries.items()}
+        self.bank_identities = read_labels(self.bank, 'identity')
+        if not any(self._is_answerable(name, label) for name in self.queries for label in labels):
+            raise ValueError(f'no query shares any of the labels {tuple(labels)} with the bank: check the data sets')
+
+    def evaluate(self, encode: Callable[[dict], dict[str, Tensor]]) -> dict[str, dict[str, dict]]:
+        """Measure the accuracy of features.
+
+        Args:
+            encode: Maps a collated batch to named features, for instance :func:`network_encoder`.
+
+        Returns:
+            For every name of features, scores by ``<query>_<label>_k<k>``: each with ``accuracy`` and
+            ``standard_error`` in [0, 1], ``binomial_standard_error``, ``clustered_standard_error`` (by identity, None
+            if unknown), ``chance``, ``num_pictures`` and ``num_identities``. The standard error is the clustered one
+            where the queries show objects that are not in the bank, and else the binomial one.
+        """
+        bank = self._extract(encode, self.bank)
+        scores = {name: {} for name in bank}
+        for query, dataset in self.queries.items():
+            for name, share in self._extract(encode, dataset).items():
+                features = gather_features(share, len(dataset))
+                cosines, rows = self._search(features, bank[name])
+                scores[name].update(self._score(query, cosines.cpu(), rows.cpu()))
+        return scores
+
+    def _extract(self, encode: Callable, dataset: Dataset) -> dict[str, Tensor]:
+        rank, world_size = get_dist_info()
+        return extract_features(encode, dataset, rank=rank, world_size=world_size, **self.loading)
+
+    def _search(self, queries: Tensor, bank_share: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest rows of the whole bank; process r of W holds its rows r, r + W, r + 2 W, ..."""
+        rank, world_size = get_dist_info()
+        wanted = max(self.num_neighbors)
+        if world_size == 1:
+            return nearest_neighbors(queries, bank_share, wanted)
+        # All processes contribute equally many candidates; missing ones are farther than any row.
+        found = min(wanted, len(bank_share))
+        cosines = queries.new_full((len(queries), wanted), -torch.inf)
+        rows = torch.full((len(queries), wanted), len(self.bank), device=queries.device)
+        cosines[:, :found], own_rows = nearest_neighbors(queries, bank_share, found)
+        rows[:, :found] = own_rows * world_size + rank
+        # Candidates lead, because gathering joins the leading dimension.
+        cosines, rows = gather_in_sample_order(cosines.T), gather_in_sample_order(rows.T)
+        return merge_neighbors(cosines.T, rows.T, wanted)
+
+    def _score(self, query: str, cosines: Tensor, rows: Tensor) -> dict[str, dict]:
+        scores = {}
+        for label, bank_labels in self.bank_labels.items():
+            if not self._is_answerable(query, label):
+                continue
+            truth = self.query_labels[query][label]
+            names, compact = np.unique(bank_labels, return_inverse=True)
+            neighbors = torch.from_numpy(compact)[rows]
+            votes = neighbor_votes(cosines, neighbors, self.num_neighbors, self.temperature, len(names))
+            for k, result in votes.items():
+                correct = names[result.argmax(1).numpy()] == truth
+                scores[f'{query}_{label}_k{k}'] = self._summarize(query, correct, 1 / len(names))
+        return scores
+
+    def _summarize(self, query: str, correct: np.ndarray, chance: float) -> dict:
+        accuracy, identities = float(correct.mean()), self.query_identities[query]
+        binomial = binomial_standard_error(accuracy, len(correct))
+        clustered = None if identities is None else clustered_standard_error(correct, identities)
+        unseen = self.bank_identities is not None and clustered is not None
+        unseen = unseen and not np.isin(identities, self.bank_identities).any()
+        return dict(
+            accuracy=accuracy,
+            standard_error=clustered if unseen else binomial,
+            binomial_standard_error=binomial,
+            clustered_standard_error=clustered,
+            chance=chance,
+            num_pictures=len(correct),
+            num_identities=None if identities is None else len(np.unique(identities)),
+        )
+
+    def _is_answerable(self, query: str, label: str) -> bool:
+        asked, known = self.query_labels[query][label], self.bank_labels[label]
+        return asked is not None and known is not None and bool(np.isin(asked, known).any())
+
+    def _check_data(self) -> None:
+        if max(self.num_neighbors) > len(self.bank):
+            raise ValueError(
+                f'num_neighbors={max(self.num_neighbors)} is more than the {len(self.bank)} pictures of '
+                'the bank: lower it'
+            )
+        classes = self.bank.metainfo.get('classes')
+        for name, dataset in self.queries.items():
+            if dataset.metainfo.get('classes') != classes:
+                raise ValueError(
+                    f'bank and queries {name!r} have different classes: {classes} and {dataset.metainfo.get("classes")}'
+                )
+
+
+def read_labels(dataset: Dataset, label: str) -> np.ndarray | None:
+    """Read a label of all samples from the annotations, without loading a picture.
+
+    Args:
+        dataset: Data set with ``get_data_info``.
+        label: ``'class'`` for ``gt_label``, or the name of another integer annotation.
+
+    Returns:
+        Labels, int64, (N,), or None if some sample has none.
+
+    Raises:
+        ValueError: If a label is not a single number.
+    """
+    key = 'gt_label' if label == 'class' else label
+    values = [dataset.get_data_info(index).get(key) for index in range(len(dataset))]
+    if any(value is None for value in values):
+        return None
+    labels = np.asarray(values)
+    if labels.ndim != 1 or labels.dtype.kind not in 'iu':
+        raise ValueError(f'k-NN needs one integer per picture as {key!r}, got {values[0]!r}')
+    return labels.astype(np.int64)
+
+
+def _build(dataset: dict | Dataset) -> Dataset:
+    return DATASETS.build(dataset) if isinstance(dataset, dict) else dataset

@@ -1,0 +1,38 @@
+"""Standard errors of accuracies."""
+
+import math
+
+import numpy as np
+
+
+def binomial_standard_error(accuracy: float, count: int) -> float:
+    """Standard error of the share of right answers if all pictures are independent.
+
+    Args:
+        accuracy: Share of right answers, in [0, 1].
+        count: Number of pictures, at least 1.
+    """
+    return math.sqrt(accuracy * (1 - accuracy) / count)
+
+
+def clustered_standard_error(correct: np.ndarray, clusters: np.ndarray, repeats: int = 2000, seed: int = 0) -> float:
+    """Bootstrap standard error of an accuracy, resampling whole clusters with replacement.
+
+    Pictures of one object are right or wrong together. What an accuracy says about objects never seen before is
+    therefore limited by the number of objects, not of pictures.
+
+    Args:
+        correct: Whether the answer was right, bool, (n,).
+        clusters: Object shown in each picture, int, (n,).
+        repeats: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Standard deviation of the accuracy over the bootstrap samples.
+    """
+    _, members = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(members)
+    right = np.bincount(members, weights=correct)
+    chances = np.full(len(sizes), 1 / len(sizes))
+    draws = np.random.default_rng(seed).multinomial(len(sizes), chances, size=repeats)
+    return float(((draws @ right) / (draws @ sizes)).std(ddof=1))
