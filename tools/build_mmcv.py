@@ -228,9 +228,9 @@ def check_wheel(wheel, work):
             raise BuildError(f'{wheel.name} has no compiled operators: MMCV was built where torch is not importable')
         library = archive.extract(names[0], work)
     code = (
-        'import sys, torch\nfrom importlib.machinery import ExtensionFileLoader as Loader\n'
-        'from importlib.util import module_from_spec, spec_from_loader\n'
-        'module_from_spec(spec_from_loader("_ext", Loader("_ext", sys.argv[1])))'
+        'import sys, torch\nfrom importlib.util import module_from_spec, spec_from_file_location\n'
+        'spec = spec_from_file_location("_ext", sys.argv[1])\n'
+        'module = module_from_spec(spec)\nspec.loader.exec_module(module)\nmodule.nms'
     )
     result = subprocess.run([sys.executable, '-c', code, library], capture_output=True, text=True)
     if result.returncode:

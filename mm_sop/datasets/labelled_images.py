@@ -80,12 +80,15 @@ class LabelledImages(BaseDataset):
         try:
             content = json.loads(self.listing.read_text(encoding='utf-8'))
             classes = content['classes']
-            return classes, [self._parse_entry(entry, len(classes)) for entry in content['images']]
+            items = [self._parse_entry(entry, len(classes)) for entry in content['images']]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'listing {self.listing} is malformed ({type(error).__name__}: {error}). Expected '
                 '{"classes": [names], "images": [{"path": str, "label": int, "identity": int (optional)}, ...]}'
             ) from error
+        if not items:
+            raise ValueError(f'listing {self.listing} names no pictures')
+        return classes, items
 
     def _parse_entry(self, entry, num_classes):
         if not 0 <= entry['label'] < num_classes:

@@ -6,7 +6,7 @@ from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 
 def raw_pixels(images: Tensor, size: int = 16) -> Tensor:
-    """Pixels of the picture, averaged down and freed of their mean.
+    """Pixels of the picture, averaged down and freed of the picture's mean colour.
 
     Args:
         images: uint8 pictures, (B, C, H, W).
@@ -15,8 +15,8 @@ def raw_pixels(images: Tensor, size: int = 16) -> Tensor:
     Returns:
         Features in fp32, (B, C s s).
     """
-    pixels = adaptive_avg_pool2d(images.float(), size).flatten(1)
-    return pixels - pixels.mean(1, keepdim=True)
+    pixels = adaptive_avg_pool2d(images.float(), size)
+    return (pixels - pixels.mean((2, 3), keepdim=True)).flatten(1)
 
 
 def color_histogram(images: Tensor, levels: int = 4) -> Tensor:

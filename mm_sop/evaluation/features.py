@@ -99,6 +99,11 @@ def network_encoder(
     return partial(_encode, model, network, tuple(readouts))
 
 
+def has_teacher(model: nn.Module) -> bool:
+    """Whether features of a teacher and of a student can be told apart."""
+    return 'network' in inspect.signature(model.extract_feat).parameters
+
+
 def _encode(model: nn.Module, network: str, readouts: Sequence[str], batch: dict) -> dict[str, Tensor]:
     images = model.data_preprocessor(batch, False)['inputs']
     global_features, local_mean = _read_out(model, network, images)
@@ -107,7 +112,7 @@ def _encode(model: nn.Module, network: str, readouts: Sequence[str], batch: dict
 
 
 def _read_out(model: nn.Module, network: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    if 'network' in inspect.signature(model.extract_feat).parameters:
+    if has_teacher(model):
         global_features, local_map = model.extract_feat(images, network=network)
         return global_features, local_map.mean((2, 3))
     global_features, local = split_features(model.extract_feat(images))

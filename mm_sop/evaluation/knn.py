@@ -14,7 +14,8 @@ from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_sta
 from mm_sop.functional.knn import merge_neighbors, nearest_neighbors, neighbor_votes
 from mm_sop.models.utils.distributed import gather_in_sample_order
 
-NO_LABEL = -1
+# Queries whose candidates are exchanged between the processes at once.
+_MERGE_BLOCK = 4096
 
 
 class KNNEvaluator:
@@ -101,9 +102,14 @@ class KNNEvaluator:
         rows = torch.full((len(queries), wanted), len(self.bank), device=queries.device)
         cosines[:, :found], own_rows = nearest_neighbors(queries, bank_share, found)
         rows[:, :found] = own_rows * world_size + rank
+        blocks = zip(cosines.split(_MERGE_BLOCK), rows.split(_MERGE_BLOCK), strict=True)
+        cosines, rows = zip(*[self._merge(*block) for block in blocks], strict=True)
+        return torch.cat(cosines), torch.cat(rows)
+
+    def _merge(self, cosines: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         # Candidates lead, because gathering joins the leading dimension.
         cosines, rows = gather_in_sample_order(cosines.T), gather_in_sample_order(rows.T)
-        return merge_neighbors(cosines.T, rows.T, wanted)
+        return merge_neighbors(cosines.T, rows.T, max(self.num_neighbors))
 
     def _score(self, query: str, cosines: Tensor, rows: Tensor) -> dict[str, dict]:
         scores = {}

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+# Largest block of bootstrap samples by clusters that is held at once, in elements.
+_DRAW_BLOCK = 2**22
+
 
 def binomial_standard_error(accuracy: float, count: int) -> float:
     """Standard error of the share of right answers if all pictures are independent.
@@ -34,5 +37,10 @@ def clustered_standard_error(correct: np.ndarray, clusters: np.ndarray, repeats:
     sizes = np.bincount(members)
     right = np.bincount(members, weights=correct)
     chances = np.full(len(sizes), 1 / len(sizes))
-    draws = np.random.default_rng(seed).multinomial(len(sizes), chances, size=repeats)
-    return float(((draws @ right) / (draws @ sizes)).std(ddof=1))
+    generator = np.random.default_rng(seed)
+    accuracies = []
+    while len(accuracies) < repeats:
+        count = min(repeats - len(accuracies), max(1, _DRAW_BLOCK // len(sizes)))
+        draws = generator.multinomial(len(sizes), chances, size=count)
+        accuracies.extend((draws @ right) / (draws @ sizes))
+    return float(np.std(accuracies, ddof=1))

@@ -36,6 +36,7 @@ class Style:
         occluder_probability (float): Chance of one unlabelled thing in front of each object.
         occluder_scale (Range): Longer side of an occluder as a share of the object's longer side.
         overhang (float): Share of an object's sides that may lie outside the picture.
+        spread (float): Share of the free room around the central position that is used; 0 centres every object.
         min_visible (float): Share of an object's mask inside the picture that stays visible.
     """
 
@@ -52,6 +53,7 @@ class Style:
     occluder_probability: float = 0.3
     occluder_scale: Range = (0.15, 0.35)
     overhang: float = 0.0
+    spread: float = 0.4
     min_visible: float = 0.6
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class Style:
         _check_range('background_brightness', self.background_brightness, least=-1.0, most=1.0)
         for name in ('object_scale', 'background_crop'):
             _check_range(name, getattr(self, name), most=1.0)
-        for name in ('occluder_probability', 'overhang', 'min_visible'):
+        for name in ('occluder_probability', 'overhang', 'spread', 'min_visible'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'Style.{name} must lie in [0, 1], got {getattr(self, name)}')
         if self.objects[0] < 1:
@@ -87,6 +89,7 @@ SCENE = Style(
     distractors=(0, 3),
     distractor_scale=(0.15, 0.4),
     overhang=0.15,
+    spread=1.0,
     min_visible=0.35,
 )
 
@@ -281,14 +284,14 @@ def _textured(silhouette: np.ndarray, photo: Photo, rng: np.random.Generator) ->
 
 
 def draw_position(
-    patch: np.ndarray, size: tuple[int, int], overhang: float, rng: np.random.Generator
+    patch: np.ndarray, size: tuple[int, int], rng: np.random.Generator, overhang: float = 0.0, spread: float = 1.0
 ) -> tuple[int, int]:
-    """A random upper left corner (x, y) with at most a share of the patch's sides outside of the picture."""
+    """A random upper left corner (x, y) for a patch; see ``overhang`` and ``spread`` of :class:`Style`."""
     corner = []
     for length, limit in zip((patch.shape[1], patch.shape[0]), size, strict=True):
-        outside = int(overhang * length)
-        low, high = -outside, limit - length + outside
-        corner.append(int(rng.integers(min(low, high), max(low, high) + 1)))
+        centre = (limit - length) / 2
+        room = abs(centre + int(overhang * length)) * spread
+        corner.append(round(centre + rng.uniform(-room, room)))
     return corner[0], corner[1]
 
 
@@ -297,7 +300,7 @@ def paint_object(canvas: Canvas, cutout: Cutout, style: Style, rng: np.random.Ge
     side = max(round(rng.uniform(*style.object_scale) * min(canvas.size)), 1)
     patch = draw_cutout(cutout, side, style, rng)
     for _ in range(PLACEMENT_TRIES):
-        position = draw_position(patch, canvas.size, style.overhang, rng)
+        position = draw_position(patch, canvas.size, rng, style.overhang, style.spread)
         if canvas.can_paint(patch, position, style.min_visible):
             canvas.paint(patch, position, is_object=True)
             return canvas.areas[-1] > 0
@@ -309,7 +312,7 @@ def paint_distractors(canvas: Canvas, split: Split, style: Style, rng: np.random
     for _ in range(rng.integers(style.distractors[0], style.distractors[1] + 1)):
         side = max(round(rng.uniform(*style.distractor_scale) * min(canvas.size)), 1)
         patch = draw_clutter(split, side, style, rng)
-        canvas.paint(patch, draw_position(patch, canvas.size, 0.5, rng))
+        canvas.paint(patch, draw_position(patch, canvas.size, rng, overhang=0.5))
 
 
 def paint_occluder(canvas: Canvas, index: int, split: Split, style: Style, rng: np.random.Generator) -> bool:

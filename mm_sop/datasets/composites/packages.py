@@ -44,18 +44,23 @@ DISTRACTOR_FOLDERS = (
     'hobbies',
     'household',
     'medical',
-    'military',
     'people',
     'plants/trees',
     'seasonal/christmas',
-    'seasonal/halloween',
     'space',
     'sports',
     'town',
 )
 DRAWING_FOLDERS = {'cartoon', 'toys', 'plastic', 'houses', 'flags', 'body_parts'}
-# Overlays for another stamp, drawings that pass for photos, and class objects in a distractor folder.
-EXCLUDED_STAMPS = {'sedan_police', 'Santa', 'jackolantern_mean', 'rambutan', 'toilet', 'rubberduck', 'Roast_turkey'}
+EXCLUDED_STAMPS = {
+    'sedan_police',  # an overlay for another stamp
+    '0_sun',  # no solid part
+    'button',  # drawings that pass for photos
+    'Santa',
+    'nutcracker',  # class objects in a distractor folder
+    'scissors_small_closed',
+    'scissors_small_open',
+}
 # Where the photos lie, and how the package's copyright file names that folder.
 PHOTO_FOLDERS = {
     'lomiri-wallpapers-16.04': ('usr/share/backgrounds', '16.04'),
@@ -187,9 +192,12 @@ def _stamp_label(path: Path) -> str | None:
 def may_be_mirrored(path: Path) -> bool:
     """Whether the description beside a stamp allows mirroring.
 
-    ``nomirror`` forbids left to right; ``noflip`` forbids upside down only, which is never done here.
+    ``nomirror`` forbids left to right; ``noflip`` forbids upside down only, which is never done here. A stamp with a
+    second picture for its mirror image, because of a text for example, must not be mirrored either.
     """
     description = path.with_name(path.stem + '.dat')
+    if path.with_name(path.stem + '_mirror.png').is_file():
+        return False
     return not (description.is_file() and 'nomirror' in description.read_text(errors='replace').split())
 
 

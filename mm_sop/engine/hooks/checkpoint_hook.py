@@ -1,0 +1,209 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.checkpoints import check_fits
+from mm_sop.engine.stop_signals import EXIT_CODES, StopSignals
+from mm_sop.engine.utils import unwrap_model
+
+
+@HOOKS.register_module()
+class PretrainCheckpointHook(CheckpointHook):
+    """Saves everything that a bit-identical continuation needs, safely and also when asked to stop.
+
+    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. It is
+    written atomically, then ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it
+    waits for the next optimiser step, so that no gradient is lost.
+
+    On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 all processes agree, save a checkpoint and exit with code 143, 130 or, for
+    SIGUSR1, 0. A second signal, at least two seconds later, ends the process at once.
+
+    Other hooks may have a method ``before_checkpoint(runner)``: it is called on all processes and is the place to
+    gather state into the message hub.
+
+    Args:
+        interval (int): Iterations between checkpoints; -1 for none. Defaults to -1.
+        epochs (int): Epochs between checkpoints; -1 for none. Defaults to 1.
+        max_keep_ckpts (int): Recent checkpoints to keep; -1 for all. Defaults to 2.
+        keep_every (int): Every so many epochs a checkpoint is kept for ever, and saved if none is due; -1 for none.
+            Defaults to -1.
+        signal_interval (int): Iterations between agreements on a signal where there are several processes.
+            Defaults to 10.
+        **kwargs: Further arguments of MMEngine's CheckpointHook, such as ``save_best``, ``save_last``, ``out_dir``.
+    """
+
+    def __init__(
+        self,
+        interval: int = -1,
+        epochs: int = 1,
+        max_keep_ckpts: int = 2,
+        keep_every: int = -1,
+        signal_interval: int = 10,
+        backend_args: dict | None = None,
+        **kwargs,
+    ) -> None:
+        if signal_interval < 1:
+            raise ValueError(f'signal_interval must be at least 1, got {signal_interval}')
+        super().__init__(
+            interval=interval,
+            by_epoch=False,
+            max_keep_ckpts=max_keep_ckpts,
+            backend_args=backend_args or dict(backend='atomic'),
+            **kwargs,
+        )
+        self.epochs = epochs
+        self.keep_every = keep_every
+        self.signal_interval = signal_interval
+        self.signals = StopSignals()
+        self._resumed: dict | None = None
+        self._is_due = self._is_permanent = False
+        self._permanent: set[int] = set()
+        self._stop_signal = 0
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check a checkpoint with which the run goes on, and take its state."""
+        if not runner._resume:
+            return
+        check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
+        self._resumed = checkpoint.get('pretrain')
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare folders and listen to signals."""
+        super().before_train(runner)
+        self._is_due = self._is_permanent = False
+        self._stop_signal = 0
+        self.signals.install()
+        self._check_position(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening; a signal that came after the last agreement has nothing to interrupt any more."""
+        self.signals.uninstall()
+        super().after_train(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Restore the random state, once and as late as possible."""
+        if self._resumed is None:
+            return
+        states = self._resumed['random_states']
+        if len(states) == get_world_size():
+            restore_random_state(states[get_rank()])
+        else:
+            runner.logger.warning(
+                f'The run had {len(states)} processes and has {get_world_size()} now: their random states cannot be '
+                'restored and are drawn anew from seed, iteration and rank.'
+            )
+            seed_everything_from(runner.seed, runner.iter, get_rank())
+            if torch.cuda.is_available():
+                torch.cuda.manual_seed(torch.initial_seed())
+        self._resumed = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save if it is time to, or if the run was asked to stop."""
+        finished = runner.iter + 1
+        self._agree_on_signal(runner, finished)
+        self._note_due(runner, finished)
+        ends_epoch = finished % len(runner.train_dataloader) == 0 or finished == runner.max_iters
+        # At the end of an epoch the hooks after it come first: their changes belong into the checkpoint.
+        if not ends_epoch:
+            self._save_if_possible(runner, finished)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save what became due with the last iteration."""
+        self._save_if_possible(runner, runner.iter)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the random states."""
+        checkpoint['pretrain'] = dict(iters_per_epoch=len(runner.train_dataloader), random_states=self._random_states)
+
+    def _note_due(self, runner: Runner, finished: int) -> None:
+        per_epoch = len(runner.train_dataloader)
+        self._is_permanent |= _is_multiple(finished, self.keep_every * per_epoch)
+        self._is_due |= _is_multiple(finished, self.interval) or _is_multiple(finished, self.epochs * per_epoch)
+        self._is_due |= self._is_permanent or (self.save_last and finished == runner.max_iters)
+
+    def _agree_on_signal(self, runner: Runner, finished: int) -> None:
+        """Let all processes know of a signal that some of them received."""
+        if get_world_size() == 1:
+            self._stop_signal = self.signals.received
+        elif finished % self.signal_interval == 0:
+            number = torch.tensor(self.signals.received)
+            all_reduce(number, 'max')
+            self._stop_signal = self._stop_signal or int(number)
+
+    def _save_if_possible(self, runner: Runner, finished: int) -> None:
+        if not (self._is_due or self._stop_signal) or not runner.optim_wrapper.should_update():
+            return
+        self._save(runner, finished)
+        if self._stop_signal and finished < runner.max_iters:
+            self._leave(runner)
+
+    def _save(self, runner: Runner, finished: int) -> None:
+        runner.logger.info(f'Saving checkpoint at {finished} iterations')
+        meta = dict(epoch=finished // len(runner.train_dataloader), iter=finished)
+        self._save_checkpoint_with_step(runner, finished, meta)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save, point to it, and only then remove what is no longer kept."""
+        runner.call_hook('before_checkpoint')
+        self._random_states = all_gather_object(collect_random_state())
+        kept, outdated = self._choose_kept(runner, step)
+        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        self.last_ckpt = str(Path(self.out_dir, self.filename_tmpl.format(step)))
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            Path(self.last_ckpt).name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
+        if is_main_process():
+            write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
+            for old in outdated:
+                Path(self.out_dir, self.filename_tmpl.format(old)).unlink(missing_ok=True)
+        self._is_due = self._is_permanent = False
+
+    def _choose_kept(self, runner: Runner, step: int) -> tuple[list[int], list[int]]:
+        """Recent checkpoints with the new one, and those to remove; permanent ones are in neither list."""
+        if self._is_permanent:
+            self._permanent.add(step)
+        recent = [old for old in runner.message_hub.get_info('keep_ckpt_ids', []) if old != step]
+        if step not in self._permanent:
+            recent.append(step)
+        if self.max_keep_ckpts <= 0:
+            return recent, []
+        return recent[-self.max_keep_ckpts :], recent[: -self.max_keep_ckpts]
+
+    def _leave(self, runner: Runner) -> None:
+        name = signal.Signals(self._stop_signal).name
+        runner.logger.info(f'Stopped by {name}. Go on with the same command and --resume {self.last_ckpt}')
+        runner.visualizer.close()
+        self.signals.uninstall()
+        sys.exit(EXIT_CODES[self._stop_signal])
+
+    def _check_position(self, runner: Runner) -> None:
+        if self._resumed is None:
+            return
+        now, before = len(runner.train_dataloader), self._resumed['iters_per_epoch']
+        if now != before:
+            runner.logger.warning(
+                f'An epoch had {before} iterations and has {now} now, because data, batch size or number of '
+                f'processes changed: going on at iteration {runner.iter} of {runner.max_iters}.'
+            )
+
+
+def _is_multiple(number: int, interval: int) -> bool:
+    return interval > 0 and number % interval == 0
+

@@ -1,0 +1,80 @@
+"""Logged values without a host synchronisation in every iteration."""
+
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+from torch import Tensor
+
+
+@HOOKS.register_module()
+class DeferredRuntimeInfoHook(RuntimeInfoHook):
+    """MMEngine's RuntimeInfoHook, with one copy from the device for each log interval.
+
+    The values of the model's outputs, and the gradient norm where the optimiser wrapper has one, stay tensors until
+    they are logged or saved. The message hub then receives the same numbers in the same order as always.
+
+    Args:
+        interval (int, optional): Iterations of an epoch between copies. Defaults to None, that of the LoggerHook.
+    """
+
+    def __init__(self, interval: int | None = None) -> None:
+        self.interval = interval
+        self._pending: list[dict[str, Tensor | float]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Start with nothing pending."""
+        super().before_train(runner)
+        self._pending = []
+        if self.interval is None:
+            intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+            self.interval = min(intervals, default=10)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Keep the outputs, and pass them on when they are about to be logged."""
+        values = dict(outputs or {})
+        grad_norm = getattr(runner.optim_wrapper, 'grad_norm', None)
+        if grad_norm is not None:
+            values['grad_norm'] = grad_norm
+        self._pending.append({name: _detach(value) for name, value in values.items()})
+        ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
+        if ends or self.every_n_inner_iters(batch_idx, self.interval):
+            self._flush(runner)
+
+    def before_checkpoint(self, runner: Runner) -> None:
+        """Let the checkpoint have all values."""
+        self._flush(runner)
+
+    def _flush(self, runner: Runner) -> None:
+        for values in to_numbers(self._pending):
+            for name, value in values.items():
+                runner.message_hub.update_scalar(f'train/{name}', value)
+        self._pending = []
+
+
+def _detach(value):
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def to_numbers(records: list[dict[str, Tensor | float]]) -> list[dict[str, float]]:
+    """Turn all tensors of several records into Python numbers with a single copy.
+
+    Args:
+        records: Values by name; tensors have one element.
+
+    Returns:
+        The same records with numbers, exactly as ``item()`` would give them.
+    """
+    tensors = [value for record in records for value in record.values() if isinstance(value, Tensor)]
+    if not tensors:
+        return records
+    # float64 holds every float32, bfloat16 and int32 exactly.
+    copied = iter(torch.stack([tensor.reshape(()).double() for tensor in tensors]).tolist())
+    return [{name: _number(value, copied) for name, value in record.items()} for record in records]
+
+
+def _number(value, copied):
+    if not isinstance(value, Tensor):
+        return value
+    number = next(copied)
+    return number if value.is_floating_point() else int(number)

@@ -1,0 +1,81 @@
+"""Speed of training and what limits it."""
+
+from time import perf_counter
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Logs images per second of all processes, the share of time spent waiting for data, and memory.
+
+    Validation, checkpoints and logging do not count. Warns once if training waits for its data. Needs
+    :class:`PretrainLoop` for the waiting time. On CUDA, MMEngine logs the memory of tensors itself; elsewhere ``memory``
+    is what the process holds, in MiB.
+
+    Args:
+        interval (int): Iterations of an epoch between measurements; a divisor of the LoggerHook's. Defaults to 50.
+        max_data_wait (float): Share of waiting time above which to warn, 0 ... 1. Defaults to 0.3.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 50, max_data_wait: float = 0.3) -> None:
+        if interval < 1 or not 0 <= max_data_wait <= 1:
+            raise ValueError(f'expected interval >= 1 and a share, got {interval} and {max_data_wait}')
+        self.interval = interval
+        self.max_data_wait = max_data_wait
+        self._has_warned = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the first interval."""
+        self._reset(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Start the clock of a step."""
+        self._started = perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop the clock, and log at the end of an interval."""
+        self._step_seconds += perf_counter() - self._started
+        self._num_images += len(data_batch['data_samples'])
+        if self.every_n_inner_iters(batch_idx, self.interval):
+            self._log(runner)
+            self._reset(runner)
+
+    def _reset(self, runner: Runner) -> None:
+        self._num_images = 0
+        self._step_seconds = 0.0
+        self._wait_before = runner.train_loop.data_wait
+
+    def _log(self, runner: Runner) -> None:
+        wait = runner.train_loop.data_wait - self._wait_before
+        seconds = wait + self._step_seconds
+        hub = runner.message_hub
+        hub.update_scalar('train/images_per_second', self._num_images * get_world_size() / seconds)
+        hub.update_scalar('train/data_wait', wait / seconds)
+        if not torch.cuda.is_available():
+            hub.update_scalar('train/memory', _resident_mebibytes())
+        if wait / seconds > self.max_data_wait and not self._has_warned:
+            self._has_warned = True
+            self._warn(runner, wait / seconds)
+
+    @staticmethod
+    def _warn(runner: Runner, share: float) -> None:
+        loader = runner.train_dataloader
+        runner.logger.warning(
+            f'Training waits for data {share:.0%} of the time. Raise train_dataloader.num_workers '
+            f'(now {loader.num_workers} for each process), store the pictures smaller (shorter side 256), or lighten '
+            'the pipeline; said once.'
+        )
+
+
+def _resident_mebibytes() -> int:
+    """Memory of this process in RAM."""
+    with open('/proc/self/statm') as file:
+        pages = int(file.read().split()[1])
+    return pages * 4096 // 2**20

@@ -1,0 +1,123 @@
+"""Training loop that can begin anywhere."""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from time import perf_counter
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmpretrain.registry import LOOPS
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
+
+
+@LOOPS.register_module()
+class PretrainLoop(EpochBasedTrainLoop):
+    """Epoch-based training whose position is the number of finished iterations.
+
+    It resumes in the middle of an epoch: a sampler with ``skip`` (:class:`ResumableSampler`) leaves out what was seen
+    without loading it. Data loading and validation do not touch the random state of the training.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): Training data.
+        max_epochs (int, optional): Length of the run in epochs.
+        max_iters (int, optional): Length in iterations. Given both, the run ends with whichever comes first. Schedules
+            that are to end with the run must count iterations then (``by_epoch=False``).
+        val_begin (int): First epoch after which to validate. Defaults to 1.
+        val_interval (int): Epochs between validations. Defaults to 1.
+        dynamic_intervals (list[tuple[int, int]], optional): Milestones and validation intervals after them.
+
+    Raises:
+        ValueError: Neither length is given, or the data are fewer than one global batch.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        max_epochs: int | None = None,
+        max_iters: int | None = None,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: list[tuple[int, int]] | None = None,
+    ) -> None:
+        if max_epochs is None and max_iters is None:
+            raise ValueError('PretrainLoop needs train_cfg.max_epochs or train_cfg.max_iters')
+        super().__init__(runner, dataloader, max_epochs or 1, val_begin, val_interval, dynamic_intervals)
+        self._check_batches()
+        if max_iters is not None:
+            longest = max_iters if max_epochs is None else self._max_iters
+            self._max_iters = min(max_iters, longest)
+            self._max_epochs = -(-self._max_iters // len(self.dataloader))
+        self.data_wait = 0.0
+        """Seconds spent waiting for data so far."""
+
+    def _check_batches(self) -> None:
+        if len(self.dataloader) > 0:
+            return
+        batch_size, world_size = self.dataloader.batch_size, get_world_size()
+        raise ValueError(
+            f'{len(self.dataloader.dataset)} pictures do not fill one global batch of {batch_size * world_size} '
+            f'({batch_size} x {world_size} processes): lower train_dataloader.batch_size or add pictures'
+        )
+
+    def run(self) -> nn.Module:
+        """Train from the present position to the end.
+
+        Returns:
+            The model.
+        """
+        self._epoch = self._iter // len(self.dataloader)
+        self.runner.call_hook('before_train')
+        while self._iter < self._max_iters and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self._is_validation_due():
+                with isolated_random_state(cuda=True):
+                    self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Finish the present epoch, from wherever it stands."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        first = self._iter - self._epoch * len(self.dataloader)
+        last = min(len(self.dataloader), first + self._max_iters - self._iter)
+        batches = self._open_batches(first)
+        for idx in range(first, last):
+            started = perf_counter()
+            batch = next(batches)
+            self.data_wait += perf_counter() - started
+            self.run_iter(idx, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _open_batches(self, num_seen: int) -> Iterator[dict]:
+        """Iterate over the present epoch's batches after the first ``num_seen``."""
+        sampler = self.dataloader.sampler
+        skips = hasattr(sampler, 'skip')
+        if num_seen and skips:
+            sampler.skip(num_seen * self.dataloader.batch_size)
+        # Opening a loader draws the seed of its workers, which shall be another one in each epoch.
+        with isolated_random_state():
+            seed_everything_from(self.runner.seed, self._epoch, get_rank())
+            batches = iter(self.dataloader)
+        if not num_seen or skips:
+            return batches
+        print_log(
+            f'{type(sampler).__name__} cannot skip: {num_seen} batches are loaded and thrown away. Use ResumableSampler',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return islice(batches, num_seen, None)
+
+    def _is_validation_due(self) -> bool:
+        if self.runner.val_loop is None or self._epoch < self.val_begin:
+            return False
+        return self._epoch % self.val_interval == 0 or self._iter >= self._max_iters

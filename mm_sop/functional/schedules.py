@@ -1,0 +1,50 @@
+"""Schedules as functions of the step, so that a resumed run needs no state to go on."""
+
+import math
+
+
+def cosine_schedule(step: int, total_steps: int, start: float, end: float) -> float:
+    """Half a cosine wave from ``start`` towards ``end``.
+
+    The convention is that of DINO, iBOT and SOP: step 0 has ``start``, and ``end`` would be reached at step
+    ``total_steps``, one after the last.
+
+    Args:
+        step: Number of the step, from 0.
+        total_steps: Steps of the whole schedule.
+        start: Value at step 0.
+        end: Value at and after step ``total_steps``.
+
+    Returns:
+        Value at the step.
+
+    Raises:
+        ValueError: If there are no steps or the step is negative.
+    """
+    if total_steps < 1 or step < 0:
+        raise ValueError(f'expected total_steps >= 1 and step >= 0, got {total_steps} and {step}')
+    progress = min(step / total_steps, 1.0)
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def linear_schedule(step: int, duration: int, start: float, end: float) -> float:
+    """Straight line over ``duration`` steps, constant afterwards.
+
+    Args:
+        step: Number of the step, from 0.
+        duration: Steps of the line, which has ``start`` at step 0 and ``end`` at step ``duration - 1``. With less than
+            two steps the value is ``end`` throughout.
+        start: First value.
+        end: Last value.
+
+    Returns:
+        Value at the step.
+
+    Raises:
+        ValueError: If the step is negative.
+    """
+    if step < 0:
+        raise ValueError(f'expected step >= 0, got {step}')
+    if step >= duration - 1:
+        return end
+    return start + (end - start) * step / (duration - 1)

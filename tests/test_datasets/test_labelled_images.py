@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from mmpretrain.registry import DATASETS
+from sample_pictures import write_pictures
+
+
+def build(data_root, **settings):
+    return DATASETS.build(dict(type='LabelledImages', data_root=str(data_root), **settings))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, count in (('fish', 2), ('birds', 3)):
+        write_pictures(tmp_path / 'bank' / name, count, nested=False)
+    (tmp_path / 'bank/.cache').mkdir()
+    (tmp_path / 'bank/README.txt').touch()
+    return tmp_path / 'bank'
+
+
+def write_listing(folder, content):
+    path = folder.parent / f'{folder.name}.json'
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def infos(dataset):
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
+
+
+def test_class_folders(folder):
+    dataset = build(folder, pipeline=[dict(type='LoadPicture'), dict(type='PackInputs')])
+    assert dataset.metainfo['classes'] == ('birds', 'fish')
+    assert [info['gt_label'] for info in infos(dataset)] == [0, 0, 0, 1, 1]
+    assert all(('birds', 'fish')[info['gt_label']] in info['img_path'] for info in infos(dataset))
+    assert dataset[4]['data_samples'].gt_label.tolist() == [1]
+    assert dataset[4]['inputs'].shape == (3, 48, 64)
+
+
+def test_listing_gives_labels_and_identities(folder):
+    images = [
+        dict(path='fish/000001.jpg', label=1, identity=17),
+        dict(path='birds/000000.jpg', label=0, identity=4),
+        dict(path='birds/000002.png', label=0),
+    ]
+    write_listing(folder, dict(classes=['birds', 'fish'], images=images))
+    dataset = build(f'{folder}/', pipeline=[dict(type='PackInputs', algorithm_keys=['identity'])])
+    assert dataset.metainfo['classes'] == ('birds', 'fish')
+    assert [info['gt_label'] for info in infos(dataset)] == [1, 0, 0]
+    assert [info.get('identity') for info in infos(dataset)] == [17, 4, None]
+    assert dataset[0]['data_samples'].identity == 17
+    assert dataset[0]['data_samples'].img_path == str(folder / 'fish/000001.jpg')
+    assert len(build(folder, indices=2)) == 2
+
+
+def test_given_class_names_have_precedence(folder):
+    assert build(folder, metainfo=dict(classes=('bird', 'shark'))).metainfo['classes'] == ('bird', 'shark')
+
+
+def test_unreadable_pictures_are_not_replaced(folder):
+    next(folder.glob('fish/*')).write_bytes(b'')
+    dataset = build(folder, pipeline=[dict(type='LoadPicture')])
+    with pytest.raises(Exception, match='the file is empty'):
+        [dataset[index] for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('{"classes": [', 'JSONDecodeError'),
+        (dict(images=[]), "KeyError: 'classes'"),
+        ([], 'TypeError'),
+        (dict(classes=['a'], images=[dict(label=0)]), "KeyError: 'path'"),
+        (dict(classes=['a'], images=[dict(path='x.png', label=1)]), 'label 1 of x.png with 1 classes'),
+        (dict(classes=['a'], images=[dict(path='x.png', label='a')]), 'TypeError'),
+        (dict(classes=['a'], images=[]), 'names no pictures'),
+    ],
+)
+def test_malformed_listings(folder, content, message):
+    path = write_listing(folder, content)
+    with pytest.raises(ValueError, match=message) as info:
+        build(folder)
+    assert str(path) in str(info.value)
+
+
+def test_missing_and_flat_folders(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match='neither folder .*none nor listing .*none.json exists'):
+        build(tmp_path / 'none')
+    with pytest.raises(ValueError, match='has no class folders'):
+        build(folder / 'fish')

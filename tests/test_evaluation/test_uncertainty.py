@@ -1,0 +1,50 @@
+import math
+
+import numpy as np
+import pytest
+
+from mm_sop.evaluation import uncertainty
+from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error
+
+
+def test_binomial():
+    assert binomial_standard_error(0.25, 300) == pytest.approx(0.025)
+    assert binomial_standard_error(1.0, 10) == 0
+
+
+def test_single_pictures_give_the_binomial_error():
+    correct = np.random.default_rng(0).random(400) < 0.3
+    expected = binomial_standard_error(correct.mean(), 400)
+    assert clustered_standard_error(correct, np.arange(400) * 7) == pytest.approx(expected, rel=0.05)
+
+
+def test_pictures_that_agree_count_once():
+    per_object = np.random.default_rng(0).random(50) < 0.4
+    correct, objects = per_object.repeat(20), np.arange(50).repeat(20)
+    expected = binomial_standard_error(per_object.mean(), 50)
+    assert clustered_standard_error(correct, objects) == pytest.approx(expected, rel=0.06)
+
+
+def test_unequal_clusters_equal_the_loop():
+    generator = np.random.default_rng(3)
+    objects = generator.integers(0, 12, 90)
+    correct = generator.random(90) < 0.2 + 0.05 * objects
+    accuracies = []
+    for _ in range(4000):
+        drawn = [objects == name for name in generator.choice(np.unique(objects), 12)]
+        accuracies.append(sum(correct[o].sum() for o in drawn) / sum(o.sum() for o in drawn))
+    assert clustered_standard_error(correct, objects, repeats=4000) == pytest.approx(np.std(accuracies), rel=0.06)
+
+
+def test_seed_and_blocks(monkeypatch):
+    correct = np.arange(60) % 3 == 0
+    objects = np.arange(60) // 4
+    first = clustered_standard_error(correct, objects, repeats=100)
+    assert clustered_standard_error(correct, objects, repeats=100, seed=1) != first
+    monkeypatch.setattr(uncertainty, '_DRAW_BLOCK', 7 * 15)
+    assert clustered_standard_error(correct, objects, repeats=100) == pytest.approx(first, rel=1e-12)
+
+
+def test_one_object_has_no_spread():
+    assert clustered_standard_error(np.array([True, False]), np.array([5, 5])) == 0
+    assert math.isclose(binomial_standard_error(0.5, 2), math.sqrt(0.125))
