@@ -50,7 +50,7 @@ fingerprint() {
 }
 
 heartbeat=
-trap '[ -z "$heartbeat" ] || kill "$heartbeat"' EXIT
+trap '[ -z "$heartbeat" ] || kill "$heartbeat" 2>/dev/null || true' EXIT
 trap 'printf "\nInterrupted: the next run starts over\n" >&2; exit 130' INT TERM
 
 # step NAME COMMAND...: run with the output in the log; a dot every 10 s, the time at the end.
@@ -60,7 +60,7 @@ step() {
   printf '  %-42s' "$name"
   { while sleep 10; do printf .; done; } 9>&- &
   heartbeat=$!
-  "$@" >>"$log" 2>&1 || status=$?
+  ("$@") >>"$log" 2>&1 || status=$?
   kill "$heartbeat"
   wait "$heartbeat" 2>/dev/null || true
   heartbeat=

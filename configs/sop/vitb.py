@@ -6,3 +6,12 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(backbone=dict(arch='base'), neck=dict(in_channels=768))
+
+optim_wrapper = dict(optimizer=dict(lr=7.5e-4))
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].eta_min = 2e-6
+
+custom_hooks = [
+    dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
+    dict(type='TeacherTemperatureHook', start=0.04, end=0.07, warmup_epochs=50)
+]

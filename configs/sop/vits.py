@@ -5,3 +5,8 @@ _base_ = [
     '../_base_/schedules/sop_800e.py',
     '../_base_/default_runtime.py',
 ]
+
+custom_hooks = [
+    dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
+    dict(type='TeacherTemperatureHook', start=0.04, end=0.07, warmup_epochs=30)
+]

@@ -19,11 +19,11 @@ class LabelledImages(BaseDataset):
 
         {
             "classes": ["birds", "fish"],
-            "images": [{"path": "birds/007_0.png", "label": 0, "identity": 7}, ...]
+            "files": [{"path": "test/birds/owl_0.png", "label": 0, "identity": 7}, ...]
         }
 
-    with paths relative to ``data_root``; ``identity`` is optional. Otherwise every direct subfolder is a class, in
-    sorted order. ``gt_label`` is the index of the class; ``metainfo['classes']`` are the names.
+    with paths relative to the folder of the listing; ``identity`` is optional. Otherwise every direct subfolder is a
+    class, in sorted order. ``gt_label`` is the index of the class; ``metainfo['classes']`` are the names.
 
     Args:
         data_root (str): Folder of the pictures.
@@ -80,11 +80,11 @@ class LabelledImages(BaseDataset):
         try:
             content = json.loads(self.listing.read_text(encoding='utf-8'))
             classes = content['classes']
-            items = [self._parse_entry(entry, len(classes)) for entry in content['images']]
+            items = [self._parse_entry(entry, len(classes)) for entry in content['files']]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'listing {self.listing} is malformed ({type(error).__name__}: {error}). Expected '
-                '{"classes": [names], "images": [{"path": str, "label": int, "identity": int (optional)}, ...]}'
+                '{"classes": [names], "files": [{"path": str, "label": int, "identity": int (optional)}, ...]}'
             ) from error
         if not items:
             raise ValueError(f'listing {self.listing} names no pictures')
@@ -93,7 +93,7 @@ class LabelledImages(BaseDataset):
     def _parse_entry(self, entry, num_classes):
         if not 0 <= entry['label'] < num_classes:
             raise ValueError(f'label {entry["label"]} of {entry["path"]} with {num_classes} classes')
-        info = dict(img_path=os.path.join(self.data_root, entry['path']), gt_label=entry['label'])
+        info = dict(img_path=str(self.listing.parent / entry['path']), gt_label=entry['label'])
         return info | ({'identity': entry['identity']} if 'identity' in entry else {})
 
     def _read_folders(self):

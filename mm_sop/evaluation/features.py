@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mm_sop.datasets.worker import pretrain_worker_init
 from mm_sop.models.utils.distributed import gather_in_sample_order
-from mm_sop.models.utils.tokens import split_features
+from mm_sop.models.utils.tokens import split_features, to_map
 
 READOUTS = ('global', 'patch')
 """``'global'``: [CLS] or the pooled map; ``'patch'``: the mean patch token."""
@@ -104,19 +104,28 @@ def has_teacher(model: nn.Module) -> bool:
     return 'network' in inspect.signature(model.extract_feat).parameters
 
 
+def encode_images(model: nn.Module, images: Tensor, network: str = 'teacher') -> tuple[Tensor, Tensor]:
+    """Read out a network, as :func:`network_encoder` does.
+
+    Args:
+        model: The model.
+        images: Normalised images, (B, C, H, W).
+        network: ``'teacher'`` or ``'student'`` where the model has both.
+
+    Returns:
+        Global representation, (B, D), and local map, (B, D, h, w).
+    """
+    if has_teacher(model):
+        return model.extract_feat(images, network=network)
+    global_features, local = split_features(model.extract_feat(images))
+    return global_features, to_map(local, images.shape[-2:])
+
+
 def _encode(model: nn.Module, network: str, readouts: Sequence[str], batch: dict) -> dict[str, Tensor]:
     images = model.data_preprocessor(batch, False)['inputs']
-    global_features, local_mean = _read_out(model, network, images)
-    by_readout = dict(zip(READOUTS, (global_features, local_mean), strict=True))
+    global_features, local_map = encode_images(model, images, network)
+    by_readout = dict(zip(READOUTS, (global_features, local_map.mean((2, 3))), strict=True))
     return {readout: by_readout[readout].float() for readout in readouts}
-
-
-def _read_out(model: nn.Module, network: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    if has_teacher(model):
-        global_features, local_map = model.extract_feat(images, network=network)
-        return global_features, local_map.mean((2, 3))
-    global_features, local = split_features(model.extract_feat(images))
-    return global_features, local.mean(1)
 
 
 @contextmanager

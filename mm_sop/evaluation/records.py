@@ -1,8 +1,9 @@
 """The k-NN results of a run, kept as JSON beside a readable table."""
 
 import json
-import os
 from pathlib import Path
+
+from mm_sop.engine.atomic import write_atomically
 
 TITLES = dict(raw_pixels='raw 16 x 16 pixels', color_histogram='colour histogram', supervised='supervised ceiling')
 
@@ -50,8 +51,8 @@ class KNNRecords:
             self.records.remove(older)
         self.records.append(record)
         if write:
-            write_text(self.path, json.dumps(self.records, indent=1))
-            write_text(self.path.with_suffix('.md'), format_table(self.records))
+            write_atomically(self.path, json.dumps(self.records, indent=1))
+            write_atomically(self.path.with_suffix('.md'), format_table(self.records))
 
 
 def format_table(records: list[dict]) -> str:
@@ -84,9 +85,3 @@ def format_score(score: dict | None) -> str:
     """Accuracy with its standard error in percent, without the sign; empty for None."""
     return '' if score is None else f'{100 * score["accuracy"]:.1f} ± {100 * score["standard_error"]:.1f}'
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it exists either as before or complete."""
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    unfinished.write_text(text, encoding='utf-8')
-    os.replace(unfinished, path)

@@ -38,12 +38,12 @@ def test_class_folders(folder):
 
 
 def test_listing_gives_labels_and_identities(folder):
-    images = [
-        dict(path='fish/000001.jpg', label=1, identity=17),
-        dict(path='birds/000000.jpg', label=0, identity=4),
-        dict(path='birds/000002.png', label=0),
+    files = [
+        dict(path='bank/fish/000001.jpg', label=1, identity=17),
+        dict(path='bank/birds/000000.jpg', label=0, identity=4),
+        dict(path='bank/birds/000002.png', label=0),
     ]
-    write_listing(folder, dict(classes=['birds', 'fish'], images=images))
+    write_listing(folder, dict(classes=['birds', 'fish'], files=files))
     dataset = build(f'{folder}/', pipeline=[dict(type='PackInputs', algorithm_keys=['identity'])])
     assert dataset.metainfo['classes'] == ('birds', 'fish')
     assert [info['gt_label'] for info in infos(dataset)] == [1, 0, 0]
@@ -68,12 +68,12 @@ def test_unreadable_pictures_are_not_replaced(folder):
     ('content', 'message'),
     [
         ('{"classes": [', 'JSONDecodeError'),
-        (dict(images=[]), "KeyError: 'classes'"),
+        (dict(files=[]), "KeyError: 'classes'"),
         ([], 'TypeError'),
-        (dict(classes=['a'], images=[dict(label=0)]), "KeyError: 'path'"),
-        (dict(classes=['a'], images=[dict(path='x.png', label=1)]), 'label 1 of x.png with 1 classes'),
-        (dict(classes=['a'], images=[dict(path='x.png', label='a')]), 'TypeError'),
-        (dict(classes=['a'], images=[]), 'names no pictures'),
+        (dict(classes=['a'], files=[dict(label=0)]), "KeyError: 'path'"),
+        (dict(classes=['a'], files=[dict(path='x.png', label=1)]), 'label 1 of x.png with 1 classes'),
+        (dict(classes=['a'], files=[dict(path='x.png', label='a')]), 'TypeError'),
+        (dict(classes=['a'], files=[]), 'names no pictures'),
     ],
 )
 def test_malformed_listings(folder, content, message):

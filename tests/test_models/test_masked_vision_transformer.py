@@ -3,6 +3,7 @@ import torch
 from mmpretrain.models import VisionTransformer
 
 from mm_sop.models import MaskedVisionTransformer
+from mm_sop.models.utils.attention import attend
 
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=64)
 OPTIONS = dict(arch=ARCH, img_size=16, patch_size=4)
@@ -97,3 +98,14 @@ def test_convolutional_stem_has_the_same_grid():
 def test_refuses_settings_that_cannot_work(options, message):
     with pytest.raises(ValueError, match=message):
         MaskedVisionTransformer(**{**OPTIONS, **options})
+
+
+def test_attention_in_bf16_is_that_of_fp32():
+    query, key, value = (torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    output = attend(query, key, value)
+    assert output.dtype == torch.bfloat16
+    weights = (query.float() @ key.float().mT / 8**0.5).softmax(-1)
+    torch.testing.assert_close(output, (weights @ value.float()).to(torch.bfloat16), rtol=1e-2, atol=1e-2)
+    output.sum().backward()
+    expected = weights.sum(2).to(torch.bfloat16)
+    torch.testing.assert_close(value.grad[..., 0], expected, rtol=2e-2, atol=2e-2)

@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ class Split:
     distractors: list[Cutout]
     photos: list[Photo]
 
-    @property
+    @cached_property
     def by_class(self) -> dict[str, list[Cutout]]:
         groups: dict[str, list[Cutout]] = {}
         for cutout in self.cutouts:
@@ -111,9 +112,6 @@ class Assets:
     @property
     def classes(self) -> list[str]:
         return sorted({cutout.label for cutout in self.cutouts})
-
-    def identity(self, cutout: Cutout) -> int:
-        return next(index for index, other in enumerate(self.cutouts) if other is cutout)
 
     @classmethod
     def load(cls, folder: str | Path) -> 'Assets':

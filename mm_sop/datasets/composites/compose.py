@@ -126,9 +126,11 @@ class Canvas:
         return np.count_nonzero(self.mask(index)) / max(self.areas[index], 1)
 
     def can_paint(self, patch: np.ndarray, position: tuple[int, int], min_visible: float) -> bool:
-        """Whether all objects keep their smallest visible share when a patch is painted at (x, y)."""
+        """Whether a patch painted at (x, y) is seen, and leaves all objects their smallest visible share."""
         window, part = _overlap(patch, position, self.size)
         covered = self.labels[window][part[..., 3] >= MASK_ALPHA]
+        if not len(covered):
+            return False
         counts = np.bincount(covered, minlength=len(self.areas) + 1)[1:]
         left = [self.visible(i) - counts[i] / max(area, 1) for i, area in enumerate(self.areas)]
         return all(share >= min_visible for share in left)
@@ -303,7 +305,7 @@ def paint_object(canvas: Canvas, cutout: Cutout, style: Style, rng: np.random.Ge
         position = draw_position(patch, canvas.size, rng, style.overhang, style.spread)
         if canvas.can_paint(patch, position, style.min_visible):
             canvas.paint(patch, position, is_object=True)
-            return canvas.areas[-1] > 0
+            return True
     return False
 
 

@@ -14,11 +14,27 @@ from mmengine.utils import ProgressBar
 
 from .assets import Assets, fingerprint, read_listing
 from .classification import BackgroundsSet, ClassesSet, PretrainSet
+from .copies import CopiesSet
+from .retrieval import RetrievalSet
+from .scenes import ScenesSet, SegmentationSet
 from .sets import CompositeSet, CompositeSettings, write_json
+from .video import VideoSet
 
 GENERATOR_VERSION = 1
 MANIFEST = 'manifest.json'
-SETS: dict[str, type[CompositeSet]] = {cls.name: cls for cls in (PretrainSet, ClassesSet, BackgroundsSet)}
+SETS: dict[str, type[CompositeSet]] = {
+    cls.name: cls
+    for cls in (
+        PretrainSet,
+        ClassesSet,
+        ScenesSet,
+        SegmentationSet,
+        RetrievalSet,
+        CopiesSet,
+        VideoSet,
+        BackgroundsSet,
+    )
+}
 
 
 class ExistingSetError(FileExistsError):

@@ -20,6 +20,7 @@ PACKAGES = (
 )
 OPTIONAL_PACKAGES = ('plasma-workspace-wallpapers',)
 
+APT_LISTS = Path('/var/lib/apt/lists')
 STAMPS = 'usr/share/tuxpaint/stamps'
 CLASS_FOLDERS = {
     'birds': ('animals/birds',),
@@ -149,7 +150,7 @@ def _report_failed_download(name: str, message: str) -> None:
             'Run "sudo apt-get update" once and start again.'
         )
     if 'Unable to locate package' in message or 'No candidate' in message or "Can't select" in message:
-        warnings.warn(f'This distribution has no package {name}; going on without it.', stacklevel=4)
+        warnings.warn(f'The package lists of this machine have no {name}; going on without it.', stacklevel=4)
         return
     raise PackageError(
         f'apt-get download {name} failed: {message.strip()}\n'
@@ -158,8 +159,7 @@ def _report_failed_download(name: str, message: str) -> None:
 
 
 def _has_package_lists() -> bool:
-    listed = subprocess.run(['apt-cache', 'pkgnames'], capture_output=True, text=True)
-    return listed.returncode == 0 and len(listed.stdout.split()) > 1000
+    return any(APT_LISTS.glob('*Packages*'))
 
 
 def find_cutouts(directory: Path) -> list[Source]:

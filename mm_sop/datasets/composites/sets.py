@@ -14,6 +14,7 @@ from .compose import OBJECT_CENTRED, SCENE, Style
 
 PICTURE_FORMATS = ('png', 'jpg')
 JPEG_QUALITY = 95
+MAX_COPIES = 8_000
 
 
 class SettingsError(ValueError):
@@ -28,7 +29,7 @@ class CompositeSettings:
         seed (int): Fixes the split and every picture.
         train_fraction (float): Share of cut-outs per class, distractors and photos on the train side.
         picture_format (str): ``'png'`` or ``'jpg'`` (quality 95) for ``pretrain``, ``classes`` and ``backgrounds``.
-        size (int): Side of the square pictures of ``pretrain``, ``classes``, ``copies`` times two, ``backgrounds``.
+        size (int): Side of the square pictures of ``pretrain``, ``classes`` and ``backgrounds``.
         pretrain (int): Unlabelled pictures: train cut-outs on train photos.
         bank (int): Labelled pictures: train cut-outs on train photos.
         seen (int): Labelled pictures: train cut-outs on test photos.
@@ -85,6 +86,10 @@ class CompositeSettings:
                 raise SettingsError(f'{field.name} must lie in [16, 1024] pixels, got {value}')
             if field.type is int and field.name != 'seed' and value < 1:
                 raise SettingsError(f'{field.name} must be at least 1, got {value}')
+        if self.copies > MAX_COPIES:
+            raise SettingsError(
+                f'copies must be at most {MAX_COPIES} (four digits of the file names), got {self.copies}'
+            )
 
 
 class CompositeSet(ABC):

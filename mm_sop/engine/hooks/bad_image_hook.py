@@ -90,4 +90,4 @@ class BadImageHook(Hook):
 
 
 def _one_line(text: str) -> str:
-    return ' '.join(text.split())
+    return text.replace('\t', ' ').replace('\n', ' ')

@@ -154,6 +154,8 @@ class PretrainCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save, point to it, and only then remove what is no longer kept."""
+        if hasattr(runner.optim_wrapper, 'check_finite'):
+            runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
         self._random_states = all_gather_object(collect_random_state())
         kept, outdated = self._choose_kept(runner, step)
@@ -206,4 +208,3 @@ class PretrainCheckpointHook(CheckpointHook):
 
 def _is_multiple(number: int, interval: int) -> bool:
     return interval > 0 and number % interval == 0
-

@@ -1,89 +1,154 @@
-"""Guard against collapse."""
+"""Notices that the representation collapses, says why and what to try."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
+
+
+class CollapseError(RuntimeError):
+    """The representation has collapsed and the run was configured to stop."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A state of the diagnostics that means collapse.
+
+    Attributes:
+        name: Short name.
+        needs: Diagnostics that it reads; without them it is not looked for.
+        holds: Whether the given values show it.
+        cause: What it means.
+        remedy: What to try.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    holds: Callable[..., bool]
+    cause: str
+    remedy: str
+
+
+SYMPTOMS = (
+    Symptom(
+        'keys alike',
+        ('key_cosine',),
+        lambda key_cosine: key_cosine > 0.95,
+        'the teacher gives nearly the same embedding for every image',
+        'raise the weight of KoLeo (about 0.05), lower the learning rate, or put BatchNorm into the neck',
+    ),
+    Symptom(
+        'supports alike',
+        ('support_cosine',),
+        lambda support_cosine: support_cosine > 0.98,
+        'anchors and their supports are nearly identical, so that the prototypes tell nothing apart',
+        'use more anchors with fewer supports (num_anchors 512 to 1024, num_supports 1 to 4), a bank not larger than the '
+        'data set, or a KoLeo weight of about 0.05',
+    ),
+    Symptom(
+        'uniform targets',
+        ('loss_cls', 'target_entropy', 'max_entropy'),
+        lambda loss_cls, target_entropy, max_entropy: min(loss_cls, target_entropy) > 0.99 * max_entropy,
+        'the loss stands at ln M and the targets are uniform: the teacher prefers no prototype',
+        'lower the teacher temperature, check that the bank is filled with keys of this run, or warm up the learning '
+        'rate for longer',
+    ),
+    Symptom(
+        'few prototypes',
+        ('mean_target_entropy', 'max_entropy'),
+        lambda mean_target_entropy, max_entropy: mean_target_entropy < 0.35 * max_entropy,
+        'over the batch, the targets use few of the prototypes',
+        'raise the teacher temperature, lower its final momentum, or lower the learning rate',
+    ),
+    Symptom(
+        'agreement at chance',
+        ('agreement', 'max_entropy'),
+        lambda agreement, max_entropy: agreement <= 1.5 * math.exp(-max_entropy),
+        'student and teacher choose the same prototype no more often than by chance',
+        'lower the weight of KoLeo, weaken the augmentation, or lower the learning rate',
+    ),
+)
 
 
 @HOOKS.register_module()
 class CollapseGuardHook(Hook):
-    """Watches the diagnostics of the model, names the cause of a collapse and what helps, and can stop the run.
+    """Watches the diagnostics of a method, averaged over an interval, for the symptoms of a collapse.
 
-    It reads the means of the last interval; a cause is reported when it held in ``patience`` intervals in a row.
-    Diagnostics that a method does not log are passed over.
+    A symptom that holds at several checks in a row is reported once, and again if it returns after it went. Values
+    that are not finite are reported at once. Diagnostics that a model does not give are not looked for, so that the
+    hook serves any method.
 
     Args:
-        interval: Iterations between two looks.
-        patience: Intervals in a row.
-        action: ``'warn'`` or ``'stop'``.
-        warmup: Iterations that are not looked at, in which the banks fill up.
+        interval (int): Iterations between checks, and over which values are averaged. Defaults to 100.
+        action (str): ``'warn'`` or ``'stop'``, which raises :class:`CollapseError`. Defaults to ``'warn'``.
+        patience (int): Checks in a row that must show a symptom. Defaults to 3.
+        begin (int): Iterations before the first check, while the bank fills. Defaults to 500.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
-    priority = 'LOW'
+    # After the logged values arrived in the message hub.
+    priority = 'NORMAL'
 
-    def __init__(self, interval: int = 50, patience: int = 3, action: str = 'warn', warmup: int = 200) -> None:
+    def __init__(self, interval: int = 100, action: str = 'warn', patience: int = 3, begin: int = 500) -> None:
         if action not in ('warn', 'stop'):
             raise ValueError(f"action must be 'warn' or 'stop', got {action!r}")
+        if interval < 1 or patience < 1 or begin < 0:
+            raise ValueError(f'expected interval >= 1, patience >= 1, begin >= 0, got {interval}, {patience}, {begin}')
         self.interval = interval
-        self.patience = patience
         self.action = action
-        self.warmup = warmup
-        self._streaks: dict[str, int] = {}
+        self.patience = patience
+        self.begin = begin
+        self._counts: dict[str, int] = {}
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Look at the diagnostics."""
-        if runner.iter < self.warmup or not self.every_n_train_iters(runner, self.interval):
+    def before_train(self, runner: Runner) -> None:
+        """Forget what an earlier run showed."""
+        self._counts = {}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Check at the interval."""
+        if runner.iter + 1 >= self.begin and self.every_n_train_iters(runner, self.interval):
+            self.check(runner)
+
+    def check(self, runner: Runner) -> None:
+        """Look for all symptoms in the message hub.
+
+        Args:
+            runner: The runner.
+
+        Raises:
+            CollapseError: A symptom has lasted and ``action`` is ``'stop'``.
+        """
+        values = self._smoothed(runner.message_hub)
+        bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+        if bad:
+            self._report(runner, f'Not finite: {", ".join(bad)}. Lower the learning rate or use float32.')
             return
-        scalars = runner.message_hub.log_scalars
-        values = {
-            key.removeprefix('train/'): buffer.mean(self.interval)
-            for key, buffer in scalars.items()
-            if key.startswith('train/')
-        }
-        causes = find_causes(values)
-        self._streaks = {cause: self._streaks.get(cause, 0) + 1 for cause in causes}
-        lasting = [cause for cause, streak in self._streaks.items() if streak % self.patience == 0]
-        if not lasting:
-            return
-        message = f'Iteration {runner.iter + 1}: ' + ' '.join(lasting)
+        for symptom in SYMPTOMS:
+            if not all(name in values for name in symptom.needs):
+                continue
+            read = {name: values[name] for name in symptom.needs}
+            self._counts[symptom.name] = self._counts.get(symptom.name, 0) + 1 if symptom.holds(**read) else 0
+            if self._counts[symptom.name] == self.patience:
+                self._report(runner, _explain(symptom, read))
+
+    def _smoothed(self, hub: MessageHub) -> dict[str, float]:
+        watched = {name for symptom in SYMPTOMS for name in symptom.needs} | {'loss'}
+        scalars = hub.log_scalars
+        return {name: scalars[f'train/{name}'].mean(self.interval) for name in watched if f'train/{name}' in scalars}
+
+    def _report(self, runner: Runner, message: str) -> None:
+        message = f'Iteration {runner.iter + 1}: {message}'
         if self.action == 'stop':
-            raise RuntimeError(f'{message} (CollapseGuardHook stopped the run; action="warn" goes on)')
+            raise CollapseError(message)
         runner.logger.warning(message)
 
 
-def find_causes(values: dict[str, float]) -> list[str]:
-    """Explain diagnostics that speak of a collapse.
-
-    Args:
-        values: Means of logged values by name; see :mod:`mm_sop.models.utils.diagnostics`.
-
-    Returns:
-        A sentence or two for each cause found.
-    """
-    if any(not math.isfinite(value) for name, value in values.items() if 'loss' in name):
-        return ['The loss is not finite: lower the learning rate, lengthen the warm-up, or train in float32.']
-    get = values.get
-    causes = []
-    if get('key_cosine', 0) > 0.9:
-        causes.append(
-            'All embeddings point the same way (mean cosine between pictures above 0.9): the encoder has collapsed. '
-            'Lower the learning rate, raise the teacher momentum, add koleo_weight=0.05 or normalise the projector.'
-        )
-    elif get('support_cosine', 0) > 0.98 and get('agreement', 1) < 0.1:
-        causes.append(
-            'Supports are copies of their anchors (cosine above 0.98) and the student does not follow: nothing is '
-            'learnt. Use more anchors and fewer supports, add koleo_weight=0.05, or shrink the bank.'
-        )
-    ceiling = get('max_entropy', math.inf)
-    if get('target_entropy', 0) > 0.98 * ceiling:
-        causes.append(
-            'Targets are uniform (entropy within 2 % of its maximum): lower the teacher temperature or wait until the '
-            'bank holds real embeddings.'
-        )
-    if ceiling < math.inf and get('mean_target_entropy', math.inf) < 0.5 * ceiling:
-        causes.append(
-            'Most pictures choose the same few prototypes (entropy of the mean target below half of its maximum): '
-            'enlarge the bank, make sure that anchors are drawn anew in every step, or lower the learning rate.'
-        )
-    return causes
+def _explain(symptom: Symptom, values: dict[str, float]) -> str:
+    readings = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+    return f'Signs of collapse ({symptom.name}; {readings}): {symptom.cause}. Try this: {symptom.remedy}.'

@@ -1,5 +1,6 @@
 """Speed of training and what limits it."""
 
+import resource
 from time import perf_counter
 
 import torch
@@ -14,8 +15,8 @@ class ThroughputHook(Hook):
     """Logs images per second of all processes, the share of time spent waiting for data, and memory.
 
     Validation, checkpoints and logging do not count. Warns once if training waits for its data. Needs
-    :class:`PretrainLoop` for the waiting time. On CUDA, MMEngine logs the memory of tensors itself; elsewhere ``memory``
-    is what the process holds, in MiB.
+    :class:`PretrainLoop` for the waiting time. On CUDA, MMEngine logs the peak memory of tensors itself; elsewhere
+    ``memory`` is the peak of the process, in MiB.
 
     Args:
         interval (int): Iterations of an epoch between measurements; a divisor of the LoggerHook's. Defaults to 50.
@@ -59,7 +60,7 @@ class ThroughputHook(Hook):
         hub.update_scalar('train/images_per_second', self._num_images * get_world_size() / seconds)
         hub.update_scalar('train/data_wait', wait / seconds)
         if not torch.cuda.is_available():
-            hub.update_scalar('train/memory', _resident_mebibytes())
+            hub.update_scalar('train/memory', _peak_mebibytes())
         if wait / seconds > self.max_data_wait and not self._has_warned:
             self._has_warned = True
             self._warn(runner, wait / seconds)
@@ -74,8 +75,6 @@ class ThroughputHook(Hook):
         )
 
 
-def _resident_mebibytes() -> int:
-    """Memory of this process in RAM."""
-    with open('/proc/self/statm') as file:
-        pages = int(file.read().split()[1])
-    return pages * 4096 // 2**20
+def _peak_mebibytes() -> int:
+    """Most memory that this process ever held in RAM."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,5 +1,6 @@
-"""Optimiser wrappers."""
+"""Optimiser wrapper and its constructor."""
 
-from mm_sop.engine.optimizers.pretrain_optim_wrapper import PretrainOptimWrapper
+from .constructor import PretrainOptimWrapperConstructor
+from .pretrain_optim_wrapper import NonFiniteLossError, PretrainOptimWrapper
 
-__all__ = ['PretrainOptimWrapper']
+__all__ = ['NonFiniteLossError', 'PretrainOptimWrapper', 'PretrainOptimWrapperConstructor']

@@ -1,113 +1,189 @@
-"""Optimiser wrapper for pretraining."""
+"""Optimiser wrapper for pretraining on any device."""
 
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
+from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch.optim import Optimizer
 
-_DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
+from mm_sop.engine.optimizers.clipping import CLIPPING
+
+_DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Loss or gradients became infinite or not a number."""
 
 
 @OPTIM_WRAPPERS.register_module()
 class PretrainOptimWrapper(OptimWrapper):
-    """Mixed precision on any device, clipping per tensor, and no waiting for the device.
+    """Mixed precision, clipping and a finiteness check that never make the host wait for the device.
+
+    Parameters and optimiser states stay float32; ``dtype`` is that of the autocast around the forward pass.
+    ``grad_norm`` is the joint norm of the last optimiser step's gradients before clipping, as a tensor, or None in
+    iterations that only accumulate.
 
     Args:
-        dtype: Type of the autocast regions: ``'float32'`` (no autocast), ``'bfloat16'``, or ``'float16'`` with
-            loss scaling, which needs CUDA.
-        clip: ``dict(type='per_tensor', max_norm=3.0)``, each gradient on its own as DINO, iBOT and SOP do, or
-            ``dict(type='global_norm', max_norm=3.0)``. None does not clip.
-        check_finite_interval: Optimiser steps between two looks at whether all gradients have been finite.
-        **kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`, such as ``optimizer`` and ``accumulative_counts``.
+        optimizer (Optimizer): The optimiser.
+        dtype (str): ``'float32'``, ``'bfloat16'`` or, on CUDA and with loss scaling, ``'float16'``.
+            Defaults to ``'float32'``.
+        clip (dict, optional): ``type``, ``'per_tensor'`` (every gradient by itself, as SOP) or ``'global_norm'``,
+            and ``max_norm``, 3.0 unless given. Defaults to None, no clipping.
+        check_finite_interval (int): Iterations between reading the losses and gradient norms back to see whether they
+            are finite; 0 for never. Defaults to 50.
+        accumulative_counts (int): Iterations whose gradients make one step. Defaults to 1.
 
     Raises:
-        ValueError: If ``dtype`` or ``clip`` is not one of the above.
+        ValueError: An argument has an unknown value, or float16 is asked for without CUDA.
     """
 
     def __init__(
-        self, *args, dtype: str = 'float32', clip: dict | None = None, check_finite_interval: int = 50, **kwargs
+        self,
+        optimizer: Optimizer,
+        dtype: str = 'float32',
+        clip: dict | None = None,
+        check_finite_interval: int = 50,
+        accumulative_counts: int = 1,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        if dtype not in _DTYPES:
-            raise ValueError(f'dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}')
-        if dtype == 'float16' and not torch.cuda.is_available():
-            raise ValueError("dtype='float16' needs CUDA: use 'bfloat16' here")
-        if clip is not None and clip.get('type') not in ('per_tensor', 'global_norm'):
-            raise ValueError(f"clip needs type 'per_tensor' or 'global_norm' and max_norm, got {clip}")
-        self.dtype = _DTYPES[dtype]
-        self.clip = clip
+        if accumulative_counts < 1:
+            raise ValueError(f'accumulative_counts must be at least 1, got {accumulative_counts}')
+        super().__init__(optimizer, accumulative_counts)
+        self.device = get_device()
+        self.dtype = self._parse_dtype(dtype)
+        self.clip, self.max_norm = _parse_clip(clip)
         self.check_finite_interval = check_finite_interval
-        self.scaler = GradScaler('cuda') if dtype == 'float16' else None
-        self.gradient_norm: Tensor | None = None
-        self._num_steps = 0
-        self._all_finite: Tensor | None = None
+        self.loss_scaler = torch.amp.GradScaler(self.device) if self.dtype is torch.float16 else None
+        self.grad_norm: Tensor | None = None
+        self._unchecked: list[tuple[int, Tensor, Tensor]] = []
+
+    def _parse_dtype(self, dtype: str) -> torch.dtype | None:
+        if dtype not in _DTYPES:
+            raise ValueError(f'optim_wrapper.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}')
+        if dtype == 'float16' and self.device != 'cuda':
+            raise ValueError("optim_wrapper.dtype='float16' needs a CUDA device: use 'bfloat16' or 'float32'")
+        return _DTYPES[dtype]
 
     @contextmanager
-    def optim_context(self, model: nn.Module):
-        """Autocast, and no exchange of gradients between the steps of an accumulation."""
-        device = next(model.parameters()).device.type
-        enabled = self.dtype is not torch.float32
-        with super().optim_context(model), torch.autocast(device, self.dtype, enabled=enabled):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no exchange of gradients in iterations that only accumulate.
+
+        Args:
+            model: The model, wrapped or not.
+        """
+        precision = nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
+        with super().optim_context(model), precision:
             yield
 
+    def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+        """Back-propagate, make a step if it is time to, and note the loss.
+
+        Args:
+            loss: Scalar.
+            step_kwargs: Arguments of the optimiser's step.
+            zero_kwargs: Arguments of its zero_grad.
+
+        Raises:
+            NonFiniteLossError: A loss or gradient since the last check was not finite.
+        """
+        self.grad_norm = None
+        super().update_params(loss, step_kwargs, zero_kwargs)
+        if not self.check_finite_interval:
+            return
+        # With loss scaling, infinite gradients are normal: the step is left out.
+        use_norm = self.grad_norm is not None and self.loss_scaler is None
+        loss = loss.detach()
+        self._unchecked.append((self._inner_count, loss, self.grad_norm if use_norm else loss))
+        if self._inner_count % self.check_finite_interval == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Read back all losses and gradient norms since the last check.
+
+        Raises:
+            NonFiniteLossError: One of them was not finite.
+        """
+        if not self._unchecked:
+            return
+        iterations, *columns = zip(*self._unchecked, strict=True)
+        self._unchecked = []
+        losses, norms = torch.stack([value.float() for column in columns for value in column]).view(2, -1).tolist()
+        for index, iteration in enumerate(iterations):
+            if not (math.isfinite(losses[index]) and math.isfinite(norms[index])):
+                raise NonFiniteLossError(self._explain(iteration, losses[: index + 1], norms[index]))
+
+    def _explain(self, iteration: int, losses: list[float], norm: float) -> str:
+        shown = ', '.join(f'{loss:.5g}' for loss in losses[-5:])
+        what = 'the loss' if not math.isfinite(losses[-1]) else f'the gradient norm ({norm})'
+        checkpoint = self.message_hub.get_info('last_ckpt')
+        resume = f'go on from {checkpoint} with --resume' if checkpoint else 'start again, no checkpoint was saved yet,'
+        return (
+            f'iteration {iteration}: {what} is not finite; losses up to there: {shown}. To recover, {resume} and a '
+            "lower learning rate, a longer warm-up, clip=dict(type='per_tensor', max_norm=1.0) or dtype='float32'"
+        )
+
     def backward(self, loss: Tensor, **kwargs) -> None:
-        """Backpropagate the, for fp16 scaled, loss."""
-        super().backward(loss if self.scaler is None else self.scaler.scale(loss), **kwargs)
+        """Back-propagate, with loss scaling in float16.
+
+        Args:
+            loss: Scalar.
+            **kwargs: Arguments of :meth:`torch.Tensor.backward`.
+        """
+        super().backward(loss if self.loss_scaler is None else self.loss_scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs) -> None:
-        """Clip and update the parameters."""
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        self._clip_gradients()
-        if self.scaler is None:
+        """Clip the gradients and update the parameters.
+
+        Args:
+            **kwargs: Arguments of the optimiser's step.
+        """
+        if self.loss_scaler is not None:
+            self.loss_scaler.unscale_(self.optimizer)
+        if self.clip is not None:
+            self._clip_gradients()
+        if self.loss_scaler is None:
             self.optimizer.step(**kwargs)
         else:
-            self.scaler.step(self.optimizer, **kwargs)
-            self.scaler.update()
+            self.loss_scaler.step(self.optimizer, **kwargs)
+            self.loss_scaler.update()
+
+    def _clip_gradients(self) -> None:
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group['params'])
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if grads:
+            self.grad_norm = self.clip(grads, self.max_norm)
 
     def state_dict(self) -> dict:
-        """State of the optimiser, and of the loss scaler if there is one."""
+        """State of the optimiser, and of the loss scaler in float16."""
         state = super().state_dict()
-        if self.scaler is not None:
-            state['loss_scaler'] = self.scaler.state_dict()
+        if self.loss_scaler is not None:
+            state['loss_scaler'] = self.loss_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load what :meth:`state_dict` gave."""
+        """Restore the state; the loss scaler's is left out where ``dtype`` has changed.
+
+        Args:
+            state_dict: From :meth:`state_dict`.
+        """
         state_dict = dict(state_dict)
         scaler_state = state_dict.pop('loss_scaler', None)
-        if self.scaler is not None and scaler_state is not None:
-            self.scaler.load_state_dict(scaler_state)
+        if self.loss_scaler is not None and scaler_state is not None:
+            self.loss_scaler.load_state_dict(scaler_state)
         super().load_state_dict(state_dict)
 
-    def _clip_gradients(self) -> None:
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if not gradients:
-            return
-        norms = torch.stack(torch._foreach_norm(gradients))
-        self.gradient_norm = norms.norm()
-        self._check_finite(self.gradient_norm)
-        if self.clip is None:
-            return
-        reference = norms if self.clip['type'] == 'per_tensor' else self.gradient_norm.expand(len(norms))
-        factors = (self.clip['max_norm'] / (reference + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, list(factors.unbind()))
 
-    def _check_finite(self, norm: Tensor) -> None:
-        """Stop a run whose gradients are lost; loss scaling handles its own overflows."""
-        if self.scaler is not None:
-            return
-        finite = torch.isfinite(norm)
-        self._all_finite = finite if self._all_finite is None else self._all_finite & finite
-        self._num_steps += 1
-        if self._num_steps % self.check_finite_interval == 0:
-            if not self._all_finite:
-                raise FloatingPointError(
-                    f'a gradient was not finite in the last {self.check_finite_interval} optimiser steps. The newest '
-                    'checkpoint may already be affected, the one before it is safe. Try a lower learning rate, a '
-                    'longer warm-up, tighter clipping or dtype float32'
-                )
-            self._all_finite = None
+def _parse_clip(clip: dict | None):
+    if clip is None:
+        return None, 0.0
+    options = dict(clip)
+    name, max_norm = options.pop('type', 'per_tensor'), options.pop('max_norm', 3.0)
+    if name not in CLIPPING or max_norm <= 0 or options:
+        raise ValueError(
+            f"optim_wrapper.clip must be dict(type='per_tensor' | 'global_norm', max_norm > 0), got {dict(clip)}"
+        )
+    return CLIPPING[name], max_norm

@@ -7,6 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from mm_sop.models.utils.attention import attend
 from mm_sop.models.utils.conv_stem import ConvStem
 
 
@@ -33,6 +34,8 @@ class MaskedVisionTransformer(VisionTransformer):
         if self.cls_token is None:
             raise ValueError('MaskedVisionTransformer needs its [CLS] token: leave with_cls_token=True')
         self.interpolate_offset = interpolate_offset
+        for layer in self.layers:
+            layer.attn.scaled_dot_product_attention = attend
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         if stem == 'conv':
             projection = self.patch_embed.projection

@@ -1,0 +1,174 @@
+"""Contact sheets of generated sets, read back from their files."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+
+GAP = 2
+LABEL_HEIGHT = 12
+COLORS = ((255, 64, 64), (64, 255, 64), (80, 140, 255), (255, 220, 0))
+
+
+def write_contact_sheets(out: str | Path, names: list[str]) -> list[Path]:
+    """Draw one contact sheet per set to ``out/contact_sheets/NAME.png``.
+
+    Args:
+        out (str | Path): The folder that holds the sets.
+        names (list[str]): Sets to show.
+
+    Returns:
+        list[Path]: The files written.
+    """
+    folder = Path(out, 'contact_sheets')
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in names:
+        target = folder / f'{name}.png'
+        temporary = target.with_suffix('.partial')
+        draw_grid(SHEETS[name](Path(out, name))).save(temporary, format='PNG')
+        os.replace(temporary, target)
+        written.append(target)
+    return written
+
+
+def draw_grid(rows: dict[str, list[np.ndarray]]) -> Image.Image:
+    """Draw titled rows of (H, W, 3) uint8 pictures."""
+    heights = [max(image.shape[0] for image in images) for images in rows.values()]
+    width = max(sum(image.shape[1] + GAP for image in images) for images in rows.values())
+    sheet = Image.new('RGB', (width, sum(heights) + len(rows) * (LABEL_HEIGHT + GAP)), (32, 32, 32))
+    draw = ImageDraw.Draw(sheet)
+    y = 0
+    for (title, images), height in zip(rows.items(), heights, strict=True):
+        draw.text((2, y), title, fill=(255, 255, 255))
+        y, x = y + LABEL_HEIGHT, 0
+        for image in images:
+            sheet.paste(Image.fromarray(image), (x, y))
+            x += image.shape[1] + GAP
+        y += height + GAP
+    return sheet
+
+
+def _read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert('RGB'))
+
+
+def _spread(items: list, count: int) -> list:
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+
+
+def _pretrain(folder: Path) -> dict[str, list[np.ndarray]]:
+    files = _spread(sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg')), 96)
+    return {
+        f'pretrain {row + 1}': [_read(path) for path in files[row * 16 : row * 16 + 16]]
+        for row in range(-(-len(files) // 16))
+    }
+
+
+def _classes(folder: Path) -> dict[str, list[np.ndarray]]:
+    rows = {}
+    for part in ('bank', 'seen', 'test'):
+        listing = json.loads((folder / f'{part}.json').read_text())
+        for index, name in enumerate(listing['classes']):
+            files = [entry['path'] for entry in listing['files'] if entry['label'] == index]
+            rows[f'{part}: {name}'] = [_read(folder / path) for path in _spread(files, 16)]
+    return rows
+
+
+def outline(image: np.ndarray, masks: list[np.ndarray], boxes: list[list[float]] | None = None) -> np.ndarray:
+    """Draw the outlines of masks and, if given, (x, y, w, h) boxes on a picture of three times the size."""
+    large = cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    for i, mask in enumerate(masks):
+        enlarged = cv2.resize(mask.astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(large, contours, -1, COLORS[i % len(COLORS)], 1)
+        if boxes:
+            x, y, w, h = (round(3 * v) for v in boxes[i])
+            cv2.rectangle(large, (x, y), (x + w - 1, y + h - 1), COLORS[i % len(COLORS)], 1)
+    return large
+
+
+def _scenes(folder: Path) -> dict[str, list[np.ndarray]]:
+    rows = {}
+    for part in ('train', 'val'):
+        listing = json.loads((folder / f'annotations/instances_{part}.json').read_text())
+        for number, image in enumerate(_spread(listing['images'], 6)):
+            found = [entry for entry in listing['annotations'] if entry['image_id'] == image['id']]
+            masks = [coco_mask.decode(entry['segmentation']) for entry in found]
+            picture = outline(_read(folder / part / image['file_name']), masks, [entry['bbox'] for entry in found])
+            rows.setdefault(f'{part} {number // 3 + 1}', []).append(picture)
+    return rows
+
+
+def _segmentation(folder: Path) -> dict[str, list[np.ndarray]]:
+    palette = np.random.default_rng(0).integers(64, 256, (256, 3)).astype(np.uint8)
+    palette[0] = 0
+    rows = {}
+    for part in ('training', 'validation'):
+        masks = _spread(sorted((folder / 'annotations' / part).iterdir()), 6)
+        rows[part] = [_read(folder / 'images' / part / f'{path.stem}.jpg') for path in masks]
+        rows[f'{part}: classes'] = [palette[np.asarray(Image.open(path))] for path in masks]
+    return rows
+
+
+def _retrieval(folder: Path) -> dict[str, list[np.ndarray]]:
+    truth = json.loads((folder / 'gnd_composites.json').read_text())
+    rows = {}
+    for index in _spread(list(range(len(truth['qimlist']))), 8):
+        query = _read(folder / f'jpg/{truth["qimlist"][index]}.jpg').copy()
+        x1, y1, x2, y2 = (round(v) for v in truth['gnd'][index]['bbx'])
+        cv2.rectangle(query, (x1, y1), (x2 - 1, y2 - 1), COLORS[3], 1)
+        chosen = [
+            i for grade, count in (('easy', 3), ('hard', 3), ('junk', 2)) for i in truth['gnd'][index][grade][:count]
+        ]
+        rows[f'{truth["qimlist"][index]}: query, easy, hard, junk'] = [
+            query,
+            *(_read(folder / f'jpg/{truth["imlist"][i]}.jpg') for i in chosen),
+        ]
+    return rows
+
+
+def _copies(folder: Path) -> dict[str, list[np.ndarray]]:
+    rows = {}
+    for path in _spread(sorted((folder / 'original').iterdir()), 8):
+        strong = sorted((folder / 'strong').glob(f'{path.stem[:4]}*'))
+        weak = [folder / kind / path.name for kind in ('jpegqual/3', 'jpegqual/15', 'crops/20', 'crops/50', 'crops/80')]
+        rows[f'{path.stem}: original, jpegqual 3 15, crops 20 50 80, strong'] = [
+            _read(p) for p in (path, *weak, *strong)
+        ]
+    return rows
+
+
+def _video(folder: Path) -> dict[str, list[np.ndarray]]:
+    rows = {}
+    for sequence in _spread(sorted((folder / 'Annotations/480p').iterdir()), 8):
+        pictures = []
+        for path in _spread(sorted(sequence.iterdir()), 4):
+            labels = np.asarray(Image.open(path))
+            frame = _read(folder / f'JPEGImages/480p/{sequence.name}/{path.stem}.jpg')
+            pictures.append(outline(frame, [labels == k for k in range(1, labels.max() + 1)])[::2, ::2])
+        rows[sequence.name] = pictures
+    return rows
+
+
+def _backgrounds(folder: Path) -> dict[str, list[np.ndarray]]:
+    files = _spread(json.loads((folder / 'original.json').read_text())['files'], 16)
+    variants = ('original', 'mixed_same', 'mixed_rand', 'only_fg', 'no_fg')
+    return {v: [_read(folder / v / f['path'].removeprefix('original/')) for f in files] for v in variants}
+
+
+SHEETS: dict[str, Callable[[Path], dict[str, list[np.ndarray]]]] = {
+    'pretrain': _pretrain,
+    'classes': _classes,
+    'scenes': _scenes,
+    'segmentation': _segmentation,
+    'retrieval': _retrieval,
+    'copies': _copies,
+    'video': _video,
+    'backgrounds': _backgrounds,
+}

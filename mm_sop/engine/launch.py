@@ -1,0 +1,322 @@
+"""From a config to a trained model: what every training script of the project does."""
+
+import difflib
+import os
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.models import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+
+from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
+from mm_sop.engine.checkpoints import check_resumable, find_latest
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+# Names under which a launcher passes rank, number of processes and rank on the machine.
+_RANK_VARIABLES = dict(
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+)
+
+
+class LaunchError(ValueError):
+    """The run cannot begin; the message says what to change."""
+
+
+def launch(
+    config: str | Path | Config,
+    work_dir: str | None = None,
+    resume: bool | str = False,
+    amp: bool = False,
+    data: str | None = None,
+    launcher: str = 'none',
+    seed: int | None = None,
+    cfg_options: dict | None = None,
+) -> Runner:
+    """Train.
+
+    Works with any config of MMEngine's Runner: pretraining, classification or detection.
+
+    Args:
+        config: Config, or the path of one.
+        work_dir: Folder of the results. Defaults to ``work_dirs/<name of the config>``.
+        resume: True to go on from the latest checkpoint in the work directory, if there is one; or the path of a
+            checkpoint.
+        amp: Train with bfloat16 autocast.
+        data: Folder of the training pictures, see :func:`set_data_root`.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        seed: Random seed. Defaults to that of the config, or 0.
+        cfg_options: Changes to the config, by dotted key.
+
+    Returns:
+        The runner after training.
+
+    Raises:
+        LaunchError: Config, data or device are not as they should be.
+        CheckpointError: The checkpoint to resume from is damaged.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config)
+    merge_options(cfg, cfg_options or {})
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename or "unnamed.py").stem}'
+    set_seed(cfg, seed)
+    if data is not None:
+        set_data_root(cfg, data)
+    check_data(cfg)
+    if amp:
+        enable_bfloat16(cfg)
+    set_resume(cfg, resume)
+    prepare_cpu_dist(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    scale_learning_rate(runner)
+    expand_checkpointed(runner)
+    compile_blocks(runner, cfg.get('compile_blocks'))
+    runner.train()
+    return runner
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a config file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The config.
+
+    Raises:
+        LaunchError: It does not exist or cannot be read; similar names are suggested.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LaunchError(f'no config {path}{_suggest(str(path), _known_configs(path))}')
+    try:
+        return Config.fromfile(path)
+    except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
+        raise LaunchError(f'cannot read the config {path}: {error}') from error
+
+
+def _known_configs(path: Path) -> list[str]:
+    beside = path.parent.glob('*.py') if path.parent.is_dir() else ()
+    shipped = (file for file in CONFIGS.rglob('*.py') if '_base_' not in file.parts)
+    return sorted({os.path.relpath(file) for file in (*beside, *shipped)})
+
+
+def _suggest(name: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, cutoff=0.5)
+    return f'; did you mean {" or ".join(close)}?' if close else ''
+
+
+def merge_options(cfg: Config, options: dict) -> None:
+    """Change a config; keys that look like slips of the pen are pointed out.
+
+    Args:
+        cfg: Changed in place.
+        options: Values by dotted key.
+
+    Raises:
+        LaunchError: A key leads into something that has no such part.
+    """
+    for key, value in options.items():
+        parent, name = _find_parent(cfg, key)
+        close = difflib.get_close_matches(name, list(parent)) if parent is not None and name not in parent else []
+        if close:
+            print_log(f'--cfg-options {key}: {name!r} is new in the config; did you mean {close[0]!r}?', 'current')
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise LaunchError(f'--cfg-options {key}={value} does not fit the config: {error}') from error
+
+
+def _find_parent(cfg: Config, key: str) -> tuple[dict | None, str]:
+    """The dictionary that holds the last part of a dotted key, if it is one and exists, and that part."""
+    *path, name = key.split('.')
+    parent = cfg._cfg_dict
+    for part in path:
+        parent = parent.get(part) if isinstance(parent, dict) else None
+    return (parent if isinstance(parent, dict) else None), name
+
+
+def set_seed(cfg: Config, seed: int | None) -> None:
+    """Make sure that there is a seed, and that the order of the data follows from it alone.
+
+    Args:
+        cfg: Changed in place.
+        seed: The seed; None for that of the config, or 0.
+    """
+    randomness = dict(cfg.get('randomness') or {})
+    if seed is not None or randomness.get('seed') is None:
+        randomness['seed'] = seed or 0
+    cfg.randomness = randomness
+    sampler = cfg.get('train_dataloader', {}).get('sampler', {})
+    # MMEngine passes no seed on when those of the processes differ (diff_rank_seed).
+    if sampler.get('type') == 'ResumableSampler':
+        sampler.setdefault('seed', randomness['seed'])
+
+
+def training_dataset(cfg: Config) -> dict | None:
+    """The innermost config of the training data, without wrappers such as SeededDataset or RepeatDataset."""
+    dataset = cfg.get('train_dataloader', {}).get('dataset')
+    while dataset is not None and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def set_data_root(cfg: Config, folder: str) -> None:
+    """Train on the pictures of another folder.
+
+    Self-supervised methods need no labels: their data set becomes ``UnlabelledImages`` with the same pipeline,
+    whatever it was, so that any folder will do. In other configs only ``data_root`` changes; the folder must be laid
+    out as the data set expects.
+
+    Args:
+        cfg: Changed in place.
+        folder: Folder of the pictures.
+
+    Raises:
+        LaunchError: The config has no training data.
+    """
+    dataset = training_dataset(cfg)
+    if dataset is None:
+        raise LaunchError('--data: the config has no train_dataloader')
+    if dataset.get('type') != 'UnlabelledImages' and is_self_supervised(cfg):
+        pipeline = dataset.get('pipeline', [])
+        dataset.clear()
+        dataset.update(type='mmpretrain.UnlabelledImages', pipeline=pipeline)
+    dataset['data_root'] = folder
+
+
+def is_self_supervised(cfg: Config) -> bool:
+    """Whether the model learns without labels."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+        model = MODELS.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
+    return isinstance(model, type) and issubclass(model, BaseSelfSupervisor)
+
+
+def check_data(cfg: Config) -> None:
+    """Refuse to begin without the folder of the training pictures.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: It does not exist.
+    """
+    dataset = training_dataset(cfg) or {}
+    roots = dataset.get('data_root') or []
+    missing = [root for root in ([roots] if isinstance(roots, str) else roots) if not Path(root).exists()]
+    if missing:
+        raise LaunchError(
+            f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or make '
+            'a data set with tools/prepare_data.py'
+        )
+
+
+def enable_bfloat16(cfg: Config) -> None:
+    """Switch the optimiser wrapper of any config to bfloat16, on CPU as well as on CUDA.
+
+    Args:
+        cfg: Changed in place.
+    """
+    wrapper = cfg.optim_wrapper
+    if wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper'):
+        wrapper.pop('loss_scale', None)
+        clip = wrapper.pop('clip_grad', None)
+        if clip:
+            wrapper.clip = dict(type='global_norm', max_norm=clip['max_norm'])
+        wrapper.type = 'mmpretrain.PretrainOptimWrapper'
+    wrapper.dtype = 'bfloat16'
+
+
+def set_resume(cfg: Config, resume: bool | str) -> None:
+    """Find and check the checkpoint to go on from.
+
+    Args:
+        cfg: Changed in place.
+        resume: As for :func:`launch`.
+
+    Raises:
+        CheckpointError: It is damaged or missing; the message names another one.
+    """
+    if not resume:
+        return
+    path = find_latest(cfg.work_dir) if resume is True else Path(resume)
+    if path is None:
+        print_log(f'No checkpoint in {cfg.work_dir}: training starts from the beginning.', 'current')
+        return
+    check_resumable(path)
+    cfg.resume = True
+    cfg.load_from = str(path)
+
+
+def prepare_cpu_dist(cfg: Config) -> None:
+    """Start the processes' communication where there is no CUDA device, which MMEngine cannot do by itself.
+
+    Args:
+        cfg: Changed in place.
+
+    Raises:
+        LaunchError: The config asks for NCCL, which needs CUDA.
+    """
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    options = cfg.get('env_cfg', {}).get('dist_cfg') or {}
+    if options.get('backend', 'gloo') != 'gloo':
+        raise LaunchError(
+            f'env_cfg.dist_cfg.backend={options["backend"]!r} needs a CUDA device, and none is available: leave it out, '
+            'or add --cfg-options env_cfg.dist_cfg.backend=gloo'
+        )
+    _export_rank(cfg.launcher)
+    if not dist.is_initialized():
+        dist.init_process_group('gloo', timeout=timedelta(seconds=options.get('timeout', 1800)))
+    wrapper = dict(cfg.get('model_wrapper_cfg') or {})
+    wrapper.setdefault('type', 'MMDistributedDataParallel')
+    wrapper.setdefault('broadcast_buffers', False)
+    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _export_rank(launcher: str) -> None:
+    """Translate a launcher's variables into those of torch.distributed."""
+    if launcher not in _RANK_VARIABLES:
+        return
+    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _RANK_VARIABLES[launcher], strict=True):
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ.get('SLURM_NODELIST')
+        listing = ['scontrol', 'show', 'hostname', nodes]
+        first = subprocess.check_output(listing, text=True).split()[0] if nodes else '127.0.0.1'
+        os.environ['MASTER_ADDR'] = first
+
+
+def scale_learning_rate(runner: Runner) -> None:
+    """Scale the learning rate linearly to the global batch, if the config's ``auto_scale_lr`` is enabled.
+
+    MMEngine's own scaling leaves gradient accumulation out. The config itself keeps its value.
+
+    Args:
+        runner: Runner whose optimiser is not built yet.
+    """
+    scaling, runner.auto_scale_lr = runner.auto_scale_lr, None
+    if not scaling or not scaling.get('enable') or not isinstance(runner.optim_wrapper, dict):
+        return
+    accumulation = runner.optim_wrapper.get('accumulative_counts', 1)
+    batch_size = runner._train_dataloader['batch_size']
+    global_batch = batch_size * get_world_size() * accumulation
+    optimizer = runner.optim_wrapper['optimizer']
+    base, base_batch = optimizer['lr'], scaling['base_batch_size']
+    optimizer['lr'] = base * global_batch / base_batch
+    runner.logger.info(
+        f'Learning rate {optimizer["lr"]:.4g} = {base:.4g} x {global_batch} / {base_batch}; global batch '
+        f'{global_batch} = {batch_size} pictures x {get_world_size()} processes x {accumulation} accumulated'
+    )

@@ -1,0 +1,46 @@
+"""What a run has logged."""
+
+import json
+from pathlib import Path
+
+from mm_sop.visualization.charts import Curve
+
+
+def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
+    """Read the scalars of a run and of its resumptions as one history.
+
+    Where a later start repeats iterations, its values replace the earlier ones.
+
+    Args:
+        work_dir: Work directory of the run.
+
+    Returns:
+        Iterations and values by name.
+    """
+    history = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        lines = _read_lines(path)
+        if lines:
+            start = min(line['step'] for line in lines)
+            history = {step: values for step, values in history.items() if step < start}
+        for line in lines:
+            history.setdefault(line.pop('step'), {}).update(line)
+    names = dict.fromkeys(name for step in sorted(history) for name in history[step])
+    return {name: _curve(history, name) for name in names}
+
+
+def _curve(history: dict[int, dict], name: str) -> Curve:
+    steps = [step for step in sorted(history) if name in history[step]]
+    return steps, [history[step][name] for step in steps]
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """Parse one JSON object a line; a last line that a crash has cut is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        lines.append({name: value for name, value in line.items() if isinstance(value, int | float)})
+    return [line for line in lines if 'step' in line]

@@ -1,0 +1,127 @@
+"""What an installed MM-SOP contains, and what it needs."""
+
+import importlib.metadata
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from email.parser import Parser
+from pathlib import PurePosixPath
+
+import pytest
+import yaml
+
+import mm_sop
+import mm_sop.functional
+
+MIM = PurePosixPath('mm_sop', '.mim')
+NOT_SHIPPED = ('.*', '__pycache__', '*.egg-info', '*.py[cod]', 'build', 'data', 'dist', 'docs', 'tests', 'work_dirs')
+HEAVY = (
+    'mmengine mmcv mmpretrain mmdet timm torchvision cv2 numpy scipy sklearn skimage matplotlib tensorboard PIL pandas'
+).split()
+
+
+@pytest.fixture(scope='module')
+def wheel(repository, tmp_path_factory):
+    """A wheel built offline from a copy of the checkout."""
+    folder = tmp_path_factory.mktemp('wheel')
+    shutil.copytree(repository, folder / 'source', ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-index', '--no-deps', '--no-build-isolation']
+    subprocess.run([*command, '-w', folder, folder / 'source'], check=True, capture_output=True)
+    (path,) = folder.glob('*.whl')
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """The unpacked wheel: what an installation puts into site-packages."""
+    folder = tmp_path_factory.mktemp('installed')
+    wheel.extractall(folder)
+    return folder
+
+
+def run_python(code, *arguments, **environment):
+    """Run code in a fresh interpreter outside the checkout and return what it prints."""
+    command = [sys.executable, '-W', 'ignore', '-c', code, *map(str, arguments)]
+    environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/')
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def files_below(folder, suffix=''):
+    paths = (path for path in folder.rglob(f'*{suffix}') if path.is_file() and '__pycache__' not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+def metafile_configs(read):
+    """List the configs of all metafiles, read by a function of their path."""
+    metafiles = [yaml.safe_load(read(path)) for path in yaml.safe_load(read('model-index.yml'))['Import']]
+    return [model['Config'] for metafile in metafiles for model in metafile['Models']]
+
+
+def test_wheel_ships_package_configs_and_tools(repository, wheel):
+    names = {name for name in wheel.namelist() if not name.endswith('/')}
+    expected = {f'mm_sop/{name}' for name in files_below(repository / 'mm_sop', '.py')}
+    for folder in ('configs', 'tools'):
+        expected |= {f'{MIM}/{folder}/{name}' for name in files_below(repository / folder)}
+    expected.add(f'{MIM}/model-index.yml')
+    assert expected - names == set()
+    assert {PurePosixPath(name).parts[0] for name in names} == {'mm_sop', f'mm_sop-{mm_sop.__version__}.dist-info'}
+
+
+def test_metadata(wheel):
+    folder = f'mm_sop-{mm_sop.__version__}.dist-info'
+    metadata = Parser().parsestr(wheel.read(f'{folder}/METADATA').decode())
+    assert metadata['Version'] == mm_sop.__version__
+    assert metadata['License-Expression'] == 'Apache-2.0'
+    assert b'Apache License' in wheel.read(f'{folder}/licenses/LICENSE')
+    requirements = {re.split(r'[\s<>=;\[]', line)[0] for line in metadata.get_all('Requires-Dist')}
+    assert {'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection'} <= requirements
+    assert requirements & {'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet'} == set()
+
+
+def test_installed_version_is_the_checkouts():
+    assert importlib.metadata.version('mm-sop') == mm_sop.__version__
+
+
+def test_metafiles_name_every_config_once(repository):
+    configs = metafile_configs(lambda path: (repository / path).read_text())
+    assert [config for config in configs if not (repository / config).is_file()] == []
+    assert [config for config, count in Counter(configs).items() if count > 1] == []
+
+
+def test_mim_finds_configs_by_file_name(wheel):
+    """MIM takes a config by its file name, so none may stand in the package twice."""
+    configs = metafile_configs(lambda path: wheel.read(f'{MIM}/{path}'))
+    count = Counter(PurePosixPath(name).name for name in wheel.namelist())
+    assert [config for config in configs if count[PurePosixPath(config).name] != 1] == []
+
+
+def test_hub_finds_configs_of_the_installed_package(installed):
+    code = (
+        'import mm_sop\nfrom mmengine.hub import get_config\n'
+        'print(mm_sop.__file__)\nprint(get_config("mm_sop::sop/vitb.py").filename)'
+    )
+    module, config = run_python(code, PYTHONPATH=installed).splitlines()[-2:]
+    assert module == str(installed / 'mm_sop' / '__init__.py')
+    assert config == str(installed / MIM / 'configs' / 'sop' / 'vitb.py')
+
+
+def test_functional_needs_torch_only(repository):
+    """Heavy packages count as missing, and all of ``mm_sop.functional`` still imports."""
+    names = [module.name for module in pkgutil.iter_modules(mm_sop.functional.__path__, 'mm_sop.functional.')]
+    code = (
+        'import importlib, json, sys\nblocked, names = map(json.loads, sys.argv[1:])\n'
+        'sys.modules.update(dict.fromkeys(blocked))\n'
+        'for name in names: importlib.import_module(name)\n'
+        'print([name for name in blocked if sys.modules[name]])'
+    )
+    assert len(names) > 5
+    output = run_python(code, json.dumps(HEAVY), json.dumps(names), PYTHONPATH=repository)
+    assert output.splitlines()[-1] == '[]'
