@@ -165,6 +165,9 @@ def _serve(pipe, rank, world_size):
     """Work on tasks until the parent closes the pipe."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), GLOO_SOCKET_IFNAME='lo')
     torch.set_num_threads(1)
+    # Before the modules of the tests, as in the parent: it makes the others importable on a CPU torch.
+    import mm_sop  # noqa: F401
+
     while True:
         try:
             paths, location, arguments, rendezvous, timeout = pickle.loads(pipe.recv_bytes())

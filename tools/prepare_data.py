@@ -75,9 +75,9 @@ def add_setting_options(group: argparse._ArgumentGroup) -> None:
             shown = 'x'.join(map(str, field.default))
             group.add_argument(option, type=parse_size, metavar='WxH', default=field.default, help=f'{text} [{shown}]')
         else:
-            group.add_argument(
-                option, type=field.type, metavar='N', default=field.default, help=f'{text} [{field.default}]'
-            )
+            kind = field.type
+            text = f'{text} [{field.default}]'
+            group.add_argument(option, type=kind, metavar=kind.__name__.upper(), default=field.default, help=text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

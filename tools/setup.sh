@@ -58,7 +58,7 @@ step() {
   local name=$1 start=$SECONDS status=0
   shift
   printf '  %-42s' "$name"
-  { while sleep 10; do printf .; done; } 9>&- &
+  { while sleep 10 >/dev/null 2>&1; do printf .; done; } 9>&- &
   heartbeat=$!
   ("$@") >>"$log" 2>&1 || status=$?
   kill "$heartbeat"

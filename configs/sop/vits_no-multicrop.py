@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/models/sop_vit.py',
     '../_base_/datasets/imagenet_sop_2views.py',
-    '../_base_/schedules/sop_100e.py',
+    '../_base_/schedules/sop.py',
     '../_base_/default_runtime.py',
 ]

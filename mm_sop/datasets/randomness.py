@@ -17,12 +17,12 @@ def seed_everything_from(*entropy: int) -> None:
         *entropy (int): Non-negative numbers, for instance seed, epoch and index. Tuples that differ only in zeros at
             the end give the same state.
     """
-    # Both are Mersenne Twisters: from equal words Python and NumPy would draw equal numbers.
-    python_words, numpy_words, torch_words = np.random.SeedSequence(entropy).generate_state(12).reshape(3, 4)
-    random.seed(python_words.tobytes())
-    np.random.seed(numpy_words)
+    words = np.random.SeedSequence(entropy).generate_state(4)
+    # As bytes, which Python hashes: from equal numbers the Mersenne Twisters of Python and NumPy draw alike.
+    random.seed(words.tobytes())
+    np.random.seed(words)
     # torch.manual_seed would reseed the CUDA generators as well, and is 70 times slower.
-    torch.default_generator.manual_seed(int(torch_words[0]))
+    torch.default_generator.manual_seed(int(words[0]))
 
 
 @contextmanager

@@ -216,8 +216,8 @@ def check_data(cfg: Config) -> None:
     missing = [root for root in ([roots] if isinstance(roots, str) else roots) if not Path(root).exists()]
     if missing:
         raise LaunchError(
-            f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or make '
-            'a data set with tools/prepare_data.py'
+            f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or '
+            'make a data set with tools/prepare_data.py'
         )
 
 
@@ -272,8 +272,8 @@ def prepare_cpu_dist(cfg: Config) -> None:
     options = cfg.get('env_cfg', {}).get('dist_cfg') or {}
     if options.get('backend', 'gloo') != 'gloo':
         raise LaunchError(
-            f'env_cfg.dist_cfg.backend={options["backend"]!r} needs a CUDA device, and none is available: leave it out, '
-            'or add --cfg-options env_cfg.dist_cfg.backend=gloo'
+            f'env_cfg.dist_cfg.backend={options["backend"]!r} needs a CUDA device, and none is available: leave it '
+            'out, or add --cfg-options env_cfg.dist_cfg.backend=gloo'
         )
     _export_rank(cfg.launcher)
     if not dist.is_initialized():

@@ -111,7 +111,7 @@ class PretrainLoop(EpochBasedTrainLoop):
         if not num_seen or skips:
             return batches
         print_log(
-            f'{type(sampler).__name__} cannot skip: {num_seen} batches are loaded and thrown away. Use ResumableSampler',
+            f'{type(sampler).__name__} cannot skip: {num_seen} batches are read and thrown away; use ResumableSampler',
             logger='current',
             level=logging.WARNING,
         )

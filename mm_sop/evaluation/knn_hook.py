@@ -3,17 +3,24 @@
 import time
 from collections.abc import Callable, Sequence
 
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 from torch import nn
 
 from mm_sop.datasets.randomness import isolated_random_state
+from mm_sop.engine.utils import unwrap_model
 from mm_sop.evaluation.baselines import encode_without_network
 from mm_sop.evaluation.features import evaluation_mode, has_teacher, network_encoder
 from mm_sop.evaluation.knn import KNNEvaluator
 from mm_sop.evaluation.records import KNNRecords, describe, format_score
+
+
+def find_knn_settings(config: Config) -> dict | None:
+    """Settings of a config's KNNHook, or None if it has none."""
+    hooks = [dict(hook) for hook in config.get('custom_hooks') or [] if hook['type'] == 'KNNHook']
+    return hooks[0] if hooks else None
 
 
 @HOOKS.register_module()
@@ -74,7 +81,7 @@ class KNNHook(Hook):
     def before_train(self, runner) -> None:
         self.started = time.perf_counter()
         self.spent = 0.0
-        if not has_teacher(self._model(runner)):
+        if not has_teacher(unwrap_model(runner.model)):
             self.network = 'backbone'
         self.records = KNNRecords(runner.work_dir)
         # Only the main process is sure to see the work directory.
@@ -103,7 +110,7 @@ class KNNHook(Hook):
             self._evaluate(runner, runner.iter, runner.epoch)
 
     def _evaluate(self, runner, iteration: int, epoch: int) -> None:
-        model = self._model(runner)
+        model = unwrap_model(runner.model)
         by_readout, seconds = self._measure(network_encoder(model, self.network, self.readouts), model)
         scores = {
             name if readout == 'global' else f'{name}_{readout}': score
@@ -113,10 +120,6 @@ class KNNHook(Hook):
         record = dict(network=self.network, iter=iteration, epoch=epoch, seconds=seconds, scores=scores)
         self.records.add(record, write=is_main_process())
         self._log(runner, record)
-
-    @staticmethod
-    def _model(runner) -> nn.Module:
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
     def _measure(self, encode: Callable, model: nn.Module | None = None) -> tuple[dict, float]:
         start = time.perf_counter()
@@ -134,7 +137,7 @@ class KNNHook(Hook):
         share = self.spent / max(time.perf_counter() - self.started, 1e-9)
         runner.logger.info(
             f'k-NN at iteration {record["iter"]}, {describe(record)}, k={self.shown_neighbors}, in %: '
-            f'{self._format(record)}{self._format_references()} ({record["seconds"]:.1f} s, evaluation takes '
+            f'{self._format(record)}{self._format_references(record)} ({record["seconds"]:.1f} s, evaluation takes '
             f'{share:.1%} of the run)'
         )
 
@@ -143,6 +146,6 @@ class KNNHook(Hook):
         shown = {name: score for name, score in record['scores'].items() if name.endswith(ending)}
         return ', '.join(f'{name.removesuffix(ending)} {format_score(score)}' for name, score in shown.items())
 
-    def _format_references(self) -> str:
-        references = [record for record in self.records if not record['iter']]
+    def _format_references(self, measured: dict) -> str:
+        references = [record for record in self.records if not record['iter'] and record is not measured]
         return ''.join(f' | {describe(record)}: {self._format(record)}' for record in references)

@@ -1,6 +1,7 @@
 """The k-NN results of a run, kept as JSON beside a readable table."""
 
 import json
+import re
 from pathlib import Path
 
 from mm_sop.engine.atomic import write_atomically
@@ -62,7 +63,7 @@ def format_table(records: list[dict]) -> str:
         records: Records as in :class:`KNNRecords`, without training first.
     """
     names = list(dict.fromkeys(name for record in records for name in record['scores']))
-    rows = [['features', 'iteration', *(name.replace('_', ' ') for name in names)]]
+    rows = [['features', 'iteration', *map(describe_score, names)]]
     rows.append(['---', '---:', *['---:'] * len(names)])
     for record in sorted(records, key=lambda record: (record['iter'] is not None, record['iter'] or 0)):
         cells = [format_score(record['scores'].get(name)) for name in names]
@@ -81,7 +82,11 @@ def describe(record: dict) -> str:
     return f'{record["network"]}, untrained' if record['iter'] == 0 else record['network']
 
 
+def describe_score(name: str) -> str:
+    """Readable name of a score: ``seen_class_k20_patch`` becomes ``seen class, k = 20, patch``."""
+    return re.sub(r'_k(\d+)_?', r', k = \1, ', name).removesuffix(', ').replace('_', ' ')
+
+
 def format_score(score: dict | None) -> str:
     """Accuracy with its standard error in percent, without the sign; empty for None."""
     return '' if score is None else f'{100 * score["accuracy"]:.1f} ± {100 * score["standard_error"]:.1f}'
-

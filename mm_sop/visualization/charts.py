@@ -61,7 +61,7 @@ def knn_chart(title: str, curve: Sequence[dict], references: dict[str, dict], th
     colors = (*theme.series[1:], theme.quiet)
     for index, (name, score) in enumerate(references.items()):
         level, spread, color = 100 * score['accuracy'], 100 * score['standard_error'], colors[index % len(colors)]
-        axes.axhspan(level - spread, level + spread, color=color, alpha=0.10, linewidth=0)
+        axes.axhspan(level - spread, level + spread, color=color, alpha=0.08, linewidth=0)
         axes.axhline(level, color=color, linestyle=(0, (4, 2)), linewidth=1.3)
         labels.append((level, f'{name} {level:.1f}', color))
     _label_at_the_right(axes, labels)
@@ -105,7 +105,9 @@ def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) ->
     low, high = axes.get_ylim()
     distance = 0.075 * (high - low)
     ordered = sorted(labels)
-    for position, (_, text, color) in zip(spread_apart([level for level, *_ in ordered], distance), ordered, strict=True):
+    for position, (_, text, color) in zip(
+        spread_apart([level for level, *_ in ordered], distance), ordered, strict=True
+    ):
         axes.annotate(
             text, (1.02, position), xycoords=('axes fraction', 'data'), va='center', fontsize=9, color=color,
             annotation_clip=False,

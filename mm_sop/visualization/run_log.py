@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 from mm_sop.visualization.charts import Curve
 
@@ -27,6 +28,27 @@ def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
             history.setdefault(line.pop('step'), {}).update(line)
     names = dict.fromkeys(name for step in sorted(history) for name in history[step])
     return {name: _curve(history, name) for name in names}
+
+
+def time_shares(scalars: dict[str, Curve], records: list[dict]) -> dict[str, float]:
+    """Estimate how many seconds a run spent on training, on waiting for data and on evaluation.
+
+    Args:
+        scalars: Logged values; ``time`` is that of an iteration.
+        records: Records of :class:`KNNRecords`.
+
+    Returns:
+        Seconds by activity; empty if no times were logged.
+    """
+    if 'time' not in scalars:
+        return {}
+    steps, times = scalars['time']
+    # The median, because an iteration after an evaluation includes it.
+    total = median(times) * steps[-1]
+    waits = scalars.get('data_wait', ((), (0.0,)))[1]
+    waiting = total * sum(waits) / len(waits)
+    evaluation = sum(record['seconds'] for record in records)
+    return dict(training=total - waiting, waiting=waiting, evaluation=evaluation)
 
 
 def _curve(history: dict[int, dict], name: str) -> Curve:

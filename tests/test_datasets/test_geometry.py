@@ -22,7 +22,7 @@ def test_resizing_is_that_of_pillow(size):
 
 @pytest.mark.parametrize('scale', [32, (20, 40)])
 def test_crops_as_the_stock_transform_with_the_pillow_backend(scale):
-    image = np.asarray(smooth_picture((120, 90)))
+    image = np.array(smooth_picture((120, 90)))
     settings = dict(scale=scale, crop_ratio_range=(0.1, 0.9))
     fast = TRANSFORMS.build(dict(type='FastRandomResizedCrop', **settings))
     stock = TRANSFORMS.build(dict(type='RandomResizedCrop', interpolation='bicubic', backend='pillow', **settings))

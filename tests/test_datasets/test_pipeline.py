@@ -17,9 +17,9 @@ def read_config(repository, name):
     return Config.fromfile(repository / f'configs/_base_/datasets/{name}.py')
 
 
-def build_loader(config, folder, batch_size=4, num_workers=0):
+def build_loader(config, folder, batch_size=4):
     settings = config.train_dataloader
-    settings.update(batch_size=batch_size, num_workers=num_workers, persistent_workers=False)
+    settings.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
     settings.dataset.dataset.data_root = str(folder)
     settings.pop('pin_memory', None)
     return Runner.build_dataloader(settings, seed=0)
@@ -115,7 +115,7 @@ def test_grey_has_the_luma_of_the_colour(repository, tmp_path):
 def load_first_batches(rank, world_size, repository, pictures, name):
     init_default_scope('mmpretrain')
     config = read_config(repository, name)
-    loader = build_loader(config, pictures, batch_size=4 // world_size, num_workers=rank)
+    loader = build_loader(config, pictures, batch_size=4 // world_size)
     loader.sampler.set_epoch(1)
     batches = []
     for batch in loader:

@@ -20,19 +20,23 @@ import mm_sop
 import mm_sop.functional
 
 MIM = PurePosixPath('mm_sop', '.mim')
-NOT_SHIPPED = ('.*', '__pycache__', '*.egg-info', '*.py[cod]', 'build', 'data', 'dist', 'docs', 'tests', 'work_dirs')
-HEAVY = (
-    'mmengine mmcv mmpretrain mmdet timm torchvision cv2 numpy scipy sklearn skimage matplotlib tensorboard PIL pandas'
-).split()
+FOLDERS = ['mm_sop', 'configs', 'tools']
+FILES = ['pyproject.toml', 'setup.py', 'MANIFEST.in', 'model-index.yml', 'README.md', 'LICENSE']
+HEAVY = ['mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'timm', 'torchvision', 'cv2', 'PIL', 'numpy', 'scipy', 'sklearn']
+HEAVY += ['skimage', 'pandas', 'matplotlib', 'tensorboard', 'pycocotools']
 
 
 @pytest.fixture(scope='module')
 def wheel(repository, tmp_path_factory):
     """A wheel built offline from a copy of the checkout."""
     folder = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(repository, folder / 'source', ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+    source = folder / 'source'
+    for name in FOLDERS:
+        shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns('.mim', '__pycache__'))
+    for name in FILES:
+        shutil.copy(repository / name, source / name)
     command = [sys.executable, '-m', 'pip', 'wheel', '--no-index', '--no-deps', '--no-build-isolation']
-    subprocess.run([*command, '-w', folder, folder / 'source'], check=True, capture_output=True)
+    subprocess.run([*command, '-w', folder, source], check=True, capture_output=True)
     (path,) = folder.glob('*.whl')
     return zipfile.ZipFile(path)
 

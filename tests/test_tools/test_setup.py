@@ -124,8 +124,8 @@ def test_interrupted_setup_starts_over(run_setup, tmp_path):
     (tmp_path / '.venv').mkdir()
     (tmp_path / '.venv' / '.mm_sop_setup').write_text('incomplete\n')
     (tmp_path / '.venv' / 'half').touch()
-    version = 'case "$1$2" in *"%d.%d"*) echo 3.12;; *venv.venv) echo stopped here; exit 1;; esac'
-    result = run_setup(version)
+    interpreter = 'case "$1$2" in *"%d.%d"*) echo 3.12;; -mvenv) echo stopped here; exit 1;; esac'
+    result = run_setup(interpreter)
     assert result.returncode == 1 and 'stopped here' in result.stderr
     assert not (tmp_path / '.venv' / 'half').exists()
     assert (tmp_path / '.venv' / '.mm_sop_setup').read_text() == 'incomplete\n'

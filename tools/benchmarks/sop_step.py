@@ -19,10 +19,13 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+# The profiler announces every start and stop otherwise.
+os.environ.setdefault('KINETO_LOG_LEVEL', '9')
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmengine import Config  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import MODELS, TRANSFORMS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
@@ -31,6 +34,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.functional import normalize  # noqa: E402
 
 import mm_sop  # noqa: E402, F401
+from mm_sop.engine.atomic import write_atomically  # noqa: E402
 
 MODEL_CONFIG = ROOT / 'configs/_base_/models/sop_vit.py'
 GRID, LOCAL_GRID = (14, 14), (6, 6)
@@ -39,6 +43,8 @@ GLOBAL_WIDTH, LOCAL_WIDTH = 2, 1
 PAPER_ANCHORS = 4096
 
 METHOD = """\
+# SOP after the backbone, against the released procedure
+
 Everything of a training step that follows the backbones: the projection heads of student and teacher, the selection
 of anchors and supports, both losses, the backward pass down to the backbone's tokens, and the writes into the banks.
 
@@ -59,6 +65,12 @@ The two sides take turns in one process. Times are medians (quartiles in bracket
 turns of released time / MM-SOP time. Peak memory is the most that a part holds at once beyond its parameters and
 inputs: the running sum of all allocations and releases that PyTorch's profiler records on a CPU, the allocator's own
 maximum on CUDA.
+"""
+
+
+FOOTNOTE = """\
+Made by `python tools/benchmarks/sop_step.py`; `--help` lists the options. The same figures are in the JSON file beside
+this page.
 """
 
 
@@ -155,10 +167,11 @@ def build_released(model: nn.Module) -> ReleasedStep:
     return ReleasedStep(*heads, *banks, model.head.student_temperature, model.head.teacher_temperature)
 
 
-def draw_masks(batch: int) -> Tensor:
-    """Masks of the iBOT recipe, (B, 2, h, w)."""
+def draw_masks(batch: int, num_batches: int = 101) -> Tensor:
+    """Masks of the iBOT recipe, (B, 2, h, w); out of many batches the one with the median masked share."""
     generator = TRANSFORMS.build({'type': 'BlockMaskGenerator', 'grid': GRID})
-    return torch.from_numpy(np.stack([generator.draw_masks() for _ in range(batch)]))
+    batches = [np.stack([generator.draw_masks() for _ in range(batch)]) for _ in range(num_batches)]
+    return torch.from_numpy(sorted(batches, key=np.mean)[num_batches // 2])
 
 
 def selection(problem: Problem) -> Part:
@@ -345,7 +358,7 @@ def table(results: dict[str, dict]) -> str:
         old, new = result['released'], result['mm_sop']
         memory = old['peak_mib'] / max(new['peak_mib'], 0.1)
         cells = [name, show(old['ms']), show(new['ms']), show(result['ratio'])]
-        cells += [f'{old["peak_mib"]:,.0f}', f'{new["peak_mib"]:,.0f}', f'{memory:.1f}']
+        cells += [f'{old["peak_mib"]:,.1f}', f'{new["peak_mib"]:,.1f}', f'{memory:.1f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -356,30 +369,19 @@ def show(values: dict[str, float]) -> str:
     return f'{values["median"]:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})'
 
 
-def page(report: dict[str, dict]) -> str:
+def figures(report: dict[str, dict]) -> str:
+    """What was measured where, and the tables, as Markdown."""
     machine, settings = report['machine'], report['settings']
     where = machine['cpu'] if machine['device'] == 'cpu' else f'{machine["device"]}, {machine["cpu"]}'
-    text = ['# SOP after the backbone, against the released procedure', METHOD]
-    text.append(
+    parts = [
         f'Batch {settings["batch"]}, 2 global and {settings["local_crops"]} local crops, ViT-S/16 tokens, bank '
         f'{settings["bank"]:,}, patch bank {settings["patch_bank"]:,}, {settings["masked_share"]:.1%} of the patches '
         f'masked, {settings["repeats"]} turns. PyTorch {machine["torch"]}, {machine["precision"]}, {where}, '
         f'{machine["threads"]} threads.'
-    )
+    ]
     for title, results in report['results'].items():
-        text += [f'## {title}', table(results)]
-    text.append(
-        'Made by `python tools/benchmarks/sop_step.py`; `--help` lists the options. The same figures are in the JSON '
-        'file beside this page.'
-    )
-    return '\n\n'.join(part.strip() for part in text) + '\n'
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        parts += [f'## {title}', table(results)]
+    return '\n\n'.join(parts) + '\n'
 
 
 def parse_args() -> argparse.Namespace:
@@ -411,22 +413,27 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     init_default_scope('mmpretrain')
+    MMLogger.get_instance('sop_step', log_level='ERROR')
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
     problem = Problem(args)
+    results = {}
     parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
-    results = {'Released preset: 4 tasks of 64 anchors, halved, 8 supports; 512 patch anchors': None}
-    results[next(iter(results))] = measure(parts, problem, args)
+    parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
+    results['Released preset: 4 tasks of 64 anchors, halved, 8 supports; 512 patch anchors'] = measure(
+        parts, problem, args
+    )
     if not args.no_paper:
         paper = Problem(args, num_anchors=PAPER_ANCHORS, num_tasks=1, anchor_selection='all')
-        title = f'Preset of the paper, [CLS] only: 1 task of {PAPER_ANCHORS} anchors, 8 supports'
-        results[title] = measure([cls_selection(paper), cls_loss(paper)], paper, args)
+        results[f'Preset of the paper, [CLS] only: 1 task of {PAPER_ANCHORS} anchors, 8 supports'] = measure(
+            [cls_selection(paper), cls_loss(paper)], paper, args
+        )
     settings = {name: getattr(args, name) for name in ('batch', 'local_crops', 'bank', 'patch_bank', 'repeats', 'seed')}
-    settings['masked_share'] = problem.masks.float().mean().item()
+    settings['masked_share'] = round(problem.masks.float().mean().item(), 4)
     report = {'machine': describe_machine(args), 'settings': settings, 'results': results}
-    write(args.out, json.dumps(report, indent=2) + '\n')
-    write(args.out.with_suffix('.md'), page(report))
-    print(page(report).split(METHOD.strip())[1])
+    write_atomically(args.out, json.dumps(report, indent=2) + '\n')
+    write_atomically(args.out.with_suffix('.md'), '\n'.join([METHOD, figures(report), FOOTNOTE]))
+    print(figures(report))
 
 
 if __name__ == '__main__':

@@ -163,7 +163,8 @@ def read_listing(folder: str | Path) -> dict:
         raise AssetError(f'{path} is not valid JSON ({error}); delete the folder and build it again') from None
     if listing.get('version') != ASSETS_VERSION:
         raise AssetError(
-            f'{path} has version {listing.get("version")}, expected {ASSETS_VERSION}: delete the folder and build it again'
+            f'{path} has version {listing.get("version")}, expected {ASSETS_VERSION}: delete the folder and build it '
+            'again'
         )
     return listing
 
@@ -205,13 +206,15 @@ def find_own_sources(cutouts: str | Path, photos: str | Path, licence: str = 'un
     for folder in (cutouts, photos):
         if not Path(folder).is_dir():
             raise AssetError(f'{folder} is not a folder')
-    classes = sorted(path for path in Path(cutouts).iterdir() if path.is_dir())
+    cutouts, photos = Path(cutouts), Path(photos)
+    classes = sorted(path for path in cutouts.iterdir() if path.is_dir())
     if not classes:
         raise AssetError(f'{cutouts} has no class folders; expected {cutouts}/<class>/<picture>.png')
-    labelled = [(path, folder.name) for folder in classes for path in _pictures(folder)]
+    found = [(path, folder.name, cutouts) for folder in classes for path in _pictures(folder)]
+    found += [(path, None, photos) for path in _pictures(photos)]
     return [
-        Source(path, label, 'own', path.name, licence, 'unknown')
-        for path, label in [*labelled, *((path, None) for path in _pictures(Path(photos)))]
+        Source(path, label, path.stem, 'own', f'{root.name}/{path.relative_to(root).as_posix()}', licence, 'unknown')
+        for path, label, root in found
     ]
 
 
@@ -272,7 +275,7 @@ def choose_sources(sources: list[Source]) -> tuple[list[tuple[Source, Image.Imag
         repeated = dict(near_duplicates([signature(image) for _, image in group]))
         rejected.update({group[i][0].source: f'repeats {group[k][0].source}' for i, k in repeated.items()})
         chosen += [pair for index, pair in enumerate(group) if index not in repeated]
-    return sorted(chosen, key=lambda pair: pair[0].path), rejected
+    return sorted(chosen, key=lambda pair: pair[0].source), rejected
 
 
 def _read_source(source: Source) -> tuple[Image.Image | None, str]:
@@ -340,7 +343,7 @@ def _write_assets(chosen: list[tuple[Source, Image.Image]], rejected: dict[str, 
 
 
 def _unique_name(source: Source, taken: set[str]) -> str:
-    stem = ''.join(c if c.isalnum() else '-' for c in source.path.stem.lower()).strip('-')
+    stem = ''.join(c if c.isalnum() else '-' for c in source.name.lower()).strip('-')
     prefix = source.label or 'photo'
     name = f'{prefix}/{stem}'
     number = 2

@@ -30,6 +30,7 @@ class Style:
         background_crop (Range): Side of the crop as a share of the largest one the photo allows.
         background_blur (Range): Sigma in pixels of a picture of 64 pixels.
         background_contrast (Range): Factor on the deviation from the mean colour.
+        background_saturation (Range): Factor on the deviation from grey.
         background_brightness (Range): Offset, with 1 for white.
         distractors (tuple[int, int]): Fewest and most unlabelled things behind the objects.
         distractor_scale (Range): Longer side of a distractor.
@@ -47,19 +48,27 @@ class Style:
     background_crop: Range = (0.3, 1.0)
     background_blur: Range = (0.5, 4.0)
     background_contrast: Range = (0.3, 0.8)
+    background_saturation: Range = (0.0, 0.5)
     background_brightness: Range = (-0.2, 0.2)
     distractors: tuple[int, int] = (0, 1)
     distractor_scale: Range = (0.2, 0.5)
     occluder_probability: float = 0.3
     occluder_scale: Range = (0.15, 0.35)
     overhang: float = 0.0
-    spread: float = 0.4
+    spread: float = 1.0
     min_visible: float = 0.6
 
     def __post_init__(self) -> None:
         for name in ('object_scale', 'background_crop', 'distractor_scale', 'occluder_scale'):
             _check_range(name, getattr(self, name), above=0.0)
-        for name in ('feather', 'background_blur', 'background_contrast', 'distractors', 'objects'):
+        for name in (
+            'feather',
+            'background_blur',
+            'background_contrast',
+            'background_saturation',
+            'distractors',
+            'objects',
+        ):
             _check_range(name, getattr(self, name))
         _check_range('background_brightness', self.background_brightness, least=-1.0, most=1.0)
         for name in ('object_scale', 'background_crop'):
@@ -85,6 +94,7 @@ SCENE = Style(
     background_crop=(0.5, 1.0),
     background_blur=(0.0, 0.0),
     background_contrast=(1.0, 1.0),
+    background_saturation=(1.0, 1.0),
     background_brightness=(0.0, 0.0),
     distractors=(0, 3),
     distractor_scale=(0.15, 0.4),
@@ -194,7 +204,9 @@ def soften_background(image: np.ndarray, style: Style, rng: np.random.Generator)
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     mean = image.mean((0, 1))
     contrast, brightness = rng.uniform(*style.background_contrast), rng.uniform(*style.background_brightness)
-    return np.clip(mean + contrast * (image - mean) + brightness, 0, 1).astype(np.float32)
+    image = mean + contrast * (image - mean) + brightness
+    grey = image.mean(2, keepdims=True)
+    return np.clip(grey + rng.uniform(*style.background_saturation) * (image - grey), 0, 1).astype(np.float32)
 
 
 def draw_background(photos: list[Photo], size: tuple[int, int], style: Style, rng: np.random.Generator) -> np.ndarray:
@@ -229,7 +241,8 @@ def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
-    w, h = int(np.ceil(width * cos + height * sin)), int(np.ceil(width * sin + height * cos))
+    # Less a little, because a quarter turn must not gain a pixel from rounding.
+    w, h = (int(np.ceil(length - 1e-6)) for length in (width * cos + height * sin, width * sin + height * cos))
     matrix[:, 2] += (w - width) / 2, (h - height) / 2
     return cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
 

@@ -108,20 +108,24 @@ def read_finished(folder: Path, expected: dict) -> dict | None:
     """
     if not folder.exists():
         return None
-    advice = 'Delete the folder to generate it again, or choose another output folder (--out).'
+    advice = 'Remove or rename it to generate it again, or choose another output folder (--out).'
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         raise ExistingSetError(f'{folder} exists but is no finished composite set. {advice}') from None
-    differing = [
-        f'{key} {theirs.get(key)!r} instead of {mine.get(key)!r}'
-        for theirs, mine in ((manifest, expected), (manifest.get('settings', {}), expected['settings']))
-        for key in mine
-        if key != 'settings' and theirs.get(key) != mine.get(key)
-    ]
+    theirs, mine = _flatten(manifest), _flatten(expected)
+    differing = [f'{key} {theirs.get(key)!r} instead of {mine[key]!r}' for key in mine if theirs.get(key) != mine[key]]
     if differing:
         raise ExistingSetError(f'{folder} was generated with {", ".join(differing)}. {advice}')
     return manifest
+
+
+def _flatten(values: dict) -> dict:
+    flat = {}
+    for key, value in values.items():
+        nested = _flatten(value) if isinstance(value, dict) else {}
+        flat.update({f'{key}.{inner}': v for inner, v in nested.items()} or {key: value})
+    return flat
 
 
 def _generate_set(composite_set: CompositeSet, identity: dict, out: Path, workers: int, progress: bool) -> dict:

@@ -104,7 +104,7 @@ def signature(image: Image.Image) -> np.ndarray:
 
 
 def near_duplicates(signatures: list[np.ndarray], threshold: float = 0.955) -> list[tuple[int, int]]:
-    """Find pictures that repeat an earlier one at another size, in other colours or mirrored.
+    """Find pictures that repeat an earlier one: at another size, mirrored, or slightly changed.
 
     Args:
         signatures (list[np.ndarray]): Results of :func:`signature`.

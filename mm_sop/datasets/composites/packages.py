@@ -82,6 +82,7 @@ class Source:
     Args:
         path (Path): The picture file.
         label (str | None): The class of a cut-out, ``'distractor'``, or None for a photo.
+        name (str): A short name, made unique later.
         package (str): Where it comes from: a package name, or ``'own'``.
         source (str): The path inside the package.
         licence (str): Short name of the licence.
@@ -91,6 +92,7 @@ class Source:
 
     path: Path
     label: str | None
+    name: str
     package: str
     source: str
     licence: str
@@ -126,8 +128,8 @@ def _fetch_package(directory: Path, name: str) -> None:
     for program in ('apt-get', 'dpkg-deb'):
         if shutil.which(program) is None:
             raise PackageError(
-                f'{program} is not there, so the package {name} cannot be fetched. Prepare the asset folder on a Debian '
-                'or Ubuntu machine (tools/prepare_data.py assets) and pass it with --assets.'
+                f'{program} is not there, so the package {name} cannot be fetched. Build the asset folder on a Debian '
+                'or Ubuntu machine (tools/prepare_data.py assets), copy it here and pass it with --assets.'
             )
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=directory) as temporary:
@@ -175,7 +177,7 @@ def find_cutouts(directory: Path) -> list[Source]:
         if label is not None:
             inside = path.relative_to(root).as_posix()
             licence, holders = find_licence(licences, inside) or ('unknown', 'unknown')
-            sources.append(Source(path, label, name, inside, licence, holders, may_be_mirrored(path)))
+            sources.append(Source(path, label, path.stem, name, inside, licence, holders, may_be_mirrored(path)))
     return sources
 
 
@@ -209,12 +211,21 @@ def find_photos(directory: Path) -> list[Source]:
         if root is None:
             continue
         licences = read_licences(root / 'usr/share/doc' / name / 'copyright')
-        for path in sorted((root / folder).rglob('*.jpg')):
+        for title, path in _largest_versions(root / folder).items():
             listed = find_licence(licences, f'{documented}/{path.relative_to(root / folder).as_posix()}')
             # Packages unpacked into one common root share a folder: a photo belongs to the one that documents it.
             if listed is not None:
-                sources.append(Source(path, None, name, path.relative_to(root).as_posix(), *listed))
+                sources.append(Source(path, None, title, name, path.relative_to(root).as_posix(), *listed))
     return sources
+
+
+def _largest_versions(folder: Path) -> dict[str, Path]:
+    """The largest file of each photo, where a subfolder holds one photo cut to several screens."""
+    versions: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob('*.jpg')):
+        if not path.is_symlink():
+            versions.setdefault(Path(path.relative_to(folder).parts[0]).stem, []).append(path)
+    return {title: max(paths, key=lambda path: path.stat().st_size) for title, paths in versions.items()}
 
 
 def read_licences(path: Path) -> list[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 GAP = 2
 LABEL_HEIGHT = 12
+WEAK_EDITS = ('jpegqual/3', 'jpegqual/15', 'crops/20', 'crops/50', 'crops/80')
 COLORS = ((255, 64, 64), (64, 255, 64), (80, 140, 255), (255, 220, 0))
 
 
@@ -64,10 +65,8 @@ def _spread(items: list, count: int) -> list:
 
 def _pretrain(folder: Path) -> dict[str, list[np.ndarray]]:
     files = _spread(sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg')), 96)
-    return {
-        f'pretrain {row + 1}': [_read(path) for path in files[row * 16 : row * 16 + 16]]
-        for row in range(-(-len(files) // 16))
-    }
+    rows = [files[start : start + 16] for start in range(0, len(files), 16)]
+    return {f'pretrain {number}': [_read(path) for path in row] for number, row in enumerate(rows, 1)}
 
 
 def _classes(folder: Path) -> dict[str, list[np.ndarray]]:
@@ -119,17 +118,13 @@ def _segmentation(folder: Path) -> dict[str, list[np.ndarray]]:
 def _retrieval(folder: Path) -> dict[str, list[np.ndarray]]:
     truth = json.loads((folder / 'gnd_composites.json').read_text())
     rows = {}
-    for index in _spread(list(range(len(truth['qimlist']))), 8):
-        query = _read(folder / f'jpg/{truth["qimlist"][index]}.jpg').copy()
-        x1, y1, x2, y2 = (round(v) for v in truth['gnd'][index]['bbx'])
+    for name, graded in _spread(list(zip(truth['qimlist'], truth['gnd'], strict=True)), 8):
+        query = _read(folder / f'jpg/{name}.jpg').copy()
+        x1, y1, x2, y2 = (round(v) for v in graded['bbx'])
         cv2.rectangle(query, (x1, y1), (x2 - 1, y2 - 1), COLORS[3], 1)
-        chosen = [
-            i for grade, count in (('easy', 3), ('hard', 3), ('junk', 2)) for i in truth['gnd'][index][grade][:count]
-        ]
-        rows[f'{truth["qimlist"][index]}: query, easy, hard, junk'] = [
-            query,
-            *(_read(folder / f'jpg/{truth["imlist"][i]}.jpg') for i in chosen),
-        ]
+        chosen = [*graded['easy'][:3], *graded['hard'][:3], *graded['junk'][:2]]
+        found = [_read(folder / f'jpg/{truth["imlist"][i]}.jpg') for i in chosen]
+        rows[f'{name}: query, 3 easy, 3 hard, 2 junk'] = [query, *found]
     return rows
 
 
@@ -137,10 +132,8 @@ def _copies(folder: Path) -> dict[str, list[np.ndarray]]:
     rows = {}
     for path in _spread(sorted((folder / 'original').iterdir()), 8):
         strong = sorted((folder / 'strong').glob(f'{path.stem[:4]}*'))
-        weak = [folder / kind / path.name for kind in ('jpegqual/3', 'jpegqual/15', 'crops/20', 'crops/50', 'crops/80')]
-        rows[f'{path.stem}: original, jpegqual 3 15, crops 20 50 80, strong'] = [
-            _read(p) for p in (path, *weak, *strong)
-        ]
+        shown = [path, *(folder / kind / path.name for kind in WEAK_EDITS), *strong]
+        rows[f'{path.stem}: original, {", ".join(WEAK_EDITS)}, strong'] = [_read(file) for file in shown]
     return rows
 
 

@@ -52,7 +52,7 @@ class Track:
 
 
 class VideoSet(CompositeSet):
-    """``video/``: ``JPEGImages/480p/<sequence>/*.jpg``, ``Annotations/480p/<sequence>/*.png``, ``ImageSets/2017/*.txt``.
+    """``video/``: ``{JPEGImages,Annotations}/480p/<sequence>/*.{jpg,png}`` and ``ImageSets/2017/{train,val}.txt``.
 
     One or two cut-outs move, grow or shrink and turn over a photo that pans; the masks are palette pictures with the
     object numbers. Training sequences use train cut-outs and photos, validation sequences test ones. The folder is

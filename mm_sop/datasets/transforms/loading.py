@@ -135,7 +135,7 @@ def _plain_png_size(data):
 def _plain_jpeg_size(data):
     """Width and height of a JPEG that OpenCV reads as Pillow does: complete, 8 bits, 1 or 3 components.
 
-    OpenCV fills the missing part of a truncated file with grey instead of complaining, so the end marker is looked for.
+    The end marker is looked for because versions of OpenCV fill the missing part of a truncated file with grey.
     """
     if not data.startswith(b'\xff\xd8'):
         return None

@@ -46,8 +46,8 @@ SYMPTOMS = (
         ('support_cosine',),
         lambda support_cosine: support_cosine > 0.98,
         'anchors and their supports are nearly identical, so that the prototypes tell nothing apart',
-        'use more anchors with fewer supports (num_anchors 512 to 1024, num_supports 1 to 4), a bank not larger than the '
-        'data set, or a KoLeo weight of about 0.05',
+        'use more anchors with fewer supports (num_anchors 512 to 1024, num_supports 1 to 4), a bank not larger '
+        'than the data set, or a KoLeo weight of about 0.05',
     ),
     Symptom(
         'uniform targets',

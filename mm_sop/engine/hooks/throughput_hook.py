@@ -30,10 +30,10 @@ class ThroughputHook(Hook):
             raise ValueError(f'expected interval >= 1 and a share, got {interval} and {max_data_wait}')
         self.interval = interval
         self.max_data_wait = max_data_wait
-        self._has_warned = False
 
     def before_train(self, runner: Runner) -> None:
-        """Start the first interval."""
+        """Start the first interval, in which waiting is no fault: workers begin to load."""
+        self._warns = self._has_warned = False
         self._reset(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -61,12 +61,12 @@ class ThroughputHook(Hook):
         hub.update_scalar('train/data_wait', wait / seconds)
         if not torch.cuda.is_available():
             hub.update_scalar('train/memory', _peak_mebibytes())
-        if wait / seconds > self.max_data_wait and not self._has_warned:
-            self._has_warned = True
+        if self._warns and wait / seconds > self.max_data_wait:
             self._warn(runner, wait / seconds)
+        self._warns = not self._has_warned
 
-    @staticmethod
-    def _warn(runner: Runner, share: float) -> None:
+    def _warn(self, runner: Runner, share: float) -> None:
+        self._has_warned = True
         loader = runner.train_dataloader
         runner.logger.warning(
             f'Training waits for data {share:.0%} of the time. Raise train_dataloader.num_workers '

@@ -1,0 +1,12 @@
+# k-NN on the composites during training: `seen`, known objects on unseen photos, and `test`, unseen objects on unseen photos.
+classes_root = 'data/composites/classes'
+test_pipeline = [
+    dict(type='LoadPicture'),
+    dict(type='Resize', scale=48, interpolation='area'),
+    dict(type='PackInputs'),
+]
+bank = dict(type='LabelledImages', data_root=classes_root + '/bank', pipeline=test_pipeline)
+queries = dict(
+    seen=dict(type='LabelledImages', data_root=classes_root + '/seen', pipeline=test_pipeline),
+    test=dict(type='LabelledImages', data_root=classes_root + '/test', pipeline=test_pipeline))
+knn_hook = dict(type='KNNHook', bank=bank, queries=queries, num_neighbors=[20], interval=1)

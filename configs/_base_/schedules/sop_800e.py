@@ -1,3 +1,0 @@
-_base_ = './sop_100e.py'
-
-train_cfg = dict(max_epochs=800)

@@ -1,0 +1,49 @@
+"""Report at the end of training."""
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmpretrain.registry import HOOKS
+
+from mm_sop.engine.utils import unwrap_model
+from mm_sop.visualization.report import write_report
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Writes ``report/index.html`` into the work directory when training ends.
+
+    The main process writes it. Training is not disturbed, and a report that fails is a logged error, not the end of
+    the run.
+
+    Args:
+        interval: Epochs between reports during training. Defaults to None, only at the end.
+        seed: Seed for the choice of the pictures that are shown.
+    """
+
+    # After the last evaluation.
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int | None = None, seed: int = 0) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f'interval of ReportHook must be at least 1 or None, got {interval}')
+        self.interval = interval
+        self.seed = seed
+
+    def after_train_epoch(self, runner) -> None:
+        if self.interval is not None and self.every_n_epochs(runner, self.interval):
+            self._write(runner)
+
+    def after_train(self, runner) -> None:
+        self._write(runner)
+
+    @master_only
+    def _write(self, runner) -> None:
+        try:
+            path = write_report(runner.work_dir, runner.cfg, unwrap_model(runner.model), self.seed)
+        except Exception:
+            runner.logger.exception(
+                f'The report could not be written. Training is not affected; try again with: '
+                f'python tools/make_report.py {runner.work_dir}'
+            )
+        else:
+            runner.logger.info(f'Report: {path}')

@@ -1,0 +1,88 @@
+"""Every config file can be used."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmpretrain.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_builds(path):
+    config = Config.fromfile(path)
+    with torch.device('meta'):
+        model = MODELS.build(dict(config.model, data_preprocessor=config.data_preprocessor))
+    assert isinstance(model, torch.nn.Module)
+    for hook in [*config.default_hooks.values(), *config.custom_hooks]:
+        assert HOOKS.get(hook['type']), hook
+    assert LOOPS.get(config.train_cfg.type)
+    assert OPTIM_WRAPPERS.get(config.optim_wrapper.type)
+    assert Compose(config.train_dataloader.dataset.dataset.pipeline)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_mask_grid_fits_the_backbone(path):
+    config = Config.fromfile(path)
+    if config.model.get('mim_head') is None:
+        return
+    pipeline = config.train_dataloader.dataset.dataset.pipeline
+    masks = next(step for step in pipeline if step['type'] == 'BlockMaskGenerator')
+    views = next(step for step in pipeline if step['type'] == 'MultiView')
+    crop = views['transforms'][0][0]['scale']
+    side = crop // config.model.backbone.patch_size
+    assert masks['grid'] == (side, side)
+
+
+def test_at_most_three_levels_of_inheritance():
+    def depth(path):
+        found = re.search(r'^_base_ = (\[.*?\]|\S+)', path.read_text(), re.M | re.S)
+        bases = re.findall(r"'([^']+)'", found.group(1)) if found else []
+        return 1 + max((depth((path.parent / base).resolve()) for base in bases), default=0)
+
+    assert {path.name: depth(path) for path in CONFIGS if depth(path) > 3} == {}
+
+
+def test_presets_of_released_code_and_paper():
+    released = Config.fromfile(ROOT / 'configs/sop/vitb.py').model
+    sampler = released.head.prototypes
+    assert (sampler.num_anchors, sampler.num_supports, sampler.num_tasks) == (64, 8, 4)
+    assert (sampler.anchor_selection, sampler.anchor_weight, sampler.bank.size) == ('uniform', 0.9, 65536)
+    local = released.target_generator.prototypes
+    assert (local.num_anchors, local.num_supports, local.num_tasks, local.bank.size) == (512, 0, 1, 8192)
+    paper = Config.fromfile(ROOT / 'configs/sop/vitb_paper.py').model.head.prototypes
+    assert (paper.num_anchors, paper.num_supports, paper.num_tasks) == (4096, 8, 1)
+    assert paper.anchor_selection == 'all'
+
+
+@pytest.mark.parametrize('metafile', sorted((ROOT / 'configs').glob('*/metafile.yml')), ids=lambda p: p.parent.name)
+def test_metafile(metafile):
+    content = yaml.safe_load(metafile.read_text())
+    collections = {collection['Name'] for collection in content['Collections']}
+    for collection in content['Collections']:
+        assert (ROOT / collection['README']).is_file()
+    for model in content['Models']:
+        assert model['In Collection'] in collections
+        config = Config.fromfile(ROOT / model['Config'])
+        assert model['Metadata']['Epochs'] == config.train_cfg.max_epochs
+        assert model['Name'] in (ROOT / model['Config']).read_text()
+        with torch.device('meta'):
+            backbone = MODELS.build(config.model.backbone)
+        parameters = sum(p.numel() for name, p in backbone.named_parameters() if name != 'mask_token')
+        assert model['Metadata']['Parameters'] == parameters
+
+
+def test_readme_names_every_config():
+    readme = (ROOT / 'configs/sop/README.md').read_text()
+    named = set()
+    for name in re.findall(r'`([a-z0-9_{},-]+)\.py`', readme):
+        head, _, rest = name.partition('{')
+        options, _, tail = rest.partition('}')
+        named |= {head + option + tail for option in options.split(',')}
+    assert {path.stem for path in CONFIGS if path.parent.name == 'sop'} <= named

@@ -1,0 +1,176 @@
+import errno
+import os
+import shutil
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from toy_training import train
+
+from mm_sop.engine import atomic
+from mm_sop.engine.checkpoints import CheckpointError, check_resumable, find_latest
+from mm_sop.engine.hooks import PretrainCheckpointHook
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """Work directory of a finished run with two checkpoints."""
+    work_dir = tmp_path_factory.mktemp('finished')
+    train(work_dir)
+    return work_dir
+
+
+@pytest.fixture
+def copied(finished, work_dir):
+    shutil.copytree(finished, work_dir, dirs_exist_ok=True)
+    return work_dir
+
+
+def names(work_dir):
+    return sorted(path.name for path in work_dir.glob('*.pth'))
+
+
+def test_recent_checkpoints_are_kept_and_the_latest_is_named(finished):
+    # Interval 4 and the ends of epochs, 7, 14 and 21, each after the next optimiser step.
+    assert names(finished) == ['iter_20.pth', 'iter_21.pth']
+    assert find_latest(finished) == finished / 'iter_21.pth'
+
+
+def test_checkpoints_load_without_running_code(finished):
+    with torch.serialization.safe_globals(get_torch_safe_globals()):
+        checkpoint = torch.load(finished / 'iter_21.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 21
+    assert checkpoint['meta']['epoch'] == 3
+    assert checkpoint['pretrain']['iters_per_epoch'] == 7
+    assert len(checkpoint['pretrain']['random_states']) == 1
+
+
+def test_older_checkpoints_are_removed_only_after_the_new_one(work_dir, monkeypatch):
+    seen = []
+    save = Runner.save_checkpoint
+
+    def watch(self, out_dir, filename, *args, **kwargs):
+        before = names(work_dir)
+        save(self, out_dir, filename, *args, **kwargs)
+        seen.append((before, names(work_dir)))
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', watch)
+    train(work_dir, **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    assert [len(before) for before, _ in seen] == [0] + [1] * (len(seen) - 1)
+    assert all(len(after) == len(before) + 1 for before, after in seen)
+    assert names(work_dir) == ['iter_21.pth']
+
+
+def test_permanent_checkpoints_stay(work_dir):
+    train(work_dir, **{'default_hooks.checkpoint': dict(interval=2, epochs=-1, keep_every=2, max_keep_ckpts=1)})
+    assert names(work_dir) == ['iter_14.pth', 'iter_21.pth']
+
+
+def test_a_full_disk_leaves_the_run_resumable(work_dir, monkeypatch):
+    """The disk is full from the second checkpoint on."""
+    flush, calls = os.fsync, []
+
+    def fill(descriptor):
+        calls.append(descriptor)
+        # Two flushes, of file and folder, for the first checkpoint and for its name.
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        flush(descriptor)
+
+    monkeypatch.setattr(atomic.os, 'fsync', fill)
+    with pytest.raises(OSError, match=r'No space left on device: [\d,]+ bytes are needed .*iter_8\.pth'):
+        train(work_dir)
+    assert names(work_dir) == ['iter_4.pth']
+    assert find_latest(work_dir) == work_dir / 'iter_4.pth'
+    assert not list(work_dir.glob('.*.tmp'))
+    monkeypatch.undo()
+    assert train(work_dir, resume=True, experiment_name='resumed').iter == 21
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def scribble(path):
+    path.write_bytes(b'not a checkpoint')
+
+
+def weights_only(path):
+    torch.save(dict(state_dict={}, meta={}), path)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'fault'),
+    [
+        (truncate, 'it is truncated or no checkpoint'),
+        (empty, 'it is empty'),
+        (scribble, 'truncated or no checkpoint'),
+        (weights_only, 'message_hub, optimizer missing'),
+        (os.remove, 'there is no such file'),
+    ],
+)
+def test_damaged_checkpoint_is_refused_with_the_newest_sound_one(copied, damage, fault):
+    path = find_latest(copied)
+    damage(path)
+    with pytest.raises(CheckpointError, match=fault) as caught:
+        check_resumable(path)
+    assert str(path) in str(caught.value)
+    assert f'--resume {copied / "iter_20.pth"}' in str(caught.value)
+
+
+def test_no_sound_checkpoint_is_said(copied):
+    for path in copied.glob('*.pth'):
+        truncate(path)
+    with pytest.raises(CheckpointError, match='no other checkpoint beside it is readable'):
+        check_resumable(copied / 'iter_21.pth')
+
+
+def test_moved_run_and_lost_pointer_are_found(copied):
+    # `last_checkpoint` holds the path in the folder that was copied.
+    (copied / 'last_checkpoint').write_text('/elsewhere/iter_20.pth')
+    assert find_latest(copied) == copied / 'iter_20.pth'
+    (copied / 'last_checkpoint').unlink()
+    assert find_latest(copied) == copied / 'iter_21.pth'
+    assert find_latest(copied / 'nothing') is None
+
+
+def test_checkpoint_of_another_model_is_refused(copied):
+    checkpoint = torch.load(copied / 'iter_21.pth', weights_only=False)
+    checkpoint['state_dict']['backbone.token'] = torch.zeros(1, 1, 16)
+    checkpoint['state_dict']['neck.weight'] = torch.zeros(1)
+    del checkpoint['state_dict']['backbone.layers.0.bias']
+    torch.save(checkpoint, copied / 'iter_21.pth')
+    with pytest.raises(CheckpointError) as caught:
+        train(copied, resume=True, experiment_name='resumed')
+    message = str(caught.value)
+    assert 'another model, 3 tensors differ' in message
+    assert 'backbone.token is (1, 1, 16), expected (1, 1, 8)' in message
+    assert 'unexpected neck.weight' in message
+    assert 'missing backbone.layers.0.bias' in message
+
+
+def test_changed_number_of_iterations_is_said(copied, capsys):
+    (copied / 'last_checkpoint').write_text(str(copied / 'iter_20.pth'))
+    changes = {'train_dataloader.batch_size': 3, 'resume': True, 'experiment_name': 'resumed'}
+    runner = train(copied, **changes)
+    assert runner.iter == 30
+    assert 'An epoch had 7 iterations and has 10 now' in capsys.readouterr().out
+
+
+def test_best_checkpoint_survives_the_removal(work_dir):
+    options = dict(save_best='accuracy', rule='greater', max_keep_ckpts=1)
+    runner = train(work_dir, **{'default_hooks.checkpoint': options, 'train_cfg.max_epochs': 1})
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, PretrainCheckpointHook)]
+    hook.after_val_epoch(runner, dict(accuracy=0.5))
+    hook.after_val_epoch(runner, dict(accuracy=0.4))
+    assert names(work_dir) == ['best_accuracy_iter_7.pth', 'iter_7.pth']
+
+
+def test_signal_interval_must_be_positive():
+    with pytest.raises(ValueError, match='signal_interval must be at least 1'):
+        PretrainCheckpointHook(signal_interval=0)

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Train in several processes of this machine, or of NNODES machines: one for each GPU, or simply GPUS processes
+# where there is none.
+#   bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, the same command on each.
+# SIGUSR1, SIGTERM and Ctrl-C save a checkpoint and end; SHUTDOWN_TIMEOUT is the number of seconds that it may take.
+set -euo pipefail
+
+if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: bash $0 CONFIG GPUS [arguments of train.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+GPUS=$2
+TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+NNODES=${NNODES:-1}
+PYTHON=${PYTHON:-python}
+
+CORES=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > GPUS ? CORES / GPUS : 1))}
+export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
+
+if [ "$NNODES" -eq 1 ]; then
+    # Port 0 lets the system choose a free one.
+    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint="localhost:${PORT:-0}")
+else
+    RENDEZVOUS=(--node-rank="${NODE_RANK:?set NODE_RANK}" --master-addr="${MASTER_ADDR:?set MASTER_ADDR}"
+        --master-port="${PORT:-29500}")
+fi
+
+"$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \
+    --shutdown-timeout="${SHUTDOWN_TIMEOUT:-600}" "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
+AGENT=$!
+
+# The processes themselves get the signal: the agent would not wait for them, nor pass on their exit code.
+forward() {
+    for worker in $(ps -o pid= --ppid "$AGENT"); do
+        kill "-$1" "$worker" 2>/dev/null || true
+    done
+}
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+
+# A trapped signal interrupts `wait`.
+while true; do
+    STATUS=0
+    wait "$AGENT" || STATUS=$?
+    kill -0 "$AGENT" 2>/dev/null || exit "$STATUS"
+done
