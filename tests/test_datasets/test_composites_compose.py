@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mm_sop.datasets.composites import OBJECT_CENTRED, SCENE, Canvas, Cutout, Photo, Split, Style, compose
+from mm_sop.datasets.composites import SCENE, Canvas, Cutout, Photo, Split, Style, compose
 from mm_sop.datasets.composites.compose import (
     crop_photo,
     draw_clutter,
@@ -155,14 +155,17 @@ class TestBackground:
     def test_softening(self):
         rng = np.random.default_rng(0)
         image = rng.random((64, 64, 3)).astype(np.float32)
-        style = replace(OBJECT_CENTRED, background_blur=(0, 0), background_contrast=(0.5, 0.5))
-        result = soften_background(image, replace(style, background_brightness=(0.1, 0.1)), rng)
+        style = replace(SCENE, background_contrast=(0.5, 0.5), background_brightness=(0.1, 0.1))
+        result = soften_background(image, style, rng)
         mean = image.mean((0, 1))
         np.testing.assert_allclose(result, np.clip(mean + 0.5 * (image - mean) + 0.1, 0, 1), atol=1e-5)
         untouched = soften_background(image, SCENE, rng)
         np.testing.assert_allclose(untouched, image, atol=1e-6)
         blurred = soften_background(image, replace(SCENE, background_blur=(3, 3)), rng)
         assert blurred.std() < 0.2 * image.std()
+        paler = soften_background(image, replace(SCENE, background_saturation=(0.25, 0.25)), rng)
+        np.testing.assert_allclose(paler.mean(-1), image.mean(-1), atol=1e-5)
+        np.testing.assert_allclose(np.ptp(paler, -1), 0.25 * np.ptp(image, -1), atol=1e-5)
 
 
 class TestPlacement:
@@ -262,6 +265,7 @@ class TestCompose:
         ('background_crop', (0.1, 1.1)),
         ('background_brightness', (-2, 0)),
         ('background_blur', (-1, 0)),
+        ('background_saturation', (-0.1, 1)),
         ('distractors', (-1, 2)),
         ('objects', (0, 2)),
         ('min_visible', 1.5),

@@ -146,7 +146,7 @@ def test_checkpoint_of_another_model_is_refused(copied):
     del checkpoint['state_dict']['backbone.layers.0.bias']
     torch.save(checkpoint, copied / 'iter_21.pth')
     with pytest.raises(CheckpointError) as caught:
-        train(copied, resume=True, experiment_name='resumed')
+        train(copied, resume=True, load_from=str(copied / 'iter_21.pth'))
     message = str(caught.value)
     assert 'another model, 3 tensors differ' in message
     assert 'backbone.token is (1, 1, 16), expected (1, 1, 8)' in message

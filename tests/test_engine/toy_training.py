@@ -3,6 +3,8 @@
 import copy
 import os
 import signal
+import time
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -77,16 +79,24 @@ class ToyMethod(BaseModel):
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Sends this process a signal after an iteration, on one rank only."""
+    """Sends a signal after an iteration of one rank: to this process, or to the script that launched all of them."""
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, name, iteration, rank=0):
+    def __init__(self, name, iteration, rank=0, to_script=False):
         self.number, self.iteration, self.rank = signal.Signals[name], iteration, rank
+        self.to_script = to_script
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration and runner.rank == self.rank:
-            os.kill(os.getpid(), self.number)
+        if runner.iter + 1 != self.iteration or runner.rank != self.rank:
+            return
+        os.kill(parent_of(os.getppid()) if self.to_script else os.getpid(), self.number)
+        if self.to_script:
+            time.sleep(1)
+
+
+def parent_of(pid):
+    return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
 
 
 def toy_config(work_dir, **changes):

@@ -7,7 +7,8 @@ data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+    to_rgb=True,
+    non_blocking=True)
 
 global_scale = (0.32, 1.0)  # iBOT's for ViT-B and ViT-L; for ViT-S (0.25, 1.0)
 local_scale = (0.05, 0.32)  # for ViT-S (0.05, 0.25)

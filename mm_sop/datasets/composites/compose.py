@@ -198,7 +198,7 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def soften_background(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Blur a background, lower its contrast and shift its brightness by the ranges of a style."""
+    """Blur a background and change its contrast, brightness and saturation by the ranges of a style."""
     sigma = rng.uniform(*style.background_blur) * min(image.shape[:2]) / REFERENCE_SIDE
     if sigma > 0:
         image = cv2.GaussianBlur(image, (0, 0), sigma)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -153,8 +154,8 @@ def _render_all(composite_set: CompositeSet, folder: Path, workers: int, progres
     count = len(composite_set)
     if progress:
         print(f'{composite_set.name}: {count} items, {workers} processes', flush=True)
-        bar = ProgressBar(count, bar_width=30)
-    for chunk in _render_chunks(composite_set, folder, workers, max(min(count // (workers * 8), 50), 1)):
+        bar = ProgressBar(count, bar_width=30, file=sys.stdout)
+    for chunk in _render_chunks(composite_set, folder, workers, max(min(count // (workers * 8), 200), 1)):
         yield from chunk
         if progress:
             bar.update(len(chunk))

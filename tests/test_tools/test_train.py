@@ -1,0 +1,142 @@
+"""The training scripts, started for real."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed import run_distributed
+
+TOY = Path(__file__).parents[1] / 'test_engine'
+sys.path.insert(0, str(TOY))
+
+from toy_training import differences, state_of, toy_config, train  # noqa: E402
+
+
+@pytest.fixture
+def environment(repository):
+    path = os.pathsep.join([str(TOY), str(TOY.parent), str(repository)])
+    return dict(os.environ, PYTHONPATH=path, PYTHON=sys.executable, OMP_NUM_THREADS='1')
+
+
+def write_config(work_dir, **signal):
+    cfg = toy_config(work_dir, log_level='INFO')
+    if signal:
+        cfg.custom_hooks.append(dict(type='SignalHook', **signal))
+    cfg.launcher = 'none'
+    path = work_dir / 'toy.py'
+    cfg.dump(path)
+    return path
+
+
+def run(command, environment):
+    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work_dir, environment):
+    command = [sys.executable, repository / 'tools/train.py', work_dir / 'toy.py']
+
+    write_config(work_dir, name='SIGKILL', iteration=9)
+    killed = run(command, environment)
+    assert killed.returncode == -9
+    assert (work_dir / 'last_checkpoint').read_text().endswith('iter_8.pth')
+
+    write_config(work_dir, name='SIGUSR1', iteration=12)
+    queued = run([*command, '--resume'], environment)
+    assert queued.returncode == 0, queued.stderr
+    assert f'Stopped by SIGUSR1. Go on with the same command and --resume {work_dir}/iter_12.pth' in queued.stdout
+
+    write_config(work_dir, name='SIGTERM', iteration=17)
+    stopped = run([*command, '--resume', work_dir / 'iter_12.pth'], environment)
+    assert stopped.returncode == 143, stopped.stderr
+    # One iteration later than the signal, when the accumulated gradients are used.
+    assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_18.pth' in stopped.stdout
+
+    resumed = train(work_dir, resume=True, experiment_name='resumed')
+    straight = train(work_dir / 'straight', experiment_name='straight')
+    assert differences(state_of(straight), state_of(resumed)) == []
+
+
+def straight_run(rank, world_size, work_dir):
+    from mm_sop.engine.launch import launch
+
+    return state_of(launch(toy_config('unused'), work_dir, launcher='pytorch'))
+
+
+def test_two_processes_killed_and_signalled_through_the_script(repository, work_dir, environment):
+    command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2']
+
+    write_config(work_dir, name='SIGKILL', iteration=9, rank=1)
+    killed = run(command, environment)
+    assert killed.returncode != 0
+    assert (work_dir / 'last_checkpoint').read_text().endswith('iter_8.pth')
+
+    write_config(work_dir, name='SIGUSR1', iteration=11, rank=0, to_script=True)
+    queued = run([*command, '--resume'], environment)
+    assert queued.returncode == 0, queued.stderr
+    assert 'Stopped by SIGUSR1' in queued.stdout
+    stopped_at = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=False)['meta']['iter']
+    assert stopped_at == 12
+
+    write_config(work_dir)
+    finished = run([*command, '--resume'], environment)
+    assert finished.returncode == 0, finished.stderr
+    checkpoint = torch.load(work_dir / 'iter_9.pth', weights_only=False)
+    straight = run_distributed(straight_run, str(work_dir / 'straight'))[0]
+    for name, value in checkpoint['state_dict'].items():
+        assert value.equal(straight[name])
+
+
+def test_wrong_use_is_explained(repository, work_dir, environment, tmp_path):
+    usage = run(['bash', repository / 'tools/dist_train.sh', 'config.py', 'two'], environment)
+    assert (usage.returncode, usage.stderr[:6]) == (2, 'usage:')
+    command = [sys.executable, repository / 'tools/train.py', work_dir / 'toy.py']
+    unknown = run(command, environment)
+    assert unknown.returncode == 1
+    assert unknown.stderr.splitlines()[-1].startswith(f'train.py: no config {work_dir}/toy.py')
+
+
+def load_script(repository):
+    import importlib.util
+
+    specification = importlib.util.spec_from_file_location('train_script', repository / 'tools/train.py')
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_arguments(repository, monkeypatch, capsys):
+    script = load_script(repository)
+    options = ['--resume', '--amp', '--data', 'd', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', *options])
+    assert vars(script.parse_args()) == dict(
+        config='config.py',
+        work_dir=None,
+        resume=True,
+        amp=True,
+        data='d',
+        seed=4,
+        launcher='none',
+        cfg_options={'a.b': 1, 'c': ['x', 2]},
+    )
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--cfg-options', 'lr', '3'])
+    with pytest.raises(SystemExit):
+        script.parse_args()
+    assert '--cfg-options: expected KEY=VALUE ..., got lr 3' in capsys.readouterr().err
+
+
+def test_slurm_script_asks_for_tasks_and_passes_arguments_on(repository, environment, tmp_path):
+    fake = tmp_path / 'srun'
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    environment.update(PATH=f'{tmp_path}:{environment["PATH"]}', SRUN_ARGS='--signal=USR1@300')
+    script = repository / 'tools/slurm_train.sh'
+    result = run(['bash', script, 'gpu', 'job', 'a b.py', '16', '--seed', '1'], environment)
+    arguments = result.stdout.splitlines()
+    assert {'--partition=gpu', '--job-name=job', '--ntasks=16', '--ntasks-per-node=8', '--signal=USR1@300'} <= {
+        *arguments
+    }
+    assert arguments[-6:] == [f'{script.parent}/train.py', 'a b.py', '--launcher', 'slurm', '--seed', '1']
+    assert run(['bash', script, 'gpu', 'job', 'config.py'], environment).returncode == 2
