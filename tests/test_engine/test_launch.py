@@ -67,15 +67,17 @@ def test_options_that_do_not_fit_are_refused(unscaled):
 
 @pytest.mark.parametrize(('given', 'expected'), [(None, 3), (7, 7), (0, 0)])
 def test_seed_reaches_runner_and_sampler(unscaled, given, expected):
+    del unscaled.train_dataloader.sampler['seed']
     launching.set_seed(unscaled, given)
     assert unscaled.randomness == dict(seed=expected, diff_rank_seed=True)
     assert unscaled.train_dataloader.sampler.seed == expected
 
 
 def test_seed_is_always_set(unscaled):
+    del unscaled.train_dataloader.sampler['seed']
     unscaled.randomness = dict(seed=None)
     launching.set_seed(unscaled, None)
-    assert unscaled.randomness.seed == 0
+    assert unscaled.randomness.seed == unscaled.train_dataloader.sampler.seed == 0
 
 
 def pretraining_config(dataset):

@@ -112,7 +112,7 @@ def toy_config(work_dir, **changes):
                 num_workers=0,
                 drop_last=True,
                 collate_fn=dict(type='default_collate'),
-                sampler=dict(type='ResumableSampler'),
+                sampler=dict(type='ResumableSampler', seed=3),
                 dataset=dict(type='SeededDataset', dataset=dict(type='ToyVectors')),
             ),
             train_cfg=dict(type='PretrainLoop', max_epochs=3),

@@ -21,8 +21,8 @@ def environment(repository):
     return dict(os.environ, PYTHONPATH=path, PYTHON=sys.executable, OMP_NUM_THREADS='1')
 
 
-def write_config(work_dir, **signal):
-    cfg = toy_config(work_dir, log_level='INFO')
+def write_config(work_dir, batch_size=4, **signal):
+    cfg = toy_config(work_dir, log_level='INFO', **{'train_dataloader.batch_size': batch_size})
     if signal:
         cfg.custom_hooks.append(dict(type='SignalHook', **signal))
     cfg.launcher = 'none'
@@ -62,28 +62,28 @@ def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work
 def straight_run(rank, world_size, work_dir):
     from mm_sop.engine.launch import launch
 
-    return state_of(launch(toy_config('unused'), work_dir, launcher='pytorch'))
+    return state_of(launch(toy_config('unused', **{'train_dataloader.batch_size': 2}), work_dir, launcher='pytorch'))
 
 
 def test_two_processes_killed_and_signalled_through_the_script(repository, work_dir, environment):
     command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2']
 
-    write_config(work_dir, name='SIGKILL', iteration=9, rank=1)
+    write_config(work_dir, 2, name='SIGKILL', iteration=9, rank=1)
     killed = run(command, environment)
     assert killed.returncode != 0
     assert (work_dir / 'last_checkpoint').read_text().endswith('iter_8.pth')
 
-    write_config(work_dir, name='SIGUSR1', iteration=11, rank=0, to_script=True)
+    write_config(work_dir, 2, name='SIGUSR1', iteration=11, rank=0, to_script=True)
     queued = run([*command, '--resume'], environment)
     assert queued.returncode == 0, queued.stderr
     assert 'Stopped by SIGUSR1' in queued.stdout
     stopped_at = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=False)['meta']['iter']
     assert stopped_at == 12
 
-    write_config(work_dir)
+    write_config(work_dir, 2)
     finished = run([*command, '--resume'], environment)
     assert finished.returncode == 0, finished.stderr
-    checkpoint = torch.load(work_dir / 'iter_9.pth', weights_only=False)
+    checkpoint = torch.load(work_dir / 'iter_21.pth', weights_only=False)
     straight = run_distributed(straight_run, str(work_dir / 'straight'))[0]
     for name, value in checkpoint['state_dict'].items():
         assert value.equal(straight[name])

@@ -5,8 +5,11 @@ test_pipeline = [
     dict(type='Resize', scale=48, interpolation='area'),
     dict(type='PackInputs'),
 ]
-bank = dict(type='LabelledImages', data_root=classes_root + '/bank', pipeline=test_pipeline)
-queries = dict(
-    seen=dict(type='LabelledImages', data_root=classes_root + '/seen', pipeline=test_pipeline),
-    test=dict(type='LabelledImages', data_root=classes_root + '/test', pipeline=test_pipeline))
-knn_hook = dict(type='KNNHook', bank=bank, queries=queries, num_neighbors=[20], interval=1)
+knn_hook = dict(
+    type='KNNHook',
+    bank=dict(type='LabelledImages', data_root=classes_root + '/bank', pipeline=test_pipeline),
+    queries=dict(
+        seen=dict(type='LabelledImages', data_root=classes_root + '/seen', pipeline=test_pipeline),
+        test=dict(type='LabelledImages', data_root=classes_root + '/test', pipeline=test_pipeline)),
+    num_neighbors=[20],
+    interval=1)
