@@ -3,7 +3,8 @@
 # where there is none.
 #   bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, the same command on each.
-# SIGUSR1, SIGTERM and Ctrl-C save a checkpoint and end; SHUTDOWN_TIMEOUT is the number of seconds that it may take.
+# SIGUSR1, SIGTERM and Ctrl-C save a checkpoint and end. Processes that do not end by themselves within
+# SHUTDOWN_TIMEOUT seconds after a Ctrl-C or the failure of another one are killed.
 set -euo pipefail
 
 if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -29,7 +30,7 @@ else
 fi
 
 "$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \
-    --shutdown-timeout="${SHUTDOWN_TIMEOUT:-600}" "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
+    --shutdown-timeout="${SHUTDOWN_TIMEOUT:-90}" "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
 AGENT=$!
 
 # The processes themselves get the signal: the agent would not wait for them, nor pass on their exit code.

@@ -19,7 +19,7 @@ from mmpretrain.registry import MODELS
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 # Names under which a launcher passes rank, number of processes and rank on the machine.
 _RANK_VARIABLES = dict(
@@ -107,7 +107,11 @@ def load_config(path: str | Path) -> Config:
 
 def _known_configs(path: Path) -> list[str]:
     beside = path.parent.glob('*.py') if path.parent.is_dir() else ()
-    shipped = (file for file in CONFIGS.rglob('*.py') if '_base_' not in file.parts)
+    # In a checkout the configs stand beside the package, after installation inside of it.
+    folder = next(
+        (folder for folder in (_PACKAGE.parent / 'configs', _PACKAGE / '.mim/configs') if folder.is_dir()), None
+    )
+    shipped = (file for file in folder.rglob('*.py') if '_base_' not in file.parts) if folder else ()
     return sorted({os.path.relpath(file) for file in (*beside, *shipped)})
 
 

@@ -132,6 +132,7 @@ class TestWarp:
         assert soft[15, 15, 3] == pytest.approx(1)
         assert 0.5 < soft[5, 15, 3] < 0.95
         np.testing.assert_allclose(soft[..., :3], soft[..., 3:] * sharp[15, 15, :3], atol=1e-6)
+        np.testing.assert_allclose(feather_edge(sharp / 2, 0.6), soft / 2, atol=1e-6)
 
 
 class TestBackground:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -300,9 +301,8 @@ def peak_memory(function: Callable[[], object], args: argparse.Namespace) -> int
     with tempfile.TemporaryDirectory() as folder:
         profile.export_chrome_trace(f'{folder}/trace.json')
         events = json.loads(Path(folder, 'trace.json').read_text())['traceEvents']
-    changes = [(event['ts'], event['args']['Bytes']) for event in events if event.get('name') == '[memory]']
-    held = np.cumsum([size for _, size in sorted(changes)])
-    return int(held.max())
+    changes = sorted((event for event in events if event.get('name') == '[memory]'), key=itemgetter('ts'))
+    return int(np.cumsum([change['args']['Bytes'] for change in changes]).max())
 
 
 def autocast(args: argparse.Namespace) -> torch.autocast:

@@ -1,0 +1,219 @@
+import itertools
+import json
+import re
+import runpy
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from sample_pictures import write_pictures
+from sop_models import sop_config
+
+from mm_sop.visualization import report
+from mm_sop.visualization.data import build_evaluation_datasets, build_train_dataset
+from mm_sop.visualization.report_hook import ReportHook
+
+NAMES = ('<i>cats', 'dogs & co')
+run_numbers = itertools.count()
+
+
+@pytest.fixture(scope='module')
+def labelled(tmp_path_factory):
+    """Folder `bank` and `test` with a subfolder for each of two classes."""
+    folder = tmp_path_factory.mktemp('labelled')
+    for split, name in itertools.product(('bank', 'test'), NAMES):
+        write_pictures(folder / split / name, 12, seed=len(split + name), nested=False)
+    return folder
+
+
+def make_config(work_dir, pictures, labelled=None, model=None, report_hook=None, epochs=2):
+    view = [dict(type='RandomResizedCrop', scale=16), dict(type='RandomFlip', prob=0.5)]
+    pipeline = [
+        dict(type='LoadPicture'),
+        dict(type='MultiView', num_views=2, transforms=[view]),
+        dict(type='BlockMaskGenerator', grid=(4, 4), mask_ratio=(0.4,), mask_ratio_jitter=(0.1,)),
+        dict(type='PackInputs', algorithm_keys=['mask']),
+    ]
+    plain = [dict(type='LoadPicture'), dict(type='Resize', scale=16), dict(type='PackInputs')]
+    hooks = [dict(type='ReportHook', **(report_hook or {}))]
+    if labelled is not None:
+        splits = {
+            split: dict(type='LabelledImages', data_root=str(labelled / split), pipeline=plain)
+            for split in ('bank', 'test')
+        }
+        queries = dict(seen=splits['bank'], test=splits['test'])
+        hooks.append(dict(type='KNNHook', bank=splits['bank'], queries=queries, num_neighbors=3))
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=model or sop_config(),
+            data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True),
+            work_dir=str(work_dir),
+            train_dataloader=dict(
+                batch_size=4,
+                num_workers=0,
+                collate_fn=dict(type='default_collate'),
+                sampler=dict(type='ResumableSampler'),
+                dataset=dict(
+                    type='SeededDataset',
+                    dataset=dict(type='UnlabelledImages', data_root=str(pictures), pipeline=pipeline),
+                ),
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+            custom_hooks=hooks,
+            default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+            visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]),
+            randomness=dict(seed=0),
+            experiment_name=f'report_{next(run_numbers)}',
+        )
+    )
+
+
+def run(config):
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def read(work_dir):
+    folder = work_dir / 'report'
+    return (folder / 'index.html').read_text(), json.loads((folder / 'report.json').read_text())
+
+
+def titles(page):
+    return re.findall('<h2>(.*?)</h2>', page)
+
+
+def test_report_of_a_run_with_everything(work_dir, pictures, labelled, monkeypatch, capsys):
+    runner = run(make_config(work_dir, pictures, labelled))
+    assert all(module.training for module in runner.model.modules())
+    page, data = read(work_dir)
+    assert titles(page) == [
+        'k-nearest neighbours',
+        'Training',
+        'Anchors and their supports',
+        'Nearest neighbours',
+        'Where the teacher looks',
+        'Views',
+        'Masks',
+        'Settings and time',
+    ]
+    files = {path.name for path in (work_dir / 'report').iterdir()}
+    assert files == {*data['files'], 'index.html', 'report.json'}
+    assert page.count('data:image/png;base64,') == len(data['files'])
+    assert '<i>' not in page and '&lt;i&gt;cats' in page  # from the config at the end
+
+    records = {record['iter']: record for record in json.loads((work_dir / 'knn.json').read_text())}
+    score = data['scores']['seen_class_k3']
+    assert score['before'] == records[0]['scores']['seen_class_k3']
+    assert score['after'] == records[6]['scores']['seen_class_k3']
+    assert f'{100 * score["after"]["accuracy"]:.1f} ± ' in data['sentence'] and data['sentence'] in re.sub(
+        '<.*?>', '', page
+    )
+    assert data['settings']['algorithm'] == 'SOP' and data['settings']['iterations'] == '6'
+    assert data['settings']['pictures'] == str(pictures)
+    assert set(data['seconds']) == {'training', 'waiting', 'evaluation'}
+
+    # The ceiling appears once it has been measured, and the tool makes the same pictures again.
+    ceiling = dict(records[6], network='supervised', iter=None)
+    (work_dir / report.CEILING).write_text(json.dumps(ceiling))
+    assert 'supervised' not in page
+    call_tool(monkeypatch, work_dir)
+    again, data_again = read(work_dir)
+    assert data_again['galleries'] == data['galleries'] and data_again['scores'] == data['scores']
+    assert '<th>supervised</th>' in again
+    assert capsys.readouterr().out.strip().endswith(str(work_dir / 'report' / 'index.html'))
+
+
+def call_tool(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['make_report.py', *map(str, arguments)])
+    runpy.run_path('tools/make_report.py', run_name='__main__')
+
+
+def test_network_of_convolutions_without_labels(work_dir, pictures, monkeypatch):
+    backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
+    model = sop_config(mim=False, backbone=backbone)
+    model['neck']['in_channels'] = 32
+    runner = run(make_config(work_dir, pictures, model=model, report_hook=dict(interval=1), epochs=1))
+    page, data = read(work_dir)
+    assert 'Nearest neighbours' not in titles(page) and 'Where the teacher looks' in titles(page)
+    assert data['galleries']['attention']['maps'] == ['likeness']
+    assert data['answer'] == 'unknown' and 'Add KNNHook' in page
+    assert runner.iter == 3
+
+    checkpoint = work_dir / 'epoch_1.pth'
+    (work_dir / 'last_checkpoint').unlink()
+    checkpoint.rename(work_dir / 'moved.pth')
+    call_tool(monkeypatch, work_dir)
+    assert titles(read(work_dir)[0]) == ['k-nearest neighbours', 'Training', 'Pictures', 'Settings and time']
+    call_tool(monkeypatch, work_dir, '--checkpoint', work_dir / 'moved.pth')
+    assert 'Where the teacher looks' in titles(read(work_dir)[0])
+    for arguments, message in (
+        ([work_dir, '--checkpoint', work_dir / 'none.pth'], 'no checkpoint .*none.pth'),
+        ([work_dir / 'report'], 'is not the work directory of a run'),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            call_tool(monkeypatch, *arguments)
+
+
+def test_training_is_not_disturbed(work_dir, pictures, labelled):
+    """Dropped paths draw random numbers in every step, so that any disturbance would show."""
+    weights = []
+    for name, interval in (('often', 1), ('once', None)):
+        model = sop_config()
+        model['backbone']['drop_path_rate'] = 0.5
+        config = make_config(work_dir / name, pictures, labelled, model=model, report_hook=dict(interval=interval))
+        weights.append(run(config).model.state_dict())
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_failing_report_is_only_an_error_in_the_log(work_dir, pictures, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('no space for pictures')
+
+    monkeypatch.setattr('mm_sop.visualization.report_hook.write_report', fail)
+    run(make_config(work_dir, pictures, epochs=1))
+    log = next(work_dir.glob('*/*.log')).read_text()
+    assert 'no space for pictures' in log and f'python tools/make_report.py {work_dir}' in log
+    assert not (work_dir / 'report').exists()
+
+
+def test_older_report_stays_until_the_new_one_is_complete(work_dir, monkeypatch):
+    folder = work_dir / 'report'
+    report._write_folder(folder, {'index.html': 'old', 'gone.png': b'1'})
+
+    def fail(source, target):
+        raise OSError('disk')
+
+    monkeypatch.setattr(report.os, 'replace', fail)
+    with pytest.raises(OSError, match='disk'):
+        report._write_folder(folder, {'index.html': 'new'})
+    assert (folder / 'index.html').read_text() == 'old'
+    monkeypatch.undo()
+    report._write_folder(folder, {'index.html': 'new'})
+    assert [path.name for path in folder.iterdir()] == ['index.html']
+    assert [path.name for path in work_dir.iterdir()] == ['report']
+
+
+def test_pictures_of_data_sets(pictures, labelled):
+    config = make_config('unused', pictures, labelled)
+    train = build_train_dataset(config)
+    assert torch.equal(train[3]['inputs'][0], build_train_dataset(config)[3]['inputs'][0])
+    bank, queries = build_evaluation_datasets(config, train)
+    assert (bank.data_root, queries.data_root) == (str(labelled / 'bank'), str(labelled / 'test'))
+    config.custom_hooks = []
+    plain, nothing = build_evaluation_datasets(config, train)
+    assert nothing is None and len(plain) == 12
+    assert plain[0]['inputs'].shape == (3, 16, 16) and torch.equal(plain[0]['inputs'], plain[0]['inputs'])
+    config.train_dataloader = None
+    assert build_train_dataset(config) is None
+    with pytest.raises(ValueError, match='neither a KNNHook nor a train_dataloader'):
+        build_evaluation_datasets(config, None)
+
+
+def test_bad_interval():
+    with pytest.raises(ValueError, match='interval of ReportHook must be at least 1 or None, got 0'):
+        ReportHook(interval=0)

@@ -1,0 +1,34 @@
+import json
+
+from mm_sop.visualization.run_log import read_scalars, time_shares
+
+
+def write_log(work_dir, name, lines, end='\n'):
+    folder = work_dir / name / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)) + end)
+
+
+def test_resumed_run_is_one_history(work_dir):
+    write_log(work_dir, '20260101_000000', [dict(loss=9 - step, step=step) for step in (1, 2, 3, 4)])
+    write_log(work_dir, '20260102_000000', [dict(loss=step, step=step, lr=0.5) for step in (3, 5)])
+    assert read_scalars(work_dir) == {'loss': ([1, 2, 3, 5], [8, 7, 3, 5]), 'lr': ([3, 5], [0.5, 0.5])}
+
+
+def test_values_of_one_step_on_several_lines(work_dir):
+    write_log(work_dir, 'a', [dict(loss=1, step=2), {'knn/seen': 0.5, 'step': 2}, {'knn/seen': 0.6, 'step': 4}])
+    assert read_scalars(work_dir) == {'loss': ([2], [1]), 'knn/seen': ([2, 4], [0.5, 0.6])}
+
+
+def test_crashed_and_empty_logs(work_dir):
+    write_log(work_dir, 'a', [dict(loss=1, step=1, name='text')], end='\n{"loss": 2, "st')
+    write_log(work_dir, 'b', [], end='')
+    assert read_scalars(work_dir) == {'loss': ([1], [1])}
+    assert read_scalars(work_dir / 'nothing') == {}
+
+
+def test_time_is_divided():
+    scalars = dict(time=([10, 20, 30], [0.5, 9.0, 0.5]), data_wait=([10, 20], [0.1, 0.3]))
+    seconds = time_shares(scalars, [dict(seconds=2.0), dict(seconds=1.0)])
+    assert seconds == dict(training=12.0, waiting=3.0, evaluation=3.0)
+    assert time_shares({}, [dict(seconds=2.0)]) == {}
