@@ -112,8 +112,10 @@ def download_source(version, work):
     command = ['download', '--no-deps', '--no-build-isolation', '--no-cache-dir', '--no-binary', 'onedl-mmcv']
     run_pip([*command, '--dest', str(work), f'onedl-mmcv=={version}'], work)
     (archive,) = work.glob('*.tar.gz')
+    # Older releases of Python 3.10 and 3.11 have no filters.
+    options = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}
     with tarfile.open(archive) as file:
-        file.extractall(work, filter='data')
+        file.extractall(work, **options)
     return work / archive.name.removesuffix('.tar.gz')
 
 

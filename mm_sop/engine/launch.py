@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
@@ -18,6 +17,7 @@ from mmpretrain.registry import MODELS
 
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
+from mm_sop.engine.scaling import fit_schedules, scale_learning_rate
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -78,6 +78,7 @@ def launch(
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     scale_learning_rate(runner)
+    fit_schedules(runner)
     expand_checkpointed(runner)
     compile_blocks(runner, cfg.get('compile_blocks'))
     runner.train()
@@ -301,26 +302,3 @@ def _export_rank(launcher: str) -> None:
         listing = ['scontrol', 'show', 'hostname', nodes]
         first = subprocess.check_output(listing, text=True).split()[0] if nodes else '127.0.0.1'
         os.environ['MASTER_ADDR'] = first
-
-
-def scale_learning_rate(runner: Runner) -> None:
-    """Scale the learning rate linearly to the global batch, if the config's ``auto_scale_lr`` is enabled.
-
-    MMEngine's own scaling leaves gradient accumulation out. The config itself keeps its value.
-
-    Args:
-        runner: Runner whose optimiser is not built yet.
-    """
-    scaling, runner.auto_scale_lr = runner.auto_scale_lr, None
-    if not scaling or not scaling.get('enable') or not isinstance(runner.optim_wrapper, dict):
-        return
-    accumulation = runner.optim_wrapper.get('accumulative_counts', 1)
-    batch_size = runner._train_dataloader['batch_size']
-    global_batch = batch_size * get_world_size() * accumulation
-    optimizer = runner.optim_wrapper['optimizer']
-    base, base_batch = optimizer['lr'], scaling['base_batch_size']
-    optimizer['lr'] = base * global_batch / base_batch
-    runner.logger.info(
-        f'Learning rate {optimizer["lr"]:.4g} = {base:.4g} x {global_batch} / {base_batch}; global batch '
-        f'{global_batch} = {batch_size} pictures x {get_world_size()} processes x {accumulation} accumulated'
-    )

@@ -59,7 +59,7 @@ def montage(rows: Sequence[Sequence[Tile]], side: int = 128, columns: int | None
 def to_png(image: Image.Image) -> bytes:
     """Encode a picture as PNG."""
     buffer = BytesIO()
-    image.save(buffer, format='PNG', optimize=True)
+    image.save(buffer, format='PNG', compress_level=4)
     return buffer.getvalue()
 
 

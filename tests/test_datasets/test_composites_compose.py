@@ -124,6 +124,15 @@ class TestWarp:
         color = small[shown][:, :3] / small[shown][:, 3:]
         np.testing.assert_allclose(color, np.array([[200, 100, 40]] * shown.sum()) / 255, atol=0.03)
 
+    def test_thin_objects_do_not_vanish(self):
+        image = np.zeros((100, 100, 4), np.uint8)
+        image[:, 49:51] = (200, 100, 50, 255)
+        image[:2] = image[-2:] = (200, 100, 50, 255)
+        thin = warp_cutout(image, 12, 10, False, 0.6)
+        assert thin[..., 3].max() == 1
+        y, x = np.unravel_index(thin[..., 3].argmax(), thin.shape[:2])
+        np.testing.assert_allclose(thin[y, x, :3], np.array([200, 100, 50]) / 255, atol=0.03)
+
     def test_feathering_only_takes_alpha_away_and_keeps_the_colour(self):
         sharp = np.zeros((30, 30, 4), np.float32)
         sharp[5:25, 5:25] = (0.8, 0.4, 0.2, 1)
@@ -269,6 +278,8 @@ class TestCompose:
         ('background_saturation', (-0.1, 1)),
         ('distractors', (-1, 2)),
         ('objects', (0, 2)),
+        ('occluder_scale', (0.0, 0.5)),
+        ('rotation', -1.0),
         ('min_visible', 1.5),
         ('spread', -0.1),
         ('occluder_probability', 2.0),

@@ -335,6 +335,12 @@ class TestRetrieval:
     def test_grades(self, scale, visible, expected):
         assert grade(dict(scale=scale, visible=visible)) == expected
 
+    def test_smallest_pictures(self, assets_folder, tmp_path):
+        settings = replace(SETTINGS, scene_size=(16, 16))
+        generate_composites(tmp_path, assets_folder, settings, ['scenes', 'retrieval'], 1, False)
+        for entry in read_json(tmp_path / 'retrieval/gnd_composites.json')['gnd']:
+            assert sum(len(entry[key]) for key in ('easy', 'hard', 'junk')) == 8
+
 
 class TestCopies:
     def test_names_lead_to_the_originals(self, out):

@@ -1,9 +1,6 @@
-import math
-
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 from toy_training import differences, state_of, toy_config
 
 from mm_sop.engine import launch as launching
@@ -14,24 +11,6 @@ from mm_sop.engine.launch import LaunchError, launch
 @pytest.fixture
 def unscaled(work_dir):
     return toy_config(work_dir)
-
-
-def test_learning_rate_is_scaled_to_the_global_batch_with_accumulation(work_dir, capsys):
-    cfg = toy_config(work_dir, auto_scale_lr=dict(base_batch_size=16, enable=True), log_level='INFO')
-    runner = Runner.from_cfg(cfg)
-    launching.scale_learning_rate(runner)
-    line = 'Learning rate 0.005 = 0.01 x 8 / 16; global batch 8 = 4 pictures x 1 processes x 2 accumulated'
-    assert line in capsys.readouterr().out
-    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.scale_lr(wrapper, runner.auto_scale_lr)
-    assert wrapper.optimizer.param_groups[0]['lr'] == 0.005
-    assert runner.cfg.optim_wrapper.optimizer.lr == 0.01
-
-
-def test_learning_rate_stays_without_scaling(work_dir):
-    runner = Runner.from_cfg(toy_config(work_dir, auto_scale_lr=dict(base_batch_size=16)))
-    launching.scale_learning_rate(runner)
-    assert runner.optim_wrapper['optimizer']['lr'] == 0.01
 
 
 def test_unknown_config_suggests_close_names(repository, monkeypatch):
@@ -206,10 +185,3 @@ def test_pattern_without_a_module_is_refused(work_dir, key):
     value = dict(compile_blocks=dict(pattern='neck.*'), activation_checkpointing=['neck.*'])[key]
     with pytest.raises(ValueError, match=rf"{key}.*no module of the model is called 'neck\.\*'"):
         launch(toy_config('unused', **{key: value}), str(work_dir))
-
-
-def test_scaled_rate_is_used_in_training(work_dir):
-    cfg = toy_config('unused', auto_scale_lr=dict(base_batch_size=16, enable=True))
-    runner = launch(cfg, str(work_dir))
-    last = 0.005 * (1 + math.cos(math.pi * 20 / 21)) / 2
-    assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(last)

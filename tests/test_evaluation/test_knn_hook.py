@@ -100,7 +100,7 @@ def test_a_run_with_evaluation(work_dir):
     assert accuracies[0] == 1  # noise is small: the nearest picture shows the same object
 
     table = (work_dir / 'knn.md').read_text().splitlines()
-    assert '| features | iteration |' in table[2] and 'seen identity k1' in table[2]
+    assert '| features | iteration |' in table[2] and 'seen identity, k = 1 |' in table[2]
     assert table[4].startswith('| raw 16 x 16 pixels |  |') and '100.0 ± 0.0' in table[4]
     assert table[6].startswith('| teacher, untrained | 0 |') and table[9].startswith('| teacher | 5 |')
 

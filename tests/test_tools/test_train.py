@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from distributed import run_distributed
+
 from mm_sop.engine.launch import launch
 
 TOY = Path(__file__).parents[1] / 'test_engine'

@@ -16,6 +16,24 @@ Range = tuple[float, float]
 REFERENCE_SIDE = 64
 PLACEMENT_TRIES = 8
 MASK_ALPHA = 0.5
+LIMITS = dict(
+    object_scale=(0.01, 1),
+    objects=(1, 100),
+    rotation=(0, 180),
+    feather=(0, 10),
+    background_crop=(0.01, 1),
+    background_blur=(0, 100),
+    background_contrast=(0, 10),
+    background_saturation=(0, 10),
+    background_brightness=(-1, 1),
+    distractors=(0, 100),
+    distractor_scale=(0.01, 1),
+    occluder_probability=(0, 1),
+    occluder_scale=(0.01, 1),
+    overhang=(0, 1),
+    spread=(0, 1),
+    min_visible=(0, 1),
+)
 
 
 @dataclass(frozen=True)
@@ -59,32 +77,11 @@ class Style:
     min_visible: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ('object_scale', 'background_crop', 'distractor_scale', 'occluder_scale'):
-            _check_range(name, getattr(self, name), above=0.0)
-        for name in (
-            'feather',
-            'background_blur',
-            'background_contrast',
-            'background_saturation',
-            'distractors',
-            'objects',
-        ):
-            _check_range(name, getattr(self, name))
-        _check_range('background_brightness', self.background_brightness, least=-1.0, most=1.0)
-        for name in ('object_scale', 'background_crop'):
-            _check_range(name, getattr(self, name), most=1.0)
-        for name in ('occluder_probability', 'overhang', 'spread', 'min_visible'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'Style.{name} must lie in [0, 1], got {getattr(self, name)}')
-        if self.objects[0] < 1:
-            raise ValueError(f'Style.objects must start at 1 or more, got {self.objects}')
-
-
-def _check_range(name: str, values: Range, least: float = 0.0, most: float = float('inf'), above: float = -2.0) -> None:
-    low, high = values
-    if not (above < low and least <= low <= high <= most):
-        limit = f'in [{least}, {most}]' if above < least else f'above {above} and at most {most}'
-        raise ValueError(f'Style.{name} must be (low, high) with low <= high, {limit}, got {tuple(values)}')
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            low, high = value if isinstance(value, tuple) else (value, value)
+            if not least <= low <= high <= most:
+                raise ValueError(f'Style.{name} must lie in [{least}, {most}], the lower end first; got {value}')
 
 
 OBJECT_CENTRED = Style()
@@ -226,15 +223,16 @@ def warp_cutout(image: np.ndarray, side: int, angle: float, mirrored: bool, feat
         feather (float): Sigma in pixels; 0 leaves the edge as it is.
 
     Returns:
-        np.ndarray: (h, w, 4) float32 patch, premultiplied, with max(h, w) = ``side``.
+        np.ndarray: (h, w, 4) float32 patch, premultiplied, with max(h, w) = ``side`` and a highest alpha of 1.
     """
     if mirrored:
         image = image[:, ::-1]
     image = _crop_to_alpha(_rotate(image, angle)) if angle else image
     scale = side / max(image.shape[:2])
     h, w = (max(round(scale * length), 1) for length in image.shape[:2])
-    patch = _resize(np.ascontiguousarray(image), (w, h)).astype(np.float32) / 255
-    return feather_edge(patch, feather)
+    patch = feather_edge(_resize(np.ascontiguousarray(image), (w, h)).astype(np.float32) / 255, feather)
+    # Thin objects fade when they are scaled down and feathered; without a solid pixel they would have no mask.
+    return patch / max(patch[..., 3].max(), 1e-6)
 
 
 def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
