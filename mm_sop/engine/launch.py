@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS, DefaultScope
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
@@ -64,6 +64,8 @@ def launch(
         LaunchError: Config, data or device are not as they should be.
         CheckpointError: The checkpoint to resume from is damaged.
     """
+    # On CPU a compiled kernel is kept for each shape, and the number of masked patches changes in every iteration.
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128')
     cfg = config if isinstance(config, Config) else load_config(config)
     merge_options(cfg, cfg_options or {})
     cfg.launcher = launcher
@@ -202,8 +204,7 @@ def set_data_root(cfg: Config, folder: str) -> None:
 
 def is_self_supervised(cfg: Config) -> bool:
     """Whether the model learns without labels."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        model = MODELS.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
+    model = MODELS.get(cfg.model.type) if isinstance(cfg.model.type, str) else cfg.model.type
     return isinstance(model, type) and issubclass(model, BaseSelfSupervisor)
 
 

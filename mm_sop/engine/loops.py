@@ -22,6 +22,8 @@ class PretrainLoop(EpochBasedTrainLoop):
     It resumes in the middle of an epoch: a sampler with ``skip`` (:class:`ResumableSampler`) leaves out what was seen
     without loading it. Data loading and validation do not touch the random state of the training.
 
+    Hooks may have a method ``release(runner)``: it is called at the end, even if the training failed.
+
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): Training data.
@@ -72,6 +74,13 @@ class PretrainLoop(EpochBasedTrainLoop):
         Returns:
             The model.
         """
+        try:
+            self._run()
+        finally:
+            self.runner.call_hook('release')
+        return self.runner.model
+
+    def _run(self) -> None:
         self._epoch = self._iter // len(self.dataloader)
         self.runner.call_hook('before_train')
         while self._iter < self._max_iters and not self.stop_training:
@@ -81,7 +90,6 @@ class PretrainLoop(EpochBasedTrainLoop):
                 with isolated_random_state(cuda=True):
                     self.runner.val_loop.run()
         self.runner.call_hook('after_train')
-        return self.runner.model
 
     def run_epoch(self) -> None:
         """Finish the present epoch, from wherever it stands."""

@@ -1,6 +1,7 @@
 """Features of whole data sets, shared between processes."""
 
 import inspect
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import torch
 from mmengine.dataset import default_collate
 from mmengine.dist import get_world_size
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -15,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mm_sop.datasets.worker import pretrain_worker_init
 from mm_sop.models.utils.distributed import gather_in_sample_order
 from mm_sop.models.utils.tokens import split_features, to_map
+
+_SECONDS_BETWEEN_REPORTS = 30
 
 READOUTS = ('global', 'patch')
 """``'global'``: [CLS] or the pooled map; ``'patch'``: the mean patch token."""
@@ -58,7 +62,12 @@ def extract_features(
         # Else the loader draws from the global generator.
         generator=torch.Generator(),
     )
-    parts = [encode(batch) for batch in loader]
+    parts, shown = [], time.perf_counter()
+    for batch in loader:
+        parts.append(encode(batch))
+        if rank == 0 and time.perf_counter() - shown > _SECONDS_BETWEEN_REPORTS:
+            shown = time.perf_counter()
+            print_log(f'Encoded {len(parts)} of {len(loader)} batches for evaluation', logger='current')
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

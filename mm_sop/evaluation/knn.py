@@ -1,10 +1,10 @@
 """k-nearest-neighbour evaluation of a network on data sets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import get_comm_device, get_dist_info
 from mmpretrain.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -88,7 +88,11 @@ class KNNEvaluator:
 
     def _extract(self, encode: Callable, dataset: Dataset) -> dict[str, Tensor]:
         rank, world_size = get_dist_info()
-        return extract_features(encode, dataset, rank=rank, world_size=world_size, **self.loading)
+        features = extract_features(encode, dataset, rank=rank, world_size=world_size, **self.loading)
+        if world_size == 1:
+            return features
+        # Baselines come from the CPU, which NCCL cannot read.
+        return {name: share.to(get_comm_device()) for name, share in features.items()}
 
     def _search(self, queries: Tensor, bank_share: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest rows of the whole bank; process r of W holds its rows r, r + W, r + 2 W, ..."""
@@ -159,12 +163,13 @@ class KNNEvaluator:
                 )
 
 
-def read_labels(dataset: Dataset, label: str) -> np.ndarray | None:
-    """Read a label of all samples from the annotations, without loading a picture.
+def read_labels(dataset: Dataset, label: str, rows: Iterable[int] | None = None) -> np.ndarray | None:
+    """Read a label from the annotations, without loading a picture.
 
     Args:
         dataset: Data set with ``get_data_info``.
         label: ``'class'`` for ``gt_label``, or the name of another integer annotation.
+        rows: Samples to read. Defaults to None, all.
 
     Returns:
         Labels, int64, (N,), or None if some sample has none.
@@ -173,9 +178,11 @@ def read_labels(dataset: Dataset, label: str) -> np.ndarray | None:
         ValueError: If a label is not a single number.
     """
     key = 'gt_label' if label == 'class' else label
-    values = [dataset.get_data_info(index).get(key) for index in range(len(dataset))]
-    if any(value is None for value in values):
-        return None
+    values = []
+    for row in range(len(dataset)) if rows is None else rows:
+        values.append(dataset.get_data_info(int(row)).get(key))
+        if values[-1] is None:
+            return None
     labels = np.asarray(values)
     if labels.ndim != 1 or labels.dtype.kind not in 'iu':
         raise ValueError(f'k-NN needs one integer per picture as {key!r}, got {values[0]!r}')

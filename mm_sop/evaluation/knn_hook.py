@@ -92,7 +92,7 @@ class KNNHook(Hook):
         if self.baselines and self.records.find('raw_pixels', None) is None:
             scores, seconds = self._measure(encode_without_network)
             for name, values in scores.items():
-                record = dict(network=name, iter=None, epoch=None, seconds=seconds, scores=values)
+                record = dict(network=name, iter=None, epoch=None, seconds=seconds / len(scores), scores=values)
                 self.records.add(record, write=is_main_process())
         if runner.iter == 0:
             self._evaluate(runner, iteration=0, epoch=0)

@@ -36,6 +36,7 @@ def curves_chart(
         axes.plot(steps, values, label=name, marker='o' if len(steps) == 1 else None)
     for name, (steps, values) in (limits or {}).items():
         axes.plot(steps, values, label=name, color=theme.quiet, linestyle=(0, (2, 2)), linewidth=1.2)
+    axes.set_xlim(left=0)
     if len(curves) + len(limits or {}) > 1:
         axes.legend(loc='best', handlelength=1.4, borderaxespad=0.2)
     return figure

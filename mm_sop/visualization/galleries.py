@@ -55,8 +55,7 @@ class PictureSet:
         self.classes = dataset.metainfo.get('classes')
         encoded = extract_features(self._encode, self.dataset)
         self.features, self.embeddings = encoded['features'], encoded['embeddings']
-        labels = read_labels(dataset, 'class')
-        self.labels = None if labels is None else labels[rows]
+        self.labels = read_labels(dataset, 'class', rows)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,6 +103,7 @@ def support_gallery(pictures: PictureSet, num_anchors: int = 6, num_supports: in
         seed: Seed of the choice of anchors.
     """
     bank = torch.nn.functional.normalize(pictures.embeddings.float(), dim=1)
+    num_supports = min(num_supports, len(pictures) // 2)
     num_anchors = min(num_anchors, len(pictures) - num_supports)
     anchors = torch.from_numpy(random_rows(len(pictures), num_anchors, seed)).to(bank.device)
     members, weights = (part[0].tolist() for part in select_supports(bank, anchors.unsqueeze(0), num_supports))
@@ -209,9 +209,10 @@ def mask_gallery(dataset: Dataset, bgr: bool, num_pictures: int = 4, seed: int =
         if 'mask' not in sample['data_samples']:
             return None
         tiles = []
-        for view, mask in zip(views_of(sample), np.asarray(sample['data_samples'].mask, dtype=bool), strict=False):
+        masks = np.asarray(sample['data_samples'].mask, dtype=bool)
+        for number, (view, mask) in enumerate(zip(views_of(sample), masks, strict=False)):
             picture = to_picture(view, bgr)
-            tiles += [Tile(picture, 'teacher'), Tile(hide(picture, mask), f'student, {mask.mean():.0%} hidden')]
+            tiles += [Tile(picture, f'view {number + 1}'), Tile(hide(picture, mask), f'{mask.mean():.0%} hidden')]
             shares.append(float(mask.mean()))
         rows.append(tiles)
     return Gallery(montage(rows), dict(masked_shares=shares))

@@ -48,7 +48,9 @@ def montage(rows: Sequence[Sequence[Tile]], side: int = 128, columns: int | None
     tile_height = max(_scaled_size(tile.picture, side)[1] for row in rows for tile in row if tile)
     height = tile_height + 2 * _FRAME + (_LINE if any(tile.caption for row in rows for tile in row if tile) else 0)
     width = side + 2 * _FRAME
-    canvas = Image.new('RGBA', (max(_offset(len(row) - 1, width) + width for row in rows), len(rows) * (height + _GAP) - _GAP))
+    canvas = Image.new(
+        'RGBA', (max(_offset(len(row) - 1, width) + width for row in rows), len(rows) * (height + _GAP) - _GAP)
+    )
     for row_index, row in enumerate(rows):
         for column, tile in enumerate(row):
             if tile is not None:

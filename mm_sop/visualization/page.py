@@ -27,7 +27,8 @@ figure { margin: 0; max-width: 100%; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--quiet); } th:first-child, td:first-child { text-align: left; }
-table.wrap td { white-space: normal; overflow-wrap: anywhere; text-align: left; vertical-align: top; }
+table.wrap th, table.wrap td { text-align: left; }
+table.wrap td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 pre { background: var(--panel); padding: 12px; overflow-x: auto; font-size: 0.8rem; line-height: 1.4; }
 summary { cursor: pointer; color: var(--quiet); }
 """

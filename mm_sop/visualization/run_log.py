@@ -48,7 +48,7 @@ def time_shares(scalars: dict[str, Curve], records: list[dict]) -> dict[str, flo
     waits = scalars.get('data_wait', ((), (0.0,)))[1]
     waiting = total * sum(waits) / len(waits)
     evaluation = sum(record['seconds'] for record in records)
-    return dict(training=total - waiting, waiting=waiting, evaluation=evaluation)
+    return {'training': total - waiting, 'waiting for data': waiting, 'evaluation': evaluation}
 
 
 def _curve(history: dict[int, dict], name: str) -> Curve:

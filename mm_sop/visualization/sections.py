@@ -34,10 +34,9 @@ CURVES = (
 )
 """Title, unit, names of the curves and of those for comparison."""
 
-SHORT_TITLES = dict(raw_pixels='pixels', color_histogram='colour', supervised='supervised')
+SHORT_TITLES = dict(raw_pixels='pixels', color_histogram='colour')
 
 _NOT_SHOWN = ('iter', 'epoch', 'time', 'data_time', 'memory', 'base_lr', 'teacher_temperature')
-
 
 GALLERIES = dict(
     supports=(
@@ -57,7 +56,10 @@ GALLERIES = dict(
         'For other networks the likeness of each place to the whole picture. Bright is much.',
     ),
     views=('Views', 'Training pictures as they are, and the augmented views that student and teacher get.'),
-    masks=('Masks', 'The teacher sees whole views; of some of them parts are hidden from the student.'),
+    masks=(
+        'Masks',
+        'The teacher sees whole views, the student those with some patches hidden. Some views are left whole.',
+    ),
 )
 
 

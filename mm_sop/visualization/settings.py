@@ -17,7 +17,7 @@ def describe_settings(config: Config, model: nn.Module | None, scalars: dict[str
     steps = next((steps for name, (steps, _) in scalars.items() if name == 'loss'), [])
     rows = {
         'algorithm': settings.get('type'),
-        'backbone': ' '.join(str(backbone[key]) for key in ('type', 'arch', 'depth') if key in backbone),
+        'backbone': _describe_backbone(backbone),
         'trained parameters': f'{sum(p.numel() for p in model.parameters() if p.requires_grad):,}' if model else None,
         'pictures': _find(loader, 'data_root'),
         'pictures per process and step': loader.get('batch_size'),
@@ -29,6 +29,13 @@ def describe_settings(config: Config, model: nn.Module | None, scalars: dict[str
     }
     rows.update(_describe_prototypes(settings))
     return {name: str(value) for name, value in rows.items() if value not in (None, '')}
+
+
+def _describe_backbone(backbone: dict) -> str:
+    arch = backbone.get('arch', backbone.get('depth', ''))
+    if isinstance(arch, dict):
+        arch = ', '.join(f'{key}={value}' for key, value in arch.items())
+    return f'{backbone.get("type", "")} {arch}'.strip()
 
 
 def _describe_prototypes(settings: dict) -> dict[str, str]:

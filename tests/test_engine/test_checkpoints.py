@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from toy_training import train
 
-from mm_sop.engine import atomic
+from mm_sop.engine import atomic, stop_signals
 from mm_sop.engine.checkpoints import CheckpointError, check_resumable, find_latest
 from mm_sop.engine.hooks import PretrainCheckpointHook
+from mm_sop.engine.stop_signals import StopSignals
 
 
 @pytest.fixture(scope='module')
@@ -174,3 +176,31 @@ def test_best_checkpoint_survives_the_removal(work_dir):
 def test_signal_interval_must_be_positive():
     with pytest.raises(ValueError, match='signal_interval must be at least 1'):
         PretrainCheckpointHook(signal_interval=0)
+
+
+def test_signals_are_heeded_during_the_training_only(work_dir):
+    before = signal.getsignal(signal.SIGTERM)
+    hooks = [dict(type='SignalHook', name='SIGINT', iteration=3)]
+    with pytest.raises(SystemExit) as stopped:
+        train(work_dir, custom_hooks=hooks)
+    assert stopped.value.code == 130
+    assert names(work_dir) == ['iter_4.pth']
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_second_signal_ends_the_process_but_an_echo_does_not(monkeypatch):
+    clock, codes = [0.0], []
+    monkeypatch.setattr(stop_signals.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(stop_signals.os, '_exit', codes.append)
+    signals = StopSignals()
+    signals.install()
+    try:
+        for seconds in (0.0, 0.5, 1.9):
+            clock[0] = seconds
+            signal.raise_signal(signal.SIGTERM)
+        assert (signals.received, codes) == (signal.SIGTERM, [])
+        clock[0] = 5.0
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signals.uninstall()
+    assert codes == [130]

@@ -61,9 +61,6 @@ def test_signal_on_one_rank_stops_all_and_the_run_goes_on_bit_identically(tmp_pa
     assert differing == other_differing == []
     assert not random.equal(other_random), 'the ranks must draw different dropout masks'
     assert kept == [20, 21]
-    # Signalled in iteration 9 of rank 1; the ranks agree on it in 10, which is also an optimiser step.
-    (log,) = [path for path in (tmp_path / 'parts').glob('*/*.log') if 'Loads' not in path.read_text()][:1]
-    assert log.is_file()
 
 
 @pytest.fixture(scope='module')

@@ -60,6 +60,18 @@ def test_resumed_run_is_bit_identical(straight, work_dir, iterations):
     assert resumed.message_hub.get_scalar('train/loss').data[0].shape == (21,)
 
 
+def test_checkpoint_waits_for_the_step_that_uses_the_accumulated_gradients(straight, work_dir):
+    changes = {'default_hooks.checkpoint': dict(interval=3, max_keep_ckpts=-1)}
+    interrupt(work_dir, 11, **changes)
+    assert sorted(path.name for path in work_dir.glob('*.pth')) == [
+        'iter_10.pth',
+        'iter_4.pth',
+        'iter_6.pth',
+        'iter_8.pth',
+    ]
+    assert differences(straight, state_of(train(work_dir, resume=True, experiment_name='resumed'))) == []
+
+
 def test_test_of_bit_identity_would_notice_a_lost_random_state(straight, work_dir, monkeypatch):
     monkeypatch.setattr('mm_sop.engine.hooks.checkpoint_hook.restore_random_state', lambda state: None)
     interrupt(work_dir, 9)

@@ -4,6 +4,7 @@ from labelled_pictures import TinyPictures
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from mm_sop.evaluation import features as features_module
 from mm_sop.evaluation.features import evaluation_mode, extract_features, network_encoder
 
 NORMALIZATION = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
@@ -102,3 +103,11 @@ def test_modes_and_statistics_return():
         raise KeyError
     assert [module.training for module in model.modules()] == [True, True, False, False, False]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_long_work_shows_progress(dataset, monkeypatch, capsys):
+    monkeypatch.setattr(features_module, '_SECONDS_BETWEEN_REPORTS', -1)
+    extract_features(encode, dataset, batch_size=4)
+    assert 'Encoded 2 of 3 batches' in capsys.readouterr().out
+    extract_features(encode, dataset, batch_size=4, rank=1, world_size=2)
+    assert 'Encoded' not in capsys.readouterr().out

@@ -129,3 +129,72 @@ def test_interrupted_setup_starts_over(run_setup, tmp_path):
     assert result.returncode == 1 and 'stopped here' in result.stderr
     assert not (tmp_path / '.venv' / 'half').exists()
     assert (tmp_path / '.venv' / '.mm_sop_setup').read_text() == 'incomplete\n'
+
+
+@pytest.fixture
+def run_quickstart(repository, tmp_path):
+    """Run a copy of the quick start whose steps are replaced by lines in ``calls``."""
+    report = (
+        'echo "train $CUDA_VISIBLE_DEVICES$PYTHON $*" >>calls; mkdir -p "$4"; echo TABLE >"$4/knn.md"; exit ${TRAIN:-0}'
+    )
+    stubs = {
+        'tools/setup.sh': 'echo "setup $*" >>calls',
+        'tools/dist_train.sh': report,
+        '.venv/bin/python': 'echo "python $*" >>calls',
+    }
+    for name, line in stubs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f'#!/bin/sh\n{line}\n')
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(repository / 'tools' / 'quickstart.sh', tmp_path / 'tools')
+
+    def run(*arguments, **environment):
+        (tmp_path / 'calls').write_text('')
+        command = ['bash', str(tmp_path / 'tools' / 'quickstart.sh'), *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, cwd='/', env={**os.environ, **environment})
+        # Training in bfloat16 depends on the processor.
+        return result, (tmp_path / 'calls').read_text().replace(' --amp', '').splitlines()
+
+    return run
+
+
+def test_quickstart_runs_all_steps_and_shows_the_results(run_quickstart, tmp_path):
+    result, calls = run_quickstart()
+    assert result.returncode == 0, result.stderr
+    assert calls == [
+        'setup quickstart',
+        'python tools/prepare_data.py composites --out data/composites --only pretrain classes',
+        'train .venv/bin/python configs/sop/quickstart.py 2 --work-dir work_dirs/quickstart --resume',
+    ]
+    *_, times, report = result.stdout.splitlines()
+    assert 'TABLE' in result.stdout
+    assert all(f'{step} ' in times for step in ('Environment', 'Pictures', 'Training'))
+    assert report == f'Report: {tmp_path}/work_dirs/quickstart/report/index.html'
+
+
+def test_fast_quickstart_has_a_work_dir_of_its_own(run_quickstart):
+    _, calls = run_quickstart('--fast')
+    assert calls[-1].endswith('work_dirs/quickstart-fast --resume --cfg-options train_cfg.max_epochs=1')
+
+
+def test_quickstart_keeps_earlier_results_unless_restarted(run_quickstart, tmp_path):
+    checkpoint = tmp_path / 'work_dirs' / 'quickstart' / 'iter_1.pth'
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    run_quickstart()
+    assert checkpoint.exists()
+    run_quickstart('--restart')
+    assert not checkpoint.exists()
+
+
+def test_failed_quickstart_says_which_step(run_quickstart):
+    result, _ = run_quickstart('--fast', TRAIN='1')
+    assert result.returncode == 1
+    assert 'Training failed' in result.stderr and 'quickstart.sh --fast' in result.stderr
+    assert 'Report:' not in result.stdout
+
+
+def test_quickstart_refuses_unknown_arguments(run_quickstart):
+    result, calls = run_quickstart('--slow')
+    assert result.returncode == 2 and calls == []
+    assert 'unknown argument: --slow' in result.stderr and 'Usage: bash tools/quickstart.sh' in result.stderr

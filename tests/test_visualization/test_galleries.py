@@ -145,5 +145,5 @@ def test_masks_stand_beside_their_view(shown):
     assert gallery.data['masked_shares'] == [min(max(i - 4 * v, 0), 4) / 4 for i in range(6) for v in range(2)]
     for teacher, student in ((row[2 * view], row[2 * view + 1]) for row in shown for view in range(2)):
         changed = (teacher.picture != student.picture).any(2).mean()
-        assert student.caption == f'student, {changed:.0%} hidden'
+        assert student.caption == f'{changed:.0%} hidden'
     assert mask_gallery(Training(masks=False), bgr=False) is None

@@ -125,7 +125,7 @@ def test_report_of_a_run_with_everything(work_dir, pictures, labelled, monkeypat
     assert data['sentence'] in re.sub('<.*?>', '', page)
     assert data['settings']['algorithm'] == 'SOP' and data['settings']['iterations'] == '6'
     assert data['settings']['pictures'] == str(pictures)
-    assert set(data['seconds']) == {'training', 'waiting', 'evaluation'}
+    assert set(data['seconds']) == {'training', 'waiting for data', 'evaluation'}
 
     # The ceiling appears once it has been measured, and the tool makes the same pictures again.
     ceiling = dict(records[6], network='supervised', iter=None)

@@ -30,5 +30,5 @@ def test_crashed_and_empty_logs(work_dir):
 def test_time_is_divided():
     scalars = dict(time=([10, 20, 30], [0.5, 9.0, 0.5]), data_wait=([10, 20], [0.1, 0.3]))
     seconds = time_shares(scalars, [dict(seconds=2.0), dict(seconds=1.0)])
-    assert seconds == dict(training=12.0, waiting=3.0, evaluation=3.0)
+    assert seconds == {'training': 12.0, 'waiting for data': 3.0, 'evaluation': 3.0}
     assert time_shares({}, [dict(seconds=2.0)]) == {}

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 # The profiler announces every start and stop otherwise.
 os.environ.setdefault('KINETO_LOG_LEVEL', '9')
+# A thread that waits for another one shall sleep: spinning would count as CPU time.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -63,9 +65,10 @@ The parts overlap, so they do not add up to the total:
 * *head*: from tokens to embeddings and back, for the tokens that each side sends through it.
 
 The two sides take turns in one process. Times are medians (quartiles in brackets); a ratio is the median over the
-turns of released time / MM-SOP time. Peak memory is the most that a part holds at once beyond its parameters and
-inputs: the running sum of all allocations and releases that PyTorch's profiler records on a CPU, the allocator's own
-maximum on CUDA.
+turns of released time / MM-SOP time. CPU time adds up the threads of the process and depends little on what else a
+shared machine is doing; elapsed time depends on it, the more the smaller the operations are. Peak memory is the most
+that a part holds at once beyond its parameters and inputs: the running sum of all allocations and releases that
+PyTorch's profiler records on a CPU, the allocator's own maximum on CUDA.
 """
 
 
@@ -262,30 +265,31 @@ def measure(parts: list[Part], problem: Problem, args: argparse.Namespace) -> di
     """Times and peak memory of the parts, released and ours in turns."""
     results = {}
     for part in parts:
-        seconds = {'released': [], 'mm_sop': []}
+        times = {'released': [], 'mm_sop': []}
         for turn in range(args.repeats + 1):
-            for side, values in seconds.items():
+            for side, turns in times.items():
                 problem.forget_gradients()
-                elapsed = time_call(getattr(part, side), args)
+                measured = time_call(getattr(part, side), args)
                 if turn > 0:
-                    values.append(elapsed)
+                    turns.append(measured)
             print(f'\r{part.name}: {turn}/{args.repeats} turns', end='', file=sys.stderr)
         print(file=sys.stderr)
-        results[part.name] = summarise(seconds)
-        for side in seconds:
+        results[part.name] = summarise(times)
+        for side in times:
             problem.forget_gradients()
             results[part.name][side]['peak_mib'] = round(peak_memory(getattr(part, side), args) / 2**20, 1)
     problem.forget_gradients()
     return results
 
 
-def time_call(function: Callable[[], object], args: argparse.Namespace) -> float:
+def time_call(function: Callable[[], object], args: argparse.Namespace) -> tuple[float, float]:
+    """Elapsed time and CPU time of a call in milliseconds."""
     synchronise(args.device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     with autocast(args):
         function()
     synchronise(args.device)
-    return time.perf_counter() - start
+    return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
 
 
 def peak_memory(function: Callable[[], object], args: argparse.Namespace) -> int:
@@ -316,12 +320,16 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def summarise(seconds: dict[str, list[float]]) -> dict[str, dict]:
-    """Milliseconds of both sides and their ratio, turn by turn."""
-    values = {side: [1e3 * value for value in turns] for side, turns in seconds.items()}
-    ratios = [old / new for old, new in zip(values['released'], values['mm_sop'], strict=True)]
-    result = {side: {'ms': spread(turns)} for side, turns in values.items()}
-    return result | {'ratio': spread(ratios)}
+def summarise(times: dict[str, list[tuple[float, float]]]) -> dict[str, dict]:
+    """Times of both sides and their ratios, turn by turn."""
+    result = {side: {} for side in times} | {'ratio': {}}
+    for index, clock in enumerate(('ms', 'cpu_ms')):
+        values = {side: [turn[index] for turn in turns] for side, turns in times.items()}
+        for side, turns in values.items():
+            result[side][clock] = spread(turns)
+        ratios = [old / new for old, new in zip(values['released'], values['mm_sop'], strict=True)]
+        result['ratio'][clock] = spread(ratios)
+    return result
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -337,6 +345,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, object]:
         'cpu': cpu_model(),
         'threads': torch.get_num_threads(),
         'precision': args.precision,
+        'load_before': round(os.getloadavg()[0], 1),
     }
 
 
@@ -351,13 +360,16 @@ def cpu_model() -> str:
 def table(results: dict[str, dict]) -> str:
     """Markdown table of one preset."""
     lines = [
-        '| part | released, ms | MM-SOP, ms | times faster | released, MiB | MM-SOP, MiB | times less |',
-        '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
+        '| part | released, ms | MM-SOP, ms | times faster | released, CPU ms | MM-SOP, CPU ms | times less CPU | '
+        'released, MiB | MM-SOP, MiB | times less memory |',
+        '| --- |' + ' ---: |' * 9,
     ]
     for name, result in results.items():
-        old, new = result['released'], result['mm_sop']
+        old, new, ratio = result['released'], result['mm_sop'], result['ratio']
+        cells = [name]
+        for clock in ('ms', 'cpu_ms'):
+            cells += [show(old[clock]), show(new[clock]), show(ratio[clock])]
         memory = old['peak_mib'] / max(new['peak_mib'], 0.1)
-        cells = [name, show(old['ms']), show(new['ms']), show(result['ratio'])]
         cells += [f'{old["peak_mib"]:,.1f}', f'{new["peak_mib"]:,.1f}', f'{memory:.1f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
@@ -377,7 +389,7 @@ def figures(report: dict[str, dict]) -> str:
         f'Batch {settings["batch"]}, 2 global and {settings["local_crops"]} local crops, ViT-S/16 tokens, bank '
         f'{settings["bank"]:,}, patch bank {settings["patch_bank"]:,}, {settings["masked_share"]:.1%} of the patches '
         f'masked, {settings["repeats"]} turns. PyTorch {machine["torch"]}, {machine["precision"]}, {where}, '
-        f'{machine["threads"]} threads.'
+        f'{machine["threads"]} threads; load average before the run {machine["load_before"]}.'
     ]
     for title, results in report['results'].items():
         parts += [f'## {title}', table(results)]
@@ -416,6 +428,7 @@ def main() -> None:
     MMLogger.get_instance('sop_step', log_level='ERROR')
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
+    machine = describe_machine(args)
     problem = Problem(args)
     results = {}
     parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
@@ -430,7 +443,7 @@ def main() -> None:
         )
     settings = {name: getattr(args, name) for name in ('batch', 'local_crops', 'bank', 'patch_bank', 'repeats', 'seed')}
     settings['masked_share'] = round(problem.masks.float().mean().item(), 4)
-    report = {'machine': describe_machine(args), 'settings': settings, 'results': results}
+    report = {'machine': machine, 'settings': settings, 'results': results}
     write_atomically(args.out, json.dumps(report, indent=2) + '\n')
     write_atomically(args.out.with_suffix('.md'), '\n'.join([METHOD, figures(report), FOOTNOTE]))
     print(figures(report))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -85,10 +85,9 @@ class PretrainCheckpointHook(CheckpointHook):
         self.signals.install()
         self._check_position(runner)
 
-    def after_train(self, runner: Runner) -> None:
-        """Stop listening; a signal that came after the last agreement has nothing to interrupt any more."""
+    def release(self, runner: Runner) -> None:
+        """Stop listening to signals, however the training ended."""
         self.signals.uninstall()
-        super().after_train(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Restore the random state, once and as late as possible."""
@@ -192,7 +191,8 @@ class PretrainCheckpointHook(CheckpointHook):
         name = signal.Signals(self._stop_signal).name
         runner.logger.info(f'Stopped by {name}. Go on with the same command and --resume {self.last_ckpt}')
         runner.visualizer.close()
-        self.signals.uninstall()
+        # A launcher ends the other processes with the first one, and the main process may still be writing.
+        barrier()
         sys.exit(EXIT_CODES[self._stop_signal])
 
     def _check_position(self, runner: Runner) -> None:
