@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Largest block of the member logits that is held at once, in elements (64 MiB in fp32).
-_LOGIT_BLOCK = 2**24
+# Largest block of the member logits that is held at once, in elements (16 MiB in fp32).
+_LOGIT_BLOCK = 2**22
 
 
 def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> Tensor:
@@ -28,7 +28,7 @@ def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, te
 
     Returns:
         Log-probabilities in fp32 (fp64 for fp64 embeddings), (n, M), or (T, n, M). Gradients reach the embeddings
-        only. Probabilities below the smallest normal number of the type are lifted to it.
+        only. Probabilities below ``tiny / eps`` of the type (1e-31 in fp32) are lifted to it.
 
     Raises:
         ValueError: If the shapes do not fit, M < 2 or the temperature is not positive.
@@ -63,16 +63,16 @@ class _PrototypeLogProbs(torch.autograd.Function):
                 total = total * decay
                 own = [part.mul_(decay.unsqueeze(-1)) for part in own]
                 other = [part.mul_(decay.unsqueeze(-1)) for part in other]
-            share = torch.einsum('tnmc,tmc->tnm', mass, weight)
-            everything = mass.sum(-1)
-            own.append(share)
-            other.append(everything - share)
-            total = everything.sum(-1) if total is None else total + everything.sum(-1)
+            own.append(torch.einsum('tnmc,tmc->tnm', mass, weight))
+            other.append(torch.einsum('tnmc,tmc->tnm', mass, 1 - weight))
+            block_total = own[-1].sum(-1) + other[-1].sum(-1)
+            total = block_total if total is None else total + block_total
             maximum = running
         own, other = _join(own), _join(other)
         spread = other.sum(-1, keepdim=True) - other
         probs = own.add_(spread.div_(num_prototypes - 1)).div_(total.unsqueeze(-1))
-        probs = probs.clamp_min_(torch.finfo(probs.dtype).tiny)
+        limits = torch.finfo(probs.dtype)
+        probs = probs.clamp_min_(limits.tiny / limits.eps)
         ctx.temperature = temperature
         ctx.save_for_backward(embeddings, members, weights, probs, maximum + total.log())
         return probs.log()
@@ -85,7 +85,6 @@ class _PrototypeLogProbs(torch.autograd.Function):
         grad_probs = grad_log_probs / probs
         rest = grad_probs.sum(-1, keepdim=True) - grad_probs
         rest = rest.div_(num_prototypes - 1)
-        slope = grad_probs - rest
         # P is linear in the member probabilities S, hence sum_r S_r dL/dS_r = sum_j P_j dL/dP_j.
         center = grad_log_probs.sum(-1)[..., None, None]
         grad_embeddings = torch.zeros_like(embeddings)
@@ -94,8 +93,8 @@ class _PrototypeLogProbs(torch.autograd.Function):
             stop = start + block.shape[1]
             mass = _member_logits(embeddings, block, ctx.temperature)
             mass.sub_(log_normalizer[..., None, None]).exp_()
-            grad = slope[..., start:stop, None] * weight.unsqueeze(1)
-            grad.add_(rest[..., start:stop, None]).sub_(center).mul_(mass)
+            grad = torch.lerp(rest[..., start:stop, None], grad_probs[..., start:stop, None], weight.unsqueeze(1))
+            grad.sub_(center).mul_(mass)
             grad_embeddings.addmm_(_rows_of_all_tasks(grad), block.reshape(-1, block.shape[-1]))
             start = stop
         return grad_embeddings.div_(ctx.temperature), None, None, None
@@ -110,13 +109,13 @@ def _blocks(embeddings: Tensor, members: Tensor, weights: Tensor):
 def _member_logits(embeddings: Tensor, members: Tensor, temperature: float) -> Tensor:
     """One matrix product for all tasks: (n, d) x (T, m, c, d) -> (T, n, m, c)."""
     tasks, prototypes, size, width = members.shape
-    logits = torch.matmul(embeddings, members.reshape(tasks, -1, width).transpose(1, 2))
-    return logits.div_(temperature).view(tasks, len(embeddings), prototypes, size)
+    logits = torch.matmul(embeddings / temperature, members.reshape(tasks, -1, width).transpose(1, 2))
+    return logits.view(tasks, len(embeddings), prototypes, size)
 
 
 def _rows_of_all_tasks(grad: Tensor) -> Tensor:
     """(T, n, m, c) -> (n, T m c), the order of the flattened members."""
-    return grad.transpose(0, 1).reshape(grad.shape[1], -1)
+    return grad.transpose(0, 1).flatten(1)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -432,7 +432,6 @@ def main() -> None:
     problem = Problem(args)
     results = {}
     parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
-    parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
     results['Released preset: 4 tasks of 64 anchors, halved, 8 supports; 512 patch anchors'] = measure(
         parts, problem, args
     )
