@@ -23,12 +23,14 @@ SCORES = [f'{name}_k{k}' for name in ('seen_class', 'seen_identity', 'unseen_cla
 
 @MODELS.register_module(force=True)
 class TinyPair(BaseModel):
-    """Student with dropout and BatchNorm, so that any disturbance shows in its weights."""
+    """Dropout and BatchNorm everywhere, so that any disturbance shows in the weights and statistics."""
 
     def __init__(self):
         super().__init__(data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3))
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Dropout(0.3))
-        self.teacher = nn.Conv2d(3, 4, 4, stride=4).requires_grad_(False)
+        self.backbone, self.teacher = (
+            nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Dropout(0.3)) for _ in range(2)
+        )
+        self.teacher.requires_grad_(False)
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         return dict(loss=self.backbone(inputs).square().mean() + torch.rand(()) * self.backbone[0].weight.mean())
@@ -41,7 +43,7 @@ class TinyPair(BaseModel):
 @HOOKS.register_module(force=True)
 class MoveTeacher(Hook):
     def after_train_iter(self, runner, *args, **kwargs):
-        runner.model.teacher.weight.add_(0.1)
+        runner.model.teacher[0].weight.add_(0.1)
 
 
 def pictures(identities, count, seed):
