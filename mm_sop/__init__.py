@@ -13,5 +13,6 @@ if find_spec('mmpretrain') is not None:
 
     compat.define_torchvision_operators()
     compat.limit_opencv_threads()
+    compat.announce_configs()
 
     from mm_sop import datasets, engine, evaluation, models, visualization  # noqa: F401

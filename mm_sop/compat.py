@@ -27,3 +27,10 @@ def limit_opencv_threads() -> None:
     import cv2
 
     cv2.setNumThreads(0)
+
+
+def announce_configs() -> None:
+    """Let MMEngine find the configs, ``mmengine.hub.get_config('mm_sop::sop/vitb.py')``: it knows a fixed list."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE.setdefault('mm_sop', 'mm-sop')
