@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -172,6 +173,9 @@ def _render_chunks(composite_set: CompositeSet, folder: Path, workers: int, size
     method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
     with multiprocessing.get_context(method).Pool(workers, _start_worker, (composite_set, folder)) as pool:
         yield from pool.imap(_render_in_worker, chunks)
+        # Idle workers leave by themselves; terminating one that holds the lock of the queue would block the others.
+        pool.close()
+        pool.join()
 
 
 def _render_chunk(composite_set: CompositeSet, folder: Path, indices: range) -> list[dict]:
@@ -184,6 +188,8 @@ _worker_task: tuple[CompositeSet, Path]
 def _start_worker(composite_set: CompositeSet, folder: Path) -> None:
     global _worker_task
     cv2.setNumThreads(0)
+    # Not the handler of the parent, which cleans up.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker_task = composite_set, folder
 
 
