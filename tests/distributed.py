@@ -194,6 +194,8 @@ def _process_group(rendezvous, rank, world_size, timeout):
     )
     try:
         mmengine_dist.init_local_group(0, world_size)
+        # A function without communication could otherwise end on one rank while another still connects.
+        dist.barrier()
         yield
     finally:
         mmengine_dist._LOCAL_PROCESS_GROUP = None
