@@ -37,7 +37,7 @@ def summarize(runs, score):
     summary = {}
     for features in runs[0]:
         values = [run[features][score]['accuracy'] for run in runs if score in run[features]]
-        summary[features] = dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else 0.0, values=values)
+        summary[features] = dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else None, values=values)
     pairs = [(run['untrained'][score], run['trained'][score]) for run in runs]
     summary['gain_in_standard_errors'] = [
         (after['accuracy'] - before['accuracy']) / (before['standard_error'] ** 2 + after['standard_error'] ** 2) ** 0.5
@@ -46,11 +46,17 @@ def summarize(runs, score):
     return summary
 
 
+def format_mean(values):
+    """Mean and deviation in percent; a single seed has no deviation."""
+    deviation = '' if values['deviation'] is None else f' ± {100 * values["deviation"]:.1f}'
+    return f'{100 * values["mean"]:.1f}{deviation}'
+
+
 def format_table(summaries, title, command, iterations, environment):
     features = [name for name in next(iter(summaries.values())) if name != 'gain_in_standard_errors']
     lines = [f'# {title}', '', *([f'`{command}`', ''] if command else [])]
     lines += [
-        f'{environment["seeds"]} seeds, {iterations} iterations, {environment["cores"]} cores of '
+        f'{environment["seeds"]} seed(s), {iterations} iterations, {environment["cores"]} cores of '
         f'{environment["processor"]}, torch {environment["torch"]}. '
         'Accuracy in percent, mean ± deviation over the seeds.',
         '',
@@ -58,7 +64,7 @@ def format_table(summaries, title, command, iterations, environment):
         f'| --- |{" ---: |" * (len(features) + 1)}',
     ]
     for score, summary in summaries.items():
-        cells = [f'{100 * summary[name]["mean"]:.1f} ± {100 * summary[name]["deviation"]:.1f}' for name in features]
+        cells = [format_mean(summary[name]) for name in features]
         gains = ', '.join(f'{gain:+.1f}' for gain in summary['gain_in_standard_errors'])
         lines.append(f'| {describe_score(score)} | {" | ".join(cells)} | {gains} |')
     lines += [

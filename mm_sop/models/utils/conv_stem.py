@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class ConvStem(BaseModule):
     """Stack of 3x3 convolutions with stride 2 and a final 1x1 convolution instead of one patch convolution.
 
-    From "Early Convolutions Help Transformers See Better" (Xiao et al., 2021). Small transformers on small pictures
-    learn much faster with it. Neighbouring patches share pixels, so a mask hides a little less than its patches.
+    From "Early Convolutions Help Transformers See Better" (Xiao et al., 2021), which reports faster convergence with
+    it. Neighbouring patches share pixels, so a mask hides a little less than its patches.
 
     Args:
         in_channels: Channels of the image.
