@@ -1,27 +1,24 @@
 """Self-Organizing Visual Prototypes."""
 
-import copy
 import inspect
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.dist import get_world_size
-from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mm_sop.functional import update_ema
+from mm_sop.models.selfsup.teacher_student import TeacherStudent
 from mm_sop.models.utils.diagnostics import key_diagnostics
 from mm_sop.models.utils.distributed import gather_in_sample_order, own_samples
 from mm_sop.models.utils.masks import MaskedTokens
 from mm_sop.models.utils.shared_random import SharedRandom
-from mm_sop.models.utils.tokens import split_features, to_map
+from mm_sop.models.utils.tokens import split_features
 
 
 @MODELS.register_module()
-class SOP(BaseSelfSupervisor):
+class SOP(TeacherStudent):
     """Self-Organizing Visual Prototypes for Non-Parametric Representation Learning (ICML 2025).
 
     A student and its moving-average teacher vote for prototypes made of many support embeddings out of a memory bank:
@@ -64,15 +61,15 @@ class SOP(BaseSelfSupervisor):
             neck=neck,
             head=head,
             target_generator=target_generator,
+            teacher_buffers=teacher_buffers,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
         self.mim_head = None if mim_head is None else MODELS.build(mim_head)
         self.key_views = tuple(key_views)
-        self.teacher_buffers = teacher_buffers
         self.random = SharedRandom()
         self._check_arguments()
-        self.teacher = self._build_teacher()
+        self.teacher = self.build_teacher()
         if self.mim_head is None:
             _remove_mask_token(self.backbone)
 
@@ -86,7 +83,7 @@ class SOP(BaseSelfSupervisor):
         Returns:
             Losses, and diagnostics that do not enter the objective.
         """
-        self._check_inputs(inputs)
+        self.check_views(inputs)
         batch = len(inputs[0])
         views, crops = torch.cat(tuple(inputs[:2])), inputs[2:]
         masked = None if self.mim_head is None else MaskedTokens.from_samples(data_samples, views.device)
@@ -155,68 +152,17 @@ class SOP(BaseSelfSupervisor):
         for owner, key in zip(keys, gathered.split(widths, dim=-1), strict=True):
             owner.prototypes.bank.enqueue(key)
 
-    @property
-    def student(self) -> nn.ModuleDict:
-        """The networks that the teacher follows."""
-        return nn.ModuleDict(dict(backbone=self.backbone, neck=self.neck))
-
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student; called after an optimiser step.
-
-        Args:
-            momentum: Share of the old teacher that is kept, in [0, 1].
-        """
-        parameters = dict(self.student.named_parameters())
-        targets = dict(self.teacher.named_parameters())
-        update_ema(list(targets.values()), [parameters[name] for name in targets], momentum)
-        if self.teacher_buffers == 'keep':
-            return
-        for name, buffer in self.teacher.named_buffers():
-            source = self.student.get_buffer(name)
-            if self.teacher_buffers == 'average' and buffer.is_floating_point():
-                buffer.lerp_(source, 1 - momentum)
-            else:
-                buffer.copy_(source)
-
     def set_teacher_temperature(self, temperature: float) -> None:
         """Set the temperature of the teacher's votes in both objectives."""
         for owner in (self.head, self.target_generator):
             if owner is not None:
                 owner.teacher_temperature = temperature
 
-    def init_weights(self) -> None:
-        """Initialise the student and make the teacher its copy."""
-        super().init_weights()
-        self.update_teacher(0.0)
-        for name, buffer in self.teacher.named_buffers():
-            buffer.copy_(self.student.get_buffer(name))
-
-    def _build_teacher(self) -> nn.ModuleDict:
-        teacher = copy.deepcopy(self.student)
+    def build_teacher(self) -> nn.ModuleDict:
+        """Copy the student without the mask embedding: the teacher sees everything."""
+        teacher = super().build_teacher()
         _remove_mask_token(teacher['backbone'])
-        for module in teacher.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
-            elif isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return teacher.requires_grad_(False)
-
-    def extract_feat(self, inputs: Tensor | Sequence[Tensor], network: str = 'teacher') -> tuple[Tensor, Tensor]:
-        """Representations for downstream use.
-
-        Args:
-            inputs: Images, (B, C, H, W); of several views the first is taken.
-            network: ``'teacher'`` or ``'student'``.
-
-        Returns:
-            Global representation, (B, D), and local map, (B, D, h, w).
-        """
-        images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        backbones = dict(teacher=self.teacher['backbone'], student=self.backbone)
-        if network not in backbones:
-            raise ValueError(f"network must be 'teacher' or 'student', got {network!r}")
-        global_features, local_features = split_features(backbones[network](images))
-        return global_features, to_map(local_features, images.shape[-2:])
+        return teacher
 
     def _check_arguments(self) -> None:
         if (self.mim_head is None) != (self.target_generator is None):
@@ -228,16 +174,6 @@ class SOP(BaseSelfSupervisor):
             )
         if not self.key_views or not set(self.key_views) <= {0, 1}:
             raise ValueError(f'key_views must name one or both of the global views 0 and 1, got {self.key_views}')
-        if self.teacher_buffers not in ('keep', 'copy', 'average'):
-            raise ValueError(f"teacher_buffers must be 'keep', 'copy' or 'average', got {self.teacher_buffers!r}")
-
-    @staticmethod
-    def _check_inputs(inputs: Sequence[Tensor]) -> None:
-        if isinstance(inputs, Tensor) or len(inputs) < 2 or inputs[0].shape != inputs[1].shape:
-            raise ValueError(
-                'SOP needs a list of views that begins with two global views of one size; check MultiView in the '
-                'pipeline'
-            )
 
 
 def _remove_mask_token(backbone: nn.Module) -> None:

@@ -1,0 +1,116 @@
+"""What algorithms with a moving-average teacher have in common."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmpretrain.models import BaseSelfSupervisor
+from torch import Tensor, nn
+
+from mm_sop.functional import update_ema
+from mm_sop.models.utils.tokens import split_features, to_map
+
+
+class TeacherStudent(BaseSelfSupervisor):
+    """A student that is trained, and a teacher that follows it as a moving average.
+
+    The teacher is a copy of :attr:`student` without gradients, dropout and stochastic depth. It lies under ``teacher.``
+    in the state dict with the names that the student's modules have in the model. A hook calls :meth:`update_teacher`
+    after every step of the optimiser, so that iterations that only accumulate gradients leave the teacher alone. Its
+    buffers, such as BatchNorm statistics, are treated as ``teacher_buffers`` says.
+
+    Args:
+        teacher_buffers: What becomes of the teacher's buffers: ``'keep'`` (the teacher collects its own), ``'copy'``
+            the student's, or ``'average'`` them like parameters.
+        **kwargs: Arguments of :class:`mmpretrain.models.BaseSelfSupervisor`.
+
+    Raises:
+        ValueError: ``teacher_buffers`` is none of these.
+    """
+
+    student_modules = ('backbone', 'neck')
+    """Attributes whose modules the teacher copies; None among them are left out."""
+
+    def __init__(self, teacher_buffers: str = 'keep', **kwargs) -> None:
+        super().__init__(**kwargs)
+        if teacher_buffers not in ('keep', 'copy', 'average'):
+            raise ValueError(f"teacher_buffers must be 'keep', 'copy' or 'average', got {teacher_buffers!r}")
+        self.teacher_buffers = teacher_buffers
+
+    @property
+    def student(self) -> nn.ModuleDict:
+        """The networks that the teacher follows."""
+        modules = {name: getattr(self, name, None) for name in self.student_modules}
+        return nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
+
+    def build_teacher(self) -> nn.ModuleDict:
+        """Copy the student for use as its teacher; subclasses assign it to ``self.teacher``."""
+        teacher = copy.deepcopy(self.student)
+        for module in teacher.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+            elif isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return teacher.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialise the student and make the teacher its copy."""
+        super().init_weights()
+        self.update_teacher(0.0)
+        for name, buffer in self.teacher.named_buffers():
+            buffer.copy_(self.student.get_buffer(name))
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student; called after an optimiser step.
+
+        Args:
+            momentum: Share of the old teacher that is kept, in [0, 1].
+        """
+        parameters = dict(self.student.named_parameters())
+        targets = dict(self.teacher.named_parameters())
+        update_ema(list(targets.values()), [parameters[name] for name in targets], momentum)
+        if self.teacher_buffers == 'keep':
+            return
+        for name, buffer in self.teacher.named_buffers():
+            source = self.student.get_buffer(name)
+            if self.teacher_buffers == 'average' and buffer.is_floating_point():
+                buffer.lerp_(source, 1 - momentum)
+            else:
+                buffer.copy_(source)
+
+    def extract_feat(self, inputs: Tensor | Sequence[Tensor], network: str = 'teacher') -> tuple[Tensor, Tensor]:
+        """Representations for downstream use.
+
+        Args:
+            inputs: Images, (B, C, H, W); of several views the first is taken.
+            network: ``'teacher'`` or ``'student'``.
+
+        Returns:
+            Global representation, (B, D), and local map, (B, D, h, w).
+
+        Raises:
+            ValueError: The network is none of these.
+        """
+        images = inputs if isinstance(inputs, Tensor) else inputs[0]
+        backbones = dict(teacher=self.teacher['backbone'], student=self.backbone)
+        if network not in backbones:
+            raise ValueError(f"network must be 'teacher' or 'student', got {network!r}")
+        global_features, local_features = split_features(backbones[network](images))
+        return global_features, to_map(local_features, images.shape[-2:])
+
+    def check_views(self, inputs: Sequence[Tensor]) -> None:
+        """Refuse a batch that does not begin with two global views.
+
+        Args:
+            inputs: Views, (B, C, H, W) each.
+
+        Raises:
+            ValueError: It is one tensor, has fewer than two views, or their sizes differ.
+        """
+        if isinstance(inputs, Tensor) or len(inputs) < 2 or inputs[0].shape != inputs[1].shape:
+            raise ValueError(
+                f'{type(self).__name__} needs a list of views that begins with two global views of one size; check '
+                'MultiView in the pipeline'
+            )
