@@ -1,7 +1,7 @@
 # [CLS] alone on a ResNet-18 of a quarter of the usual width, without max-pooling: 15 minutes on 2 CPU cores.
 _base_ = [
     '../_base_/models/sop_composites.py',
-    '../_base_/datasets/composites.py',
+    '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/sop_composites.py',
     '../_base_/default_runtime.py',

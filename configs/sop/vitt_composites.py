@@ -1,7 +1,7 @@
 # [CLS] and MIM on a ViT twice as wide and half as deep again as the quickstart's: at most 2 hours on 2 CPU cores.
 _base_ = [
     '../_base_/models/sop_composites.py',
-    '../_base_/datasets/composites.py',
+    '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/sop_composites.py',
     '../_base_/default_runtime.py',
@@ -10,4 +10,6 @@ model = dict(
     backbone=dict(arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768)),
     neck=dict(in_channels=192))
 train_cfg = dict(max_epochs=30)
+train_pipeline = [*_base_.train_pipeline[:-1], *_base_.mask_transforms]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 custom_hooks = [_base_.teacher_hook, _base_.knn_hook, dict(type='ReportHook')]

@@ -10,11 +10,12 @@ from PIL import Image
 
 import mm_sop  # noqa: F401
 
-BASES = ['imagenet_sop', 'imagenet_sop_2views', 'composites']
+IMAGENET, IMAGENET_2VIEWS = '_base_/datasets/imagenet_sop', '_base_/datasets/imagenet_sop_2views'
+COMPOSITES = 'sop/quickstart'
 
 
 def read_config(repository, name):
-    return Config.fromfile(repository / f'configs/_base_/datasets/{name}.py')
+    return Config.fromfile(repository / f'configs/{name}.py')
 
 
 def build_loader(config, folder, batch_size=4):
@@ -28,9 +29,9 @@ def build_loader(config, folder, batch_size=4):
 @pytest.mark.parametrize(
     ('name', 'sizes', 'grid'),
     [
-        ('imagenet_sop', [224] * 2 + [96] * 10, 14),
-        ('imagenet_sop_2views', [224] * 2, 14),
-        ('composites', [48] * 2, 6),
+        (IMAGENET, [224] * 2 + [96] * 10, 14),
+        (IMAGENET_2VIEWS, [224] * 2, 14),
+        (COMPOSITES, [48] * 2, 6),
     ],
 )
 def test_base_config_loads_any_folder(repository, pictures, name, sizes, grid):
@@ -59,7 +60,7 @@ def view_transforms(config):
 
 @pytest.mark.parametrize(
     ('name', 'scales'),
-    [('imagenet_sop', [(0.32, 1), (0.32, 1), (0.05, 0.32)]), ('imagenet_sop_2views', [(0.14, 1)] * 2)],
+    [(IMAGENET, [(0.32, 1), (0.32, 1), (0.05, 0.32)]), (IMAGENET_2VIEWS, [(0.14, 1)] * 2)],
 )
 def test_augmentations_are_those_of_sop(repository, name, scales):
     views = view_transforms(read_config(repository, name))
@@ -80,14 +81,14 @@ def test_augmentations_are_those_of_sop(repository, name, scales):
 
 
 def test_composites_recipe_is_0_4_times_that_of_sop(repository):
-    (view,) = view_transforms(read_config(repository, 'composites'))
+    (view,) = view_transforms(read_config(repository, COMPOSITES))
     jitter = view['RandomApply'].transforms.transforms[0]
     assert view['FastRandomResizedCrop'].crop_ratio_range == (0.5, 1.0)
     assert (jitter.brightness[1], jitter.saturation[1], jitter.hue[1]) == pytest.approx((1.16, 1.08, 0.04))
     assert view['RandomGrayscale'].prob == pytest.approx(0.4 * 0.2)
 
 
-@pytest.mark.parametrize('name', BASES)
+@pytest.mark.parametrize('name', [IMAGENET, IMAGENET_2VIEWS, COMPOSITES])
 def test_red_pictures_are_red_at_the_model(repository, tmp_path, name):
     for number in range(4):
         Image.new('RGB', (80, 80), (255, 0, 0)).save(tmp_path / f'{number}.png')
@@ -106,7 +107,7 @@ def test_red_pictures_are_red_at_the_model(repository, tmp_path, name):
 def test_grey_has_the_luma_of_the_colour(repository, tmp_path):
     Image.new('RGB', (80, 80), (255, 0, 0)).save(tmp_path / 'red.png')
     load = TRANSFORMS.build(dict(type='LoadPicture'))
-    for view in view_transforms(read_config(repository, 'imagenet_sop')):
+    for view in view_transforms(read_config(repository, IMAGENET)):
         view['RandomGrayscale'].prob = 1.0
         grey = view['RandomGrayscale'](load(dict(img_path=str(tmp_path / 'red.png'))))['img']
         assert np.unique(grey).tolist() == [76]
@@ -126,7 +127,7 @@ def load_first_batches(rank, world_size, repository, pictures, name):
     return batches
 
 
-@pytest.mark.parametrize('name', ['imagenet_sop_2views', 'composites'])
+@pytest.mark.parametrize('name', [IMAGENET_2VIEWS, COMPOSITES])
 def test_two_processes_see_the_batches_of_one(repository, pictures, name):
     whole = load_first_batches(0, 1, repository, pictures, name)
     assert len(whole) == 3

@@ -37,3 +37,14 @@ model = dict(
             num_tasks=1,
             anchor_selection='all')),
     mim_head=dict(type='SOPMIMHead'))
+
+# Patches of 8 pixels
+mask_transforms = [
+    dict(
+        type='BlockMaskGenerator',
+        grid=(6, 6),
+        mask_ratio=(0.0, 0.3),
+        mask_ratio_jitter=(0.0, 0.2)),
+    # As an algorithm key the mask stays an array on the host, where the model works out the masked positions.
+    dict(type='PackInputs', algorithm_keys=['mask']),
+]
