@@ -32,9 +32,11 @@ fi
 "$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \
     --shutdown-timeout="${SHUTDOWN_TIMEOUT:-90}" "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
 AGENT=$!
+RECEIVED=0
 
 # The processes themselves get the signal: the agent would not wait for them, nor pass on their exit code.
 forward() {
+    RECEIVED=$(kill -l "$1")
     for worker in $(ps -o pid= --ppid "$AGENT"); do
         kill "-$1" "$worker" 2>/dev/null || true
     done
@@ -47,5 +49,8 @@ trap 'forward INT' INT
 while true; do
     STATUS=0
     wait "$AGENT" || STATUS=$?
-    kill -0 "$AGENT" 2>/dev/null || exit "$STATUS"
+    kill -0 "$AGENT" 2>/dev/null || break
 done
+# The agent reports every exit code as 1; train.py leaves with 128 + signal after SIGTERM and Ctrl-C.
+[ "$STATUS" -eq 0 ] || [ "$RECEIVED" -eq 0 ] || STATUS=$((128 + RECEIVED))
+exit "$STATUS"

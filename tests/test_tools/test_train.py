@@ -1,6 +1,7 @@
 """The training scripts, started for real."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,10 @@ def environment(repository):
     return dict(os.environ, PYTHONPATH=path, PYTHON=sys.executable, OMP_NUM_THREADS='1')
 
 
-def write_config(work_dir, batch_size=4, **signal):
+def write_config(work_dir, batch_size=4, **signal_options):
     cfg = toy_config(work_dir, log_level='INFO', **{'train_dataloader.batch_size': batch_size})
-    if signal:
-        cfg.custom_hooks.append(dict(type='SignalHook', **signal))
+    if signal_options:
+        cfg.custom_hooks.append(dict(type='SignalHook', **signal_options))
     cfg.launcher = 'none'
     path = work_dir / 'toy.py'
     cfg.dump(path)
@@ -81,6 +82,11 @@ def test_two_processes_killed_and_signalled_through_the_script(repository, work_
     queued = run([*command, '--resume'], environment)
     assert queued.returncode == 0, queued.stderr
     assert f'Stopped by SIGUSR1. Go on with the same command and --resume {work_dir}/iter_12.pth' in queued.stdout
+
+    write_config(work_dir, 2, name='SIGTERM', iteration=13, rank=0, to_script=True)
+    stopped = run([*command, '--resume'], environment)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_14.pth' in stopped.stdout
 
     for resumed, straight in run_distributed(resumed_and_straight, str(work_dir)):
         assert differences(straight, resumed) == []

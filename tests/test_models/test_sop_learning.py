@@ -1,0 +1,86 @@
+"""Some hundred steps on a handful of noisy pictures: the whole method learns, frozen anchors collapse."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from sop_models import objective, prototypes, sop_config
+from torch.nn.functional import interpolate, normalize
+
+NUM_ANCHORS, STEPS, BATCH = 16, 300, 32
+
+
+def noisy_pictures(num_objects=16, repeats=4):
+    """Smooth random pictures, every one several times under different noise."""
+    generator = torch.Generator().manual_seed(0)
+    objects = interpolate(torch.randn(num_objects, 3, 4, 4, generator=generator), size=16, mode='bilinear')
+    labels = torch.arange(num_objects).repeat_interleave(repeats)
+    return objects[labels] + 0.5 * torch.randn(len(labels), 3, 16, 16, generator=generator), labels
+
+
+def augment(pictures, generator):
+    shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
+    contrast = 0.8 + 0.4 * torch.rand(len(pictures), 1, 1, 1, generator=generator)
+    return contrast * torch.roll(pictures, shift, (2, 3)) + 0.7 * torch.randn(pictures.shape, generator=generator)
+
+
+def nearest_neighbour_accuracy(model, pictures, labels):
+    model.eval()
+    with torch.no_grad():
+        features = normalize(model.extract_feat(pictures)[0])
+    model.train()
+    similarity = (features @ features.T).fill_diagonal_(-2)
+    return (labels[similarity.argmax(1)] == labels).float().mean().item()
+
+
+def learning_model(fix_anchors_after):
+    options = dict(size=128, num_anchors=NUM_ANCHORS, num_tasks=1, fix_anchors_after=fix_anchors_after)
+    config = sop_config()
+    config['neck'].update(norm_cfg=dict(type='BN1d'), norm_output=True)
+    config['head'].update(prototypes=prototypes(num_supports=2, **options), koleo_weight=0.05)
+    config['target_generator']['prototypes'] = prototypes(num_supports=0, **options)
+    torch.manual_seed(0)
+    model = MODELS.build(config).train()
+    model.init_weights()
+    return model
+
+
+def train(model, pictures, precision):
+    """The losses and diagnostics of every step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.04)
+    generator, mask_generator = torch.Generator().manual_seed(1), np.random.default_rng(0)
+    history = []
+    for _ in range(STEPS):
+        chosen = pictures[torch.randperm(len(pictures), generator=generator)[:BATCH]]
+        views = [augment(chosen, generator), augment(chosen, generator)]
+        samples = [DataSample(metainfo=dict(mask=mask)) for mask in mask_generator.random((BATCH, 2, 4, 4)) < 0.3]
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bf16'):
+            losses = model.loss(views, samples)
+        optimizer.zero_grad()
+        objective(losses).backward()
+        optimizer.step()
+        model.update_teacher(0.98)
+        history.append({name: float(value) for name, value in losses.items()})
+    return history
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_it_learns(precision):
+    pictures, labels = noisy_pictures()
+    model = learning_model(fix_anchors_after=None)
+    untrained = nearest_neighbour_accuracy(model, pictures, labels)
+    history = train(model, pictures, precision)
+    assert all(math.isfinite(value) for step in history for value in step.values())
+    assert untrained < 0.7
+    assert nearest_neighbour_accuracy(model, pictures, labels) > 0.9
+    assert history[-1]['support_cosine'] > history[5]['support_cosine'] + 0.1
+    assert history[-1]['target_entropy'] < 0.6 * math.log(NUM_ANCHORS)
+
+
+def test_frozen_anchors_collapse_to_uniform_votes():
+    history = train(learning_model(fix_anchors_after=20), noisy_pictures()[0], 'fp32')
+    assert history[-1]['target_entropy'] > 0.9 * math.log(NUM_ANCHORS)
+    assert history[-1]['loss_cls'] > 0.9 * math.log(NUM_ANCHORS)
