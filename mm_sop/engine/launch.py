@@ -17,6 +17,7 @@ from mmpretrain.registry import MODELS
 
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
+from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.scaling import fit_schedules, scale_learning_rate
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -64,8 +65,7 @@ def launch(
         LaunchError: Config, data or device are not as they should be.
         CheckpointError: The checkpoint to resume from is damaged.
     """
-    # On CPU a compiled kernel is kept for each shape, and the number of masked patches changes in every iteration.
-    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128')
+    prepare_cpu()
     cfg = config if isinstance(config, Config) else load_config(config)
     merge_options(cfg, cfg_options or {})
     cfg.launcher = launcher

@@ -1,0 +1,213 @@
+"""ReSA in the real loop: schedules of its configs, the teacher's timing, resumption, and whether it learns."""
+
+import math
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS, HOOKS
+from mmpretrain.structures import DataSample
+from resa_models import resa_config, resnet_config
+from toy_training import differences, state_of, toy_config, train
+
+from mm_sop.engine.hooks import TeacherHook
+from mm_sop.engine.scaling import fit_schedules
+from mm_sop.functional import cosine_schedule
+
+
+@DATASETS.register_module()
+class ToyViews(torch.utils.data.Dataset):
+    """Four kinds of stripes: a weak view with a little noise, and a strong view with other colours and much noise."""
+
+    metainfo = dict(dataset_type='toy')
+
+    def __init__(self, size=64):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return dict(inputs=[self.view(index, 0.2), self.view(index, 0.6)], data_samples=DataSample())
+
+    @staticmethod
+    def view(index, noise):
+        shift = float(torch.rand(()) * 6)
+        line = torch.sin(torch.arange(16.0) * (0.5 + 0.7 * (index % 2)) + shift)
+        stripes = line.expand(16, 16) if index % 4 < 2 else line.expand(16, 16).T
+        return stripes * (1 + noise * torch.rand(3, 1, 1)) + noise * torch.randn(3, 16, 16)
+
+
+@HOOKS.register_module()
+class TeacherWatchHook(Hook):
+    """Remembers both networks before every forward pass."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        model = runner.model
+        self.seen.append([networks['neck'].layers[0].weight.detach().clone() for networks in (model.student, model.teacher)])
+
+
+def resa_training(work_dir, **changes):
+    """A toy run of ReSA with the released order of updates and SGD."""
+    settings = {
+        'custom_imports.imports': ['mm_sop', 'toy_training'],
+        'model': dict(resa_config(), data_preprocessor=dict(type='SelfSupDataPreprocessor')),
+        'train_dataloader.dataset.dataset': dict(type='ToyViews'),
+        'train_dataloader.batch_size': 16,
+        'optim_wrapper': dict(
+            _delete_=True,
+            type='PretrainOptimWrapper',
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-5),
+        ),
+        'custom_hooks': [dict(type='TeacherHook', momentum=0.9, lead=1), dict(type='TeacherWatchHook')],
+        **changes,
+    }
+    return toy_config(work_dir, **settings)
+
+
+def watched(runner):
+    return next(hook for hook in runner.hooks if isinstance(hook, TeacherWatchHook)).seen
+
+
+def test_teacher_of_a_step_is_the_release_s(work_dir):
+    runner = Runner.from_cfg(resa_training(work_dir))
+    runner.train()
+    seen = watched(runner)
+    assert len(seen) == 12
+    student, teacher = seen[0]
+    assert torch.equal(student, teacher)
+    for step, (student, measured) in enumerate(seen):
+        momentum = 1 - 0.05 * (1 + math.cos(math.pi * step / 12))
+        teacher = momentum * teacher + (1 - momentum) * student
+        torch.testing.assert_close(measured, teacher, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(student, teacher, atol=1e-3)
+    # The released code does not move the teacher after the last step; with lead=1 its momentum there is 1.
+    torch.testing.assert_close(runner.model.teacher['neck'].layers[0].weight, measured, rtol=0, atol=0)
+
+
+def test_teacher_waits_for_accumulated_steps(work_dir):
+    cfg = resa_training(work_dir, **{'train_cfg.max_iters': 6})
+    cfg.optim_wrapper.accumulative_counts = 3
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    teachers = [teacher for _, teacher in watched(runner)]
+    assert all(torch.equal(teachers[0], teacher) for teacher in teachers[1:3])
+    assert not torch.equal(teachers[2], teachers[3])
+    assert all(torch.equal(teachers[3], teacher) for teacher in teachers[4:6])
+
+
+def test_lead_shifts_the_momentum_of_the_teacher_hook(work_dir):
+    runner = train(work_dir, custom_hooks=[dict(type='TeacherHook', momentum=0.9, lead=2)])
+    assert runner.model.momenta == [cosine_schedule(step + 2, 11, 0.9, 1.0) for step in range(11)]
+    with pytest.raises(ValueError, match='lead must not be negative, got -1'):
+        TeacherHook(lead=-1)
+
+
+@pytest.mark.parametrize('model', [resa_config(), resnet_config()], ids=['transformer', 'BatchNorm'])
+def test_interrupted_run_goes_on_bit_identically(work_dir, model):
+    model = dict(model, data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+    hooks = [dict(type='TeacherHook', momentum=0.9, lead=1)]
+    changes = dict(model=model, custom_hooks=hooks)
+    straight = Runner.from_cfg(resa_training(work_dir / 'straight', **changes))
+    straight.train()
+    cfg = resa_training(work_dir / 'parts', experiment_name='part', **changes)
+    cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=7))
+    with pytest.raises(SystemExit):
+        Runner.from_cfg(cfg).train()
+    resumed = Runner.from_cfg(
+        resa_training(work_dir / 'parts', experiment_name='resumed', resume=True, **changes)
+    )
+    resumed.train()
+    assert resumed.iter == 12
+    assert differences(state_of(straight), state_of(resumed)) == []
+
+
+def rates(repository, name, work_dir, epoch_length, max_epochs):
+    """Learning rates of a config's schedule, with epochs of the given length."""
+    shipped = Config.fromfile(repository / f'configs/resa/{name}.py')
+    cfg = toy_config(work_dir, **{'train_dataloader.dataset.dataset.size': 4 * epoch_length})
+    cfg.optim_wrapper = dict(shipped.optim_wrapper, dtype='float32')
+    cfg.param_scheduler = shipped.param_scheduler
+    cfg.train_cfg = dict(shipped.train_cfg, max_epochs=max_epochs)
+    runner = Runner.from_cfg(cfg)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    fit_schedules(runner)
+    wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    values = []
+    for _ in range(epoch_length * max_epochs):
+        values.append(wrapper.optimizer.param_groups[0]['lr'])
+        for scheduler in schedulers:
+            scheduler.step()
+    return torch.tensor(values, dtype=torch.float64), wrapper.optimizer
+
+
+@pytest.mark.parametrize(
+    ('name', 'peak', 'warmup', 'floor'),
+    [
+        ('r50_b256_100e', 0.5, 2, 0.05),
+        ('r50_b1024_100e', 0.5, 10, 0.05),
+        ('r50_b1024_800e', 0.4, 10, 0.04),
+        ('r18_cifar10', 0.3, 2, 0.03),
+        ('vits', 5e-4, 40, 1e-4),
+    ],
+)
+def test_learning_rates_are_the_release_s(repository, work_dir, name, peak, warmup, floor):
+    measured, optimizer = rates(repository, name, work_dir, epoch_length=20, max_epochs=100)
+    total, first = 2000, 20 * warmup
+    expected = [peak * step / (first - 1) for step in range(first)]
+    expected += [
+        floor + (peak - floor) / 2 * (1 + math.cos(math.pi * step / (total - first))) for step in range(total - first)
+    ]
+    torch.testing.assert_close(measured, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-8)
+    assert len(optimizer.param_groups) == 1, 'weight decay acts on all parameters alike'
+    assert optimizer.param_groups[0]['weight_decay'] == dict(vits=0.1, r18_cifar10=1e-4).get(name, 1e-5)
+
+
+def test_check_values_of_the_published_schedule(repository):
+    """ImageNet, 100 epochs at 256: 5004 iterations per epoch. The closed forms above, where the release states values."""
+    total, warmup = 500_400, 10_008
+    half = 0.05 + 0.45 / 2 * (1 + math.cos(math.pi * (250_200 - warmup) / (total - warmup)))
+    assert half == pytest.approx(0.282212, abs=1e-6)
+    assert 0.5 / (warmup - 1) == pytest.approx(4.9965e-5, rel=1e-5)
+    (hook,) = Config.fromfile(repository / 'configs/resa/r50_b256_100e.py').custom_hooks
+    assert hook.lead == 1
+    for step, momentum in ((total // 4, 0.9965858), (total // 2, 0.998), (3 * total // 4, 0.9994142)):
+        value = cosine_schedule(step, total, hook.momentum, hook.end_momentum)
+        assert value == pytest.approx(momentum, abs=1e-7)
+
+
+def test_learns_kinds_and_images(work_dir):
+    """Same-kind mass of the assignment and retrieval across views rise from those of the untrained network."""
+    model = dict(resnet_config(), data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+    cfg = resa_training(work_dir, model=model, custom_hooks=[dict(type='TeacherHook', momentum=0.95, lead=1)])
+    cfg.train_dataloader.batch_size = 32
+    cfg.train_cfg.max_epochs = 40
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    before = judge(runner.model)
+    runner.train()
+    after = judge(runner.model)
+    assert after['kind_mass'] > before['kind_mass'] + 0.3
+    assert after['cross_view_top1'] > before['cross_view_top1'] + 0.1
+    assert after['encoding_cosine'] < before['encoding_cosine']
+
+
+@torch.no_grad()
+def judge(model):
+    """Diagnostics of 32 images, and the share of the assignment on the sample's own kind."""
+    torch.manual_seed(5)
+    kept = []
+    handle = model.assigner.register_forward_hook(lambda *args: kept.append(args[-1]))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    views = [torch.stack([ToyViews.view(index, noise) for index in range(32)]) for noise in (0.2, 0.6)]
+    values = {name: value.item() for name, value in model.train().loss(views).items()}
+    model.load_state_dict(state)
+    handle.remove()
+    kind = torch.arange(32) % 4
+    return dict(values, kind_mass=kept[0][kind[:, None] == kind].sum().item() / 32)
