@@ -5,12 +5,33 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+
+def run(script, arguments, out):
+    """The results of a benchmark, which prints a table as well."""
+    command = [sys.executable, script, *arguments.split(), '--out', out]
+    subprocess.run(command, check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    return json.loads(out.read_text())['results']
+
 
 def test_sop_step_measures_both_sides(repository, tmp_path):
     out = tmp_path / 'sop_step.json'
     small = '--batch 4 --bank 1024 --patch-bank 1024 --local-crops 0 --no-paper --repeats 2 --threads 1'
-    command = [sys.executable, repository / 'tools/benchmarks/sop_step.py', *small.split(), '--out', out]
-    subprocess.run(command, check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
-    (preset,) = json.loads(out.read_text())['results'].values()
+    (preset,) = run(repository / 'tools/benchmarks/sop_step.py', small, out).values()
     assert set(preset) == {'selection', '[CLS] loss', 'patch part', 'head', 'total'}
     assert '| patch part |' in out.with_suffix('.md').read_text()
+
+
+def test_train_speed_of_variants_and_inputs(repository, pictures, tmp_path):
+    out = tmp_path / 'train_speed.json'
+    small = (
+        f'{repository}/configs/sop/quickstart.py --data {pictures} --variants eager checkpointed --batch-size 4 '
+        '--turns 2 --iterations 1 --peak-tflops 1 --cfg-options model.head.prototypes.bank.size=1024'
+    )
+    results = run(repository / 'tools/benchmarks/train_speed.py', small, out)
+    assert [list(variants) for variants in results.values()] == [['eager', 'checkpointed']] * 2
+    row = results['real']['eager']
+    assert row['speed_ratio'] == 1
+    assert row['tflops'] == pytest.approx(row['mfu'])
+    assert '| synthetic | checkpointed |' in out.with_suffix('.md').read_text()

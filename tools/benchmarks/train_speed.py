@@ -1,0 +1,232 @@
+"""Time training steps of a config: pictures per second, memory, share of the device's peak.
+
+``python tools/benchmarks/train_speed.py configs/sop/vitb.py`` needs no data: it makes pictures of noise. With
+``--data`` it also measures with the whole input pipeline on real pictures.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from itertools import chain, repeat
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+import mm_sop  # noqa: E402, F401
+from mm_sop.engine.atomic import write_atomically  # noqa: E402
+from mm_sop.engine.blocks import compile_blocks, expand_checkpointed  # noqa: E402
+from mm_sop.engine.cpu import prepare_cpu  # noqa: E402
+from mm_sop.engine.launch import enable_bfloat16, merge_options, set_data_root  # noqa: E402
+
+VARIANTS = {
+    'eager': {},
+    'compiled': dict(compile_blocks=True),
+    'checkpointed': dict(activation_checkpointing=['backbone.layers.*']),
+}
+# Dense bf16 TFLOP/s of the makers' data sheets
+PEAK_TFLOPS = {'H200': 989.0, 'H100': 989.0, 'A100': 312.0, 'L40S': 362.0, '4090': 165.0}
+
+FOOTNOTE = """\
+Medians over turns (quartiles in brackets); the variants take turns in one process. A step is augmentation (with real
+input only), forward, backward, optimiser and teacher update. *MFU* is the share of the device's dense bf16 peak that
+the step's matrix products and convolutions reach; recomputed activations do not count as work. Memory is the most that
+PyTorch held on CUDA during a step.
+"""
+
+
+class Trainer:
+    """A model with its optimiser and its batches."""
+
+    def __init__(self, cfg: Config, work_dir: str, options: dict, synthetic: bool) -> None:
+        cfg = copy.deepcopy(cfg)
+        cfg.merge_from_dict(dict(work_dir=work_dir, experiment_name=str(id(self)), **options))
+        self.runner = Runner.from_cfg(cfg)
+        expand_checkpointed(self.runner)
+        if cfg.get('activation_checkpointing'):
+            turn_on_activation_checkpointing(self.runner.model, self.runner.cfg.activation_checkpointing)
+        compile_blocks(self.runner, cfg.get('compile_blocks'))
+        self.runner.model.train()
+        self.optim_wrapper = self.runner.build_optim_wrapper(cfg.optim_wrapper)
+        self.optim_wrapper.initialize_count_status(self.runner.model, 0, 10**6)
+        loader = self.runner.build_dataloader(cfg.train_dataloader, seed=0)
+        self.batch_size = cfg.train_dataloader.batch_size
+        self.batches = repeat(next(iter(loader))) if synthetic else chain.from_iterable(repeat(loader))
+
+    def step(self) -> None:
+        """One iteration."""
+        self.runner.model.train_step(next(self.batches), self.optim_wrapper)
+        if hasattr(self.runner.model, 'update_teacher'):
+            self.runner.model.update_teacher(0.99)
+
+    def count_flops(self) -> int:
+        """FLOPs of one iteration."""
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        return counter.get_total_flops()
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(trainers: dict[str, Trainer], turns: int, iterations: int) -> dict[str, list[float]]:
+    """Seconds of an iteration in every turn."""
+    seconds = {name: [] for name in trainers}
+    for turn in range(turns + 1):
+        for name, trainer in trainers.items():
+            synchronize()
+            begin = time.perf_counter()
+            for _ in range(iterations):
+                trainer.step()
+            synchronize()
+            # The first turn warms up: compilation, choice of algorithms, filling of caches.
+            if turn:
+                seconds[name].append((time.perf_counter() - begin) / iterations)
+        print(f'\rturn {turn}/{turns}', end='' if turn < turns else '\n', file=sys.stderr, flush=True)
+    return seconds
+
+
+def peak_memory_mib(trainer: Trainer) -> float | None:
+    """Most memory that PyTorch held during a step on CUDA; a process on a CPU cannot tell its variants apart."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    trainer.step()
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def device_peak(given: float | None) -> float | None:
+    """TFLOP/s of the device, None if unknown."""
+    if given or not torch.cuda.is_available():
+        return given
+    name = torch.cuda.get_device_name()
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+def summarize(trainer: Trainer, seconds: list[float], flops: int, peak: float | None, baseline: list[float]) -> dict:
+    rates = [trainer.batch_size / value for value in seconds]
+    tflops = flops / statistics.median(seconds) / 1e12
+    return dict(
+        images_per_second=dict(median=statistics.median(rates), quartiles=statistics.quantiles(rates)[::2]),
+        milliseconds=1000 * statistics.median(seconds),
+        speed_ratio=statistics.median(first / own for first, own in zip(baseline, seconds, strict=True)),
+        tflops=tflops,
+        mfu=tflops / peak if peak else None,
+        memory_mib=peak_memory_mib(trainer),
+    )
+
+
+def format_page(report: dict) -> str:
+    lines = [f'# Training speed of `{report["config"]}`', '', report['environment'], '']
+    lines += [
+        f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for a picture and step.',
+        '',
+        '| input | variant | images/s | ms | times eager | MFU | memory (MiB) |',
+        '| --- | --- | ---: | ---: | ---: | ---: | ---: |',
+    ]
+    for source, variants in report['results'].items():
+        for name, row in variants.items():
+            low, high = row['images_per_second']['quartiles']
+            mfu = '–' if row['mfu'] is None else f'{row["mfu"]:.1%}'
+            memory = '–' if row['memory_mib'] is None else f'{row["memory_mib"]:,.0f}'
+            lines.append(
+                f'| {source} | {name} | {row["images_per_second"]["median"]:.1f} ({low:.1f}-{high:.1f}) | '
+                f'{row["milliseconds"]:.1f} | {row["speed_ratio"]:.2f} | {mfu} | {memory} |'
+            )
+    return '\n'.join([*lines, '', FOOTNOTE, f'Made by `{report["command"]}`.', ''])
+
+
+def make_noise(folder: Path, count: int) -> None:
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(count):
+        pixels = generator.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{number:05}.png', compress_level=0)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Time training steps of a config.')
+    parser.add_argument('config')
+    parser.add_argument('--data', type=Path, help='folder of pictures, to measure with real input as well')
+    parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=['eager'])
+    parser.add_argument('--batch-size', type=int, help='pictures in a step; that of the config by default')
+    parser.add_argument('--turns', type=int, default=5, help='of each variant, after one that is not counted')
+    parser.add_argument('--iterations', type=int, default=20, help='in a turn')
+    parser.add_argument('--amp', action='store_true', help='bfloat16')
+    parser.add_argument('--peak-tflops', type=float, help='of the device, where its name does not tell')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/benchmarks/train_speed.json')
+    args = parser.parse_args()
+    if args.turns < 2:
+        parser.error('--turns must be at least 2')
+    return args
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    cfg = Config.fromfile(args.config)
+    merge_options(cfg, args.cfg_options)
+    if args.batch_size:
+        cfg.train_dataloader.batch_size = args.batch_size
+    if args.amp:
+        enable_bfloat16(cfg)
+    cfg.update(
+        default_hooks={}, custom_hooks=[], log_level='WARNING', launcher='none', vis_backends=[], visualizer=None
+    )
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    prepare_cpu()
+    cfg = prepare(args)
+    peak = device_peak(args.peak_tflops)
+    results, flops = {}, 0
+    with tempfile.TemporaryDirectory() as folder:
+        noise = Path(folder, 'noise')
+        make_noise(noise, cfg.train_dataloader.batch_size)
+        for source, pictures in (('synthetic', noise), ('real', args.data)):
+            if pictures is None:
+                continue
+            set_data_root(cfg, str(pictures))
+            trainers = {
+                name: Trainer(cfg, folder, VARIANTS[name], synthetic=source == 'synthetic') for name in args.variants
+            }
+            first = args.variants[0]
+            seconds = measure(trainers, args.turns, args.iterations)
+            flops = flops or Trainer(cfg, folder, {}, synthetic=True).count_flops()
+            results[source] = {
+                name: summarize(trainer, seconds[name], flops, peak, seconds[first])
+                for name, trainer in trainers.items()
+            }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or 'CPU'
+    report = dict(
+        config=args.config,
+        command=' '.join(['python', *sys.argv]),
+        environment=f'{device}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}.',
+        batch_size=cfg.train_dataloader.batch_size,
+        gflops_per_image=flops / cfg.train_dataloader.batch_size / 1e9,
+        results=results,
+    )
+    page = format_page(report)
+    write_atomically(args.out, json.dumps(report, indent=2))
+    write_atomically(args.out.with_suffix('.md'), page)
+    print(page)
+
+
+if __name__ == '__main__':
+    main()
