@@ -4,12 +4,12 @@ import argparse
 import json
 import platform
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.records import KNNRecords, describe_score
+from mm_sop.evaluation.records import describe_score
+from mm_sop.evaluation.seeds import format_summary, read_run, summarize
 
 
 def parse_args():
@@ -21,35 +21,18 @@ def parse_args():
     return parser.parse_args()
 
 
-def read_run(work_dir):
-    """Scores of a run: of features without training, of the untrained and of the trained network."""
-    records = list(KNNRecords(work_dir))
-    trained = [record for record in records if record['iter'] is not None]
-    if len(trained) < 2:
-        raise SystemExit(f'{work_dir}/knn.json has no results before and after training: is the run finished?')
-    trained.sort(key=lambda record: record['iter'])
-    run = {record['network']: record['scores'] for record in records if record['iter'] is None}
-    return dict(run, untrained=trained[0]['scores'], trained=trained[-1]['scores']), trained[-1]['iter']
-
-
-def summarize(runs, score):
+def summarize_score(runs, score):
     """Mean and deviation over the seeds by features, and every run's gain in standard errors of the difference."""
     summary = {}
     for features in runs[0]:
         values = [run[features][score]['accuracy'] for run in runs if score in run[features]]
-        summary[features] = dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else None, values=values)
+        summary[features] = summarize(values)
     pairs = [(run['untrained'][score], run['trained'][score]) for run in runs]
     summary['gain_in_standard_errors'] = [
         (after['accuracy'] - before['accuracy']) / (before['standard_error'] ** 2 + after['standard_error'] ** 2) ** 0.5
         for before, after in pairs
     ]
     return summary
-
-
-def format_mean(values):
-    """Mean and deviation in percent; a single seed has no deviation."""
-    deviation = '' if values['deviation'] is None else f' ± {100 * values["deviation"]:.1f}'
-    return f'{100 * values["mean"]:.1f}{deviation}'
 
 
 def format_table(summaries, title, command, iterations, environment):
@@ -64,7 +47,7 @@ def format_table(summaries, title, command, iterations, environment):
         f'| --- |{" ---: |" * (len(features) + 1)}',
     ]
     for score, summary in summaries.items():
-        cells = [format_mean(summary[name]) for name in features]
+        cells = [format_summary(summary[name]) for name in features]
         gains = ', '.join(f'{gain:+.1f}' for gain in summary['gain_in_standard_errors'])
         lines.append(f'| {describe_score(score)} | {" | ".join(cells)} | {gains} |')
     lines += [
@@ -87,7 +70,7 @@ def main():
     environment = dict(
         seeds=len(runs), cores=torch.get_num_threads(), processor=processor_name(), torch=torch.__version__
     )
-    summaries = {score: summarize(runs, score) for score in runs[0]['trained']}
+    summaries = {score: summarize_score(runs, score) for score in runs[0]['trained']}
     table = format_table(summaries, args.title, args.command, iterations[0], environment)
     record = dict(title=args.title, command=args.command, iterations=iterations, environment=environment)
     write_atomically(Path(f'{args.out}.json'), json.dumps(dict(record, scores=summaries), indent=1) + '\n')

@@ -1,0 +1,178 @@
+"""Frozen encoders from checkpoints of MM-SOP, MMPretrain, timm and torchvision."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from mm_sop.engine.launch import load_config
+from mm_sop.engine.weights import WeightsError, find_prefix, load_complete, read_state_dict, strip_prefix
+from mm_sop.models.utils.tokens import split_features
+
+# Where algorithms of MM-SOP and MMPretrain, and MoCo's released code, keep the network that is of use downstream.
+_STUDENT = ('backbone.', 'module.encoder_q.', '')
+_PREFIXES = dict(teacher=('teacher.backbone.', *_STUDENT), student=_STUDENT)
+# The teacher's copy of a masked transformer lacks it, and nothing is masked here.
+_UNUSED = ('mask_token',)
+_IMAGENET = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+
+class FrozenEncoder(nn.Module):
+    """Network in evaluation mode that gives one pooled vector for each picture.
+
+    Samples whose meta information names them as ``unreadable`` get a vector of zeros.
+
+    Args:
+        network: Backbone.
+        mean: Mean of R, G, B, of 0 ... 255.
+        std: Standard deviation.
+        to_rgb: Whether pictures come as BGR.
+        identity: What the network is, ready for JSON.
+
+    Attributes:
+        identity: As given, with ``normalization``.
+    """
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], to_rgb: bool, identity: dict
+    ) -> None:
+        super().__init__()
+        normalization = dict(mean=list(mean), std=list(std))
+        self.data_preprocessor = MODELS.build(
+            dict(type='mmpretrain.SelfSupDataPreprocessor', to_rgb=to_rgb, **normalization)
+        )
+        self.network = network
+        self.identity = dict(identity, normalization=normalization)
+        self.eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> 'FrozenEncoder':
+        """Move the network; the preprocessor keeps its device by itself."""
+        self.data_preprocessor.to(device)
+        return super().to(device)
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """Encode a collated batch.
+
+        Args:
+            batch: ``inputs`` and ``data_samples``.
+
+        Returns:
+            ``features``, fp32, (B, D), on the CPU.
+        """
+        batch = self.data_preprocessor(batch, False)
+        output = self.network(batch['inputs'])
+        pooled = output if isinstance(output, Tensor) and output.ndim == 2 else split_features(output)[0]
+        readable = [not sample.get('unreadable') for sample in batch['data_samples']]
+        return dict(features=pooled.float().cpu() * torch.tensor(readable)[:, None])
+
+
+def build_encoder(
+    config: Config,
+    checkpoint: str | Path,
+    source: str | None = None,
+    network: str = 'teacher',
+    prefix: str | None = None,
+) -> FrozenEncoder:
+    """Build an encoder and load all of its weights.
+
+    Args:
+        config: Config whose training pictures are encoded; its model is the encoder unless ``source`` says otherwise.
+        checkpoint: Weights, see :func:`read_state_dict`.
+        source: ``'timm:NAME'``, ``'torchvision:NAME'`` or the path of another config.
+        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
+        prefix: Beginning of the encoder's names in the checkpoint. Defaults to None, found out.
+
+    Returns:
+        The encoder, on the CPU.
+
+    Raises:
+        WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
+    """
+    kind, _, name = (source or '').partition(':')
+    if kind == 'timm' and name:
+        module, ignored, normalization = _build_timm(name)
+    elif kind == 'torchvision' and name:
+        module, ignored, normalization = _build_torchvision(name)
+    else:
+        encoder_config = load_config(source) if source else config
+        module, ignored = MODELS.build(encoder_config.model.backbone), _UNUSED
+        settings = find_preprocessor(encoder_config)
+        normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
+    state = read_state_dict(checkpoint)
+    if prefix is None:
+        names = [key for key in module.state_dict() if not key.startswith(ignored)]
+        prefix = find_prefix(state, names, _PREFIXES[network], str(checkpoint))
+    load_complete(module, strip_prefix(state, prefix), f'{checkpoint} (prefix {prefix!r})', ignored)
+    identity = dict(
+        source=source or Path(config.filename or 'config').name,
+        architecture=type(module).__name__,
+        checkpoint=Path(checkpoint).name,
+        checkpoint_sha256=hash_file(checkpoint),
+        prefix=prefix,
+        feature='pooled output of the backbone',
+    )
+    return FrozenEncoder(
+        module, **normalization, to_rgb=bool(find_preprocessor(config).get('to_rgb')), identity=identity
+    )
+
+
+def find_preprocessor(config: Config) -> dict:
+    """Settings of a config's data preprocessor, wherever they stand."""
+    return dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _build_timm(name: str) -> tuple[nn.Module, tuple[str, ...], dict]:
+    try:
+        import timm
+    except ImportError as error:
+        raise WeightsError('an encoder of timm needs `pip install timm`') from error
+    if not timm.is_model(name):
+        raise WeightsError(f'timm has no model {name!r}{_similar(name, timm.list_models())}')
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    settings = module.pretrained_cfg
+    classifiers = settings.get('classifier') or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    normalization = {key: tuple(255 * value for value in settings[key]) for key in ('mean', 'std')}
+    return module, tuple(f'{classifier}.' for classifier in classifiers), normalization
+
+
+def _build_torchvision(name: str) -> tuple[nn.Module, tuple[str, ...], dict]:
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models():
+        raise WeightsError(f'torchvision has no model {name!r}{_similar(name, list_models())}')
+    module = get_model(name, weights=None)
+    complete = module.state_dict().keys()
+    for attribute in ('fc', 'head', 'heads', 'classifier'):
+        if hasattr(module, attribute):
+            setattr(module, attribute, _before_first_linear(getattr(module, attribute)))
+            return module, tuple(complete - module.state_dict().keys()), _IMAGENET
+    raise WeightsError(f'the classifier of torchvision:{name} is not known: choose a model for classification')
+
+
+def _before_first_linear(classifier: nn.Module) -> nn.Module:
+    """What a classifier does to the features before it classifies, such as normalising or flattening them."""
+    if not isinstance(classifier, nn.Sequential):
+        return nn.Identity()
+    layers = list(classifier)
+    number = next((index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
+    return nn.Sequential(*layers[:number])
+
+
+def _similar(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names)
+    return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -1,0 +1,444 @@
+"""Semantic pairs out of a folder of pictures: encoding, calibration and the manifest (SePP)."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dist import barrier, broadcast_object_list, get_dist_info, is_main_process
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, picture_info
+from mm_sop.datasets.transforms.loading import UnreadableImageError
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.launch import LaunchError, training_dataset
+from mm_sop.evaluation.features import extract_features
+from mm_sop.functional.semantic_pairs import (
+    BandNeighbors,
+    mine_semantic_pairs,
+    pair_cosines,
+    search_in_band,
+    select_pairs,
+    suggest_lower_bound,
+)
+
+THRESHOLDS = (0.90, 0.93, 0.95, 0.96, 0.97, 0.98)
+"""Lower bounds that a report compares."""
+
+_LARGE_SET = 200_000
+_SECONDS_BETWEEN_REPORTS = 10
+
+
+class PlainPictures(Dataset):
+    """The training pictures of a config without augmentation: resized, and cropped in the centre.
+
+    A picture that cannot be read is black, and ``data_samples.unreadable`` says why.
+
+    Args:
+        config: Config with a ``train_dataloader``, whatever wraps its data set.
+        crop_size: Side of the pictures. Defaults to None, that of the config's first view.
+        resize_edge: Length of the shorter side before cropping. Defaults to None: 8/7 of the crop, as 256 to 224; crops
+            below 160 pixels show the whole shorter side.
+
+    Attributes:
+        dataset: The data set without a pipeline.
+        transform: Description of the transforms, ready for JSON.
+
+    Raises:
+        LaunchError: The config has no training data.
+    """
+
+    def __init__(self, config: Config, crop_size: int | None = None, resize_edge: int | None = None) -> None:
+        settings = training_dataset(config)
+        if settings is None:
+            raise LaunchError('the config has no train_dataloader: there are no pictures to mine')
+        train_pipeline = find_pipeline(config)
+        self.crop_size = crop_size or _view_size(train_pipeline)
+        resize_edge = resize_edge or (self.crop_size if self.crop_size < 160 else round(self.crop_size * 256 / 224))
+        self.transform = [
+            *_loading_steps(train_pipeline),
+            dict(type='ResizeEdge', scale=resize_edge, interpolation='area'),
+            dict(type='CenterCrop', crop_size=self.crop_size),
+            dict(type='PackInputs'),
+        ]
+        self.pipeline = Compose(self.transform)
+        self.dataset = DATASETS.build(dict(settings, pipeline=[]))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            return self.pipeline(picture_info(self.dataset, index))
+        except UnreadableImageError as error:
+            sample = DataSample()
+            sample.set_metainfo(dict(unreadable=((error.path, error.reason),)))
+            return dict(inputs=torch.zeros(3, self.crop_size, self.crop_size, dtype=torch.uint8), data_samples=sample)
+
+
+def find_pipeline(config: Config) -> list[dict]:
+    """The training pipeline of a config, on whichever of the nested data sets it stands."""
+    dataset = config.train_dataloader.dataset
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return list(dataset.get('pipeline', []))
+
+
+def _loading_steps(pipeline: Sequence[dict]) -> list[dict]:
+    steps = pipeline[0]['transforms'] if pipeline and pipeline[0]['type'] == 'ApplyToPair' else pipeline
+    return [dict(step) for step in steps if step['type'].split('.')[-1].startswith('Load')]
+
+
+def _view_size(steps: Sequence) -> int:
+    """Size of the first random crop in a pipeline, 224 if there is none."""
+    found = _find_crop(steps)
+    return 224 if found is None else found if isinstance(found, int) else max(found)
+
+
+def _find_crop(steps):
+    for step in steps:
+        if not isinstance(step, dict):
+            found = _find_crop(step)
+        elif step['type'].endswith('ResizedCrop'):
+            return step['scale']
+        else:
+            found = _find_crop(step.get('transforms', ()))
+        if found is not None:
+            return found
+    return None
+
+
+def choose_images(total: int, count: int | None = None, seed: int = 0) -> np.ndarray:
+    """Draw the pictures that are compared, in rising order.
+
+    Args:
+        total: Number of pictures in the data set.
+        count: Number K to draw. Defaults to None: all of sets up to 200,000, a tenth of larger ones.
+        seed: Seed of the draw.
+
+    Returns:
+        Indices, int64, (K,).
+
+    Raises:
+        ValueError: There are fewer than two pictures, or fewer than ``count``.
+    """
+    count = count or (total if total <= _LARGE_SET else total // 10)
+    if not 2 <= count <= total:
+        raise ValueError(f'cannot compare {count} of {total} pictures: choose 2 ... {total}')
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+
+
+class FeatureShards:
+    """Features of chosen pictures on the disk, in files that are written one by one and kept between runs.
+
+    Every file has the features of ``shard_size`` pictures, fp32, so that neither the number of processes nor an
+    interruption changes them.
+
+    Args:
+        folder: Where they lie.
+        images: Indices of the pictures, (K,).
+        definition: What the features depend on, ready for JSON. Features of another definition are refused.
+        shard_size: Pictures in a file.
+    """
+
+    def __init__(self, folder: str | Path, images: np.ndarray, definition: dict, shard_size: int = 4096) -> None:
+        self.folder = Path(folder)
+        self.images = images
+        self.definition = dict(definition, num_images=len(images), shard_size=shard_size)
+        self.starts = range(0, len(images), shard_size)
+        self.shard_size = shard_size
+
+    def encode(self, encode: Callable, dataset: Dataset, batch_size: int = 256, num_workers: int = 0) -> None:
+        """Write the files that are missing; the processes share them.
+
+        Args:
+            encode: Encoder, see :func:`extract_features`; it gives ``features``.
+            dataset: All pictures of the data set.
+            batch_size: Pictures encoded at once.
+            num_workers: Worker processes that load pictures.
+
+        Raises:
+            ManifestError: The folder holds features of another definition.
+        """
+        rank, world_size = get_dist_info()
+        # One process decides, as the others may already see new files.
+        plan = [None]
+        if is_main_process():
+            plan[0] = self._plan()
+        broadcast_object_list(plan)
+        if isinstance(plan[0], str):
+            raise ManifestError(plan[0])
+        missing = plan[0][rank::world_size]
+        started = time.perf_counter()
+        for done, start in enumerate(missing):
+            chosen = Subset(dataset, self.images[start : start + self.shard_size].tolist())
+            features = extract_features(encode, chosen, batch_size, num_workers)['features']
+            write_atomically(self._path(start), _to_npy(features.numpy()))
+            seconds = (time.perf_counter() - started) / (done + 1) * (len(missing) - done - 1)
+            print_log(f'Encoded shard {done + 1} of {len(missing)}, {seconds:.0f} s left', logger='current')
+        barrier()
+
+    def load(self) -> Tensor:
+        """All features, (K, D)."""
+        features = None
+        for start in self.starts:
+            shard = np.load(self._path(start), mmap_mode='r')
+            if features is None:
+                features = np.empty((len(self.images), shard.shape[1]), np.float32)
+            features[start : start + len(shard)] = shard
+        return torch.from_numpy(features)
+
+    def _plan(self) -> list[int] | str:
+        """Starts of the missing shards, or why the folder cannot be used."""
+        path, wanted = self.folder / 'definition.json', json.dumps(self.definition, indent=1)
+        if path.is_file() and path.read_text() != wanted:
+            known = json.loads(path.read_text())
+            changed = [key for key in self.definition if known.get(key) != self.definition[key]]
+            return f'{self.folder} holds features with another {", ".join(changed)}: delete it, or choose another --work-dir'
+        write_atomically(path, wanted)
+        return [start for start in self.starts if not self._is_whole(start)]
+
+    def _is_whole(self, start: int) -> bool:
+        try:
+            return len(np.load(self._path(start), mmap_mode='r')) == len(self.images[start : start + self.shard_size])
+        except (OSError, ValueError):
+            return False
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f'{start:09d}.npy'
+
+
+def _to_npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@dataclass
+class Selection:
+    """Which pairs are kept; see :func:`mine_semantic_pairs`.
+
+    Attributes:
+        lower: Lower bound of the cosine, or None for the suggested one.
+        upper: Upper bound.
+        max_per_anchor: Partners that a picture may choose, or None for all in the band.
+        max_partner_uses: How often a picture may be chosen, or None.
+        mutual: Whether both must have chosen each other.
+        budget: Pairs for each picture that the suggested bound allows.
+    """
+
+    lower: float | None = None
+    upper: float = 0.99
+    max_per_anchor: int | None = 1
+    max_partner_uses: int | None = 5
+    mutual: bool = False
+    budget: float = 0.5
+
+
+@dataclass
+class MinedPairs:
+    """Result of :func:`mine`; rows refer to the features.
+
+    Attributes:
+        pairs: Pairs inside the chosen band, (M, 2).
+        cosines: Their cosines, (M,).
+        lower: The lower bound used.
+        candidates: Pairs without a lower bound, and below the upper one, (M', 2).
+        candidate_cosines: Their cosines, (M',).
+        neighbors: Nearest neighbours of all pictures.
+        random_cosines: Cosines of random pairs.
+        report: Numbers for the calibration report.
+    """
+
+    pairs: Tensor
+    cosines: Tensor
+    lower: float
+    candidates: Tensor
+    candidate_cosines: Tensor
+    neighbors: BandNeighbors
+    random_cosines: Tensor
+    report: dict = field(default_factory=dict)
+
+
+def mine(
+    features: Tensor,
+    selection: Selection,
+    labels: np.ndarray | None = None,
+    num_random: int = 1_000_000,
+    seed: int = 0,
+    block_size: int = 2048,
+) -> MinedPairs:
+    """Search once without a lower bound, calibrate, and keep the pairs of the band.
+
+    Args:
+        features: Features, (K, D).
+        selection: Which pairs are kept.
+        labels: Classes, (K,), for the precision in the report; they have no influence on the selection.
+        num_random: Random pairs for the calibration.
+        seed: Seed of the random pairs.
+        block_size: Rows and columns that are compared at once.
+
+    Returns:
+        Pairs and report.
+    """
+    progress = _Progress()
+    caps = dict(max_partner_uses=selection.max_partner_uses, mutual=selection.mutual)
+    neighbors = search_in_band(features, -1.0, selection.upper, selection.max_per_anchor or 1, block_size, progress)
+    candidates, cosines = select_pairs(neighbors, -1.0, **caps)
+    random_cosines = _random_cosines(features, num_random, seed)
+    suggested = suggest_lower_bound(random_cosines, cosines, len(features), selection.budget)
+    lower = suggested if selection.lower is None else selection.lower
+    if lower > selection.upper:
+        raise ValueError(
+            f'no pair can lie in the band {lower:.4f} ... {selection.upper}: raise `upper`, or lower `lower`; the '
+            f'features of this encoder have a suggested lower bound of {suggested:.4f}'
+        )
+    if selection.max_per_anchor is None:
+        pairs, kept = mine_semantic_pairs(features, lower, selection.upper, None, block_size=block_size, **caps)
+        candidates, cosines = pairs, kept
+    else:
+        pairs, kept = select_pairs(neighbors, lower, **caps)
+    result = MinedPairs(pairs, kept, lower, candidates, cosines, neighbors, random_cosines)
+    result.report = _report(result, features, selection, suggested, labels)
+    return result
+
+
+def _random_cosines(features: Tensor, count: int, seed: int) -> Tensor:
+    """Cosines of random pairs of different pictures that have features."""
+    alive = features.any(1).nonzero().squeeze(1)
+    if len(alive) < 2:
+        raise ValueError(f'only {len(alive)} of {len(features)} pictures have features: check the encoder')
+    generator = torch.Generator().manual_seed(seed)
+    count = min(count, len(alive) * (len(alive) - 1) // 2)
+    first = torch.randint(len(alive), (count,), generator=generator)
+    second = (first + torch.randint(1, len(alive), (count,), generator=generator)) % len(alive)
+    return pair_cosines(features, alive[torch.stack([first, second], dim=1)])
+
+
+def _report(
+    result: MinedPairs, features: Tensor, selection: Selection, suggested: float, labels: np.ndarray | None
+) -> dict:
+    quantiles = torch.tensor([0.5, 0.99, 0.9999], dtype=torch.float64)
+    chance = torch.quantile(result.random_cosines.double()[: 2**24], quantiles).tolist()
+    nearest = result.neighbors.nearest[result.neighbors.nearest.isfinite()]
+    bounds = sorted({bound for bound in THRESHOLDS if bound <= selection.upper} | {result.lower})
+    return dict(
+        num_images=len(features),
+        num_without_features=int((~features.any(1)).sum()),
+        dimensions=features.shape[1],
+        lower=result.lower,
+        upper=selection.upper,
+        suggested_lower=suggested,
+        num_pairs=len(result.pairs),
+        pairs_per_image=len(result.pairs) / len(features),
+        near_duplicates=int((result.neighbors.nearest_rows >= 0).sum()),
+        random_median=chance[0],
+        random_p99=chance[1],
+        random_p9999=chance[2],
+        nearest_median=round(float(nearest.double().median()), 5),
+        has_labels=labels is not None,
+        thresholds=[
+            _at_threshold(result, bound, len(features), labels)
+            for bound in bounds
+            # All pairs in the band are known only inside of it.
+            if selection.max_per_anchor is not None or bound >= result.lower
+        ],
+    )
+
+
+def _at_threshold(result: MinedPairs, lower: float, num_images: int, labels: np.ndarray | None) -> dict:
+    pairs = result.candidates[result.candidate_cosines >= torch.tensor(lower, dtype=torch.float32)].numpy()
+    row = dict(lower=lower, num_pairs=len(pairs), images=len(np.unique(pairs)))
+    row['coverage'] = row['images'] / num_images
+    if labels is not None:
+        same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+        row['precision'] = float(same.mean()) if len(same) else None
+    return row
+
+
+class _Progress:
+    """Logs the share of the comparisons that is done."""
+
+    def __init__(self) -> None:
+        self.started = self.shown = time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - self.shown < _SECONDS_BETWEEN_REPORTS and done < total:
+            return
+        self.shown = now
+        # Row block b is compared with itself and those after it.
+        share = 1 - (total - done) * (total - done + 1) / (total * (total + 1))
+        left = (now - self.started) * (1 - share) / share
+        print_log(f'Compared {share:.0%} of the pairs, {left:.0f} s left', logger='current')
+
+
+def write_manifest(manifest: PairManifest, path: str | Path) -> None:
+    """Write a manifest, which is never changed afterwards.
+
+    Args:
+        manifest: The manifest.
+        path: JSON file; the arrays go to ``.npz`` beside it.
+
+    Raises:
+        ManifestError: There is already another one of that name.
+    """
+    path, text = Path(path), json.dumps(manifest.header, indent=1)
+    if path.is_file():
+        if path.read_text(encoding='utf-8') == text:
+            return
+        raise ManifestError(
+            f'{path} holds other pairs, and training may rely on them: give the new ones another --name, or delete it'
+        )
+    buffer = io.BytesIO()
+    np.savez(buffer, pairs=manifest.pairs, cosines=manifest.cosines)
+    write_atomically(path.with_suffix('.npz'), buffer.getvalue())
+    write_atomically(path, text)
+
+
+def format_report(report: dict, title: str) -> str:
+    """Set the calibration report as Markdown.
+
+    Args:
+        report: From :func:`mine`.
+        title: What was mined.
+    """
+    rows = [['lower bound', 'pairs', 'pairs per picture', 'pictures in pairs', 'precision']]
+    rows.append(['---:'] * 5)
+    for row in report['thresholds']:
+        precision = row.get('precision')
+        rows.append(
+            [
+                f'{row["lower"]:.4f}' + (' (used)' if row['lower'] == report['lower'] else ''),
+                f'{row["num_pairs"]:,}',
+                f'{row["num_pairs"] / report["num_images"]:.3f}',
+                f'{row["coverage"]:.1%}',
+                '–' if precision is None else f'{precision:.1%}',
+            ]
+        )
+    table = '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+    missing = report['num_without_features']
+    return (
+        f'# Semantic pairs: {title}\n\n'
+        f'{report["num_pairs"]:,} pairs among {report["num_images"]:,} pictures, cosine {report["lower"]:.4f} ... '
+        f'{report["upper"]}. Suggested lower bound: {report["suggested_lower"]:.4f}.\n\n'
+        f'![Distribution of the similarities](histogram.png)\n\n{table}\n\n'
+        'Every row has the same upper bound and the same caps. Precision is the share of pairs of equal class, where '
+        'classes are known; it never enters the selection.\n\n'
+        f'- Random pairs: median {report["random_median"]:.4f}, 99 % {report["random_p99"]:.4f}, 99.99 % '
+        f'{report["random_p9999"]:.4f}\n'
+        f'- Nearest neighbours: median {report["nearest_median"]:.4f}\n'
+        f'- Pictures with a near duplicate above the upper bound: {report["near_duplicates"]:,}\n'
+        f'- Pictures without features, unreadable or dead: {missing:,}\n\n'
+        '![Pairs at several similarities](gallery.png)\n'
+    )

@@ -1,0 +1,39 @@
+"""The k-NN results of runs that differ in their seed, put together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from mm_sop.evaluation.records import KNNRecords
+
+
+def read_run(work_dir: str | Path) -> tuple[dict[str, dict], int]:
+    """Scores of a finished run.
+
+    Args:
+        work_dir: Its folder, with ``knn.json``.
+
+    Returns:
+        Scores by features (``'raw_pixels'`` and others that need no training, ``'untrained'``, ``'trained'``) and name,
+        and the iteration at which it ended.
+
+    Raises:
+        ValueError: The run has no results from before and after training.
+    """
+    records = list(KNNRecords(work_dir))
+    trained = sorted((record for record in records if record['iter'] is not None), key=lambda record: record['iter'])
+    if len(trained) < 2:
+        raise ValueError(f'{work_dir}/knn.json has no results before and after training: is the run finished?')
+    run = {record['network']: record['scores'] for record in records if record['iter'] is None}
+    return dict(run, untrained=trained[0]['scores'], trained=trained[-1]['scores']), trained[-1]['iter']
+
+
+def summarize(values: Sequence[float]) -> dict:
+    """Mean and deviation (n - 1, None for a single value) beside the values."""
+    return dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else None, values=list(values))
+
+
+def format_summary(summary: dict) -> str:
+    """A :func:`summarize` of shares in percent; a single seed has no deviation."""
+    deviation = '' if summary['deviation'] is None else f' ± {100 * summary["deviation"]:.1f}'
+    return f'{100 * summary["mean"]:.1f}{deviation}'
