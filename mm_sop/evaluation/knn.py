@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mm_sop.evaluation.features import extract_features, gather_features
-from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error
+from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error, count_by_cluster
 from mm_sop.functional.knn import merge_neighbors, nearest_neighbors, neighbor_votes
 from mm_sop.models.utils.distributed import gather_in_sample_order
 
@@ -73,9 +73,10 @@ class KNNEvaluator:
 
         Returns:
             For every name of features, scores by ``<query>_<label>_k<k>``: each with ``accuracy`` and
-            ``standard_error`` in [0, 1], ``binomial_standard_error``, ``clustered_standard_error`` (by identity, None
-            if unknown), ``chance``, ``num_pictures`` and ``num_identities``. The standard error is the clustered one
-            where the queries show objects that are not in the bank, and else the binomial one.
+            ``standard_error`` in [0, 1], ``binomial_standard_error``, ``chance`` and ``num_pictures``. Where the
+            identities of the objects are known also ``clustered_standard_error``, ``num_identities``,
+            ``right_by_identity`` and ``pictures_by_identity``. The standard error is the clustered one where the
+            queries show objects that are not in the bank, and else the binomial one.
         """
         bank = self._extract(encode, self.bank)
         scores = {name: {} for name in bank}
@@ -132,17 +133,25 @@ class KNNEvaluator:
     def _summarize(self, query: str, correct: np.ndarray, chance: float) -> dict:
         accuracy, identities = float(correct.mean()), self.query_identities[query]
         binomial = binomial_standard_error(accuracy, len(correct))
-        clustered = None if identities is None else clustered_standard_error(correct, identities)
-        unseen = self.bank_identities is not None and clustered is not None
-        unseen = unseen and not np.isin(identities, self.bank_identities).any()
-        return dict(
+        summary = dict(
             accuracy=accuracy,
-            standard_error=clustered if unseen else binomial,
+            standard_error=binomial,
             binomial_standard_error=binomial,
-            clustered_standard_error=clustered,
             chance=chance,
             num_pictures=len(correct),
-            num_identities=None if identities is None else len(np.unique(identities)),
+        )
+        if identities is None:
+            return summary
+        right, sizes = count_by_cluster(correct, identities)
+        clustered = clustered_standard_error(right, sizes)
+        if self.bank_identities is not None and not np.isin(identities, self.bank_identities).any():
+            summary['standard_error'] = clustered
+        return dict(
+            summary,
+            clustered_standard_error=clustered,
+            num_identities=len(sizes),
+            right_by_identity=right.tolist(),
+            pictures_by_identity=sizes.tolist(),
         )
 
     def _is_answerable(self, query: str, label: str) -> bool:

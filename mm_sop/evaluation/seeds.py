@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
+
 from mm_sop.evaluation.records import KNNRecords
+from mm_sop.evaluation.uncertainty import clustered_standard_error
 
 
 def read_run(work_dir: str | Path) -> tuple[dict[str, dict], int]:
@@ -37,3 +40,24 @@ def format_summary(summary: dict) -> str:
     """A :func:`summarize` of shares in percent; a single seed has no deviation."""
     deviation = '' if summary['deviation'] is None else f' ± {100 * summary["deviation"]:.1f}'
     return f'{100 * summary["mean"]:.1f}{deviation}'
+
+
+def paired_gain(runs: Sequence[dict[str, dict]], score: str, before: str, after: str = 'trained') -> dict | None:
+    """What one kind of features gains over another on the same pictures, averaged over the seeds.
+
+    Args:
+        runs: Results of :func:`read_run`, of every seed.
+        score: Name of the score.
+        before: Features that are surpassed.
+        after: Features that surpass them.
+
+    Returns:
+        ``gain`` and ``standard_error`` by bootstrap over the objects shown, which are the same in all runs; None if the
+        identities of the objects are unknown.
+    """
+    pairs = [(run[before][score], run[after][score]) for run in runs]
+    if not all('right_by_identity' in side for pair in pairs for side in pair):
+        return None
+    differences = [np.subtract(last['right_by_identity'], first['right_by_identity']) for first, last in pairs]
+    sizes, right = pairs[0][0]['pictures_by_identity'], np.mean(differences, axis=0)
+    return dict(gain=float(right.sum() / sum(sizes)), standard_error=clustered_standard_error(right, sizes))

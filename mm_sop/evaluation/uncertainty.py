@@ -18,24 +18,37 @@ def binomial_standard_error(accuracy: float, count: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 
-def clustered_standard_error(correct: np.ndarray, clusters: np.ndarray, repeats: int = 2000, seed: int = 0) -> float:
-    """Bootstrap standard error of an accuracy, resampling whole clusters with replacement.
-
-    Pictures of one object are right or wrong together. What an accuracy says about objects never seen before is
-    therefore limited by the number of objects, not of pictures.
+def count_by_cluster(correct: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers and pictures of every cluster, in the order of their numbers.
 
     Args:
         correct: Whether the answer was right, bool, (n,).
         clusters: Object shown in each picture, int, (n,).
+
+    Returns:
+        Two vectors over the clusters, int64.
+    """
+    _, members = np.unique(clusters, return_inverse=True)
+    return np.bincount(members, weights=correct).astype(np.int64), np.bincount(members)
+
+
+def clustered_standard_error(right: np.ndarray, sizes: np.ndarray, repeats: int = 2000, seed: int = 0) -> float:
+    """Bootstrap standard error of an accuracy, resampling whole clusters with replacement.
+
+    Pictures of one object are right or wrong together. What an accuracy says about objects never seen before is
+    therefore limited by the number of objects, not of pictures. Given the difference of two methods' right answers, the
+    result is the standard error of their paired difference, in which the difficulty of an object cancels.
+
+    Args:
+        right: Right answers of every cluster, or a difference of such, (c,).
+        sizes: Pictures of every cluster, (c,).
         repeats: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
         Standard deviation of the accuracy over the bootstrap samples.
     """
-    _, members = np.unique(clusters, return_inverse=True)
-    sizes = np.bincount(members)
-    right = np.bincount(members, weights=correct)
+    right, sizes = np.asarray(right, dtype=np.float64), np.asarray(sizes)
     chances = np.full(len(sizes), 1 / len(sizes))
     generator = np.random.default_rng(seed)
     accuracies = []

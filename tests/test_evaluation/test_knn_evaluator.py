@@ -51,6 +51,8 @@ def test_error_is_by_object_only_for_unseen_objects():
     assert seen['binomial_standard_error'] == pytest.approx(expected)
     assert (seen['num_pictures'], seen['num_identities']) == (20, 8)
     assert (unseen['num_pictures'], unseen['num_identities']) == (13, 6)
+    assert sum(unseen['pictures_by_identity']) == 13
+    assert sum(unseen['right_by_identity']) / 13 == unseen['accuracy']
     assert seen['chance'] == pytest.approx(1 / 3) and scores['seen_identity_k5']['chance'] == pytest.approx(1 / 8)
 
 
@@ -64,7 +66,7 @@ def test_several_readouts_share_the_pictures():
 def test_data_without_identities():
     scores = make_evaluator(num_neighbors=3, known=('gt_label',)).evaluate(pixels)['pixels']
     assert list(scores) == ['seen_class_k3', 'unseen_class_k3']
-    assert scores['unseen_class_k3']['clustered_standard_error'] is None
+    assert 'clustered_standard_error' not in scores['unseen_class_k3']
     assert scores['unseen_class_k3']['standard_error'] == scores['unseen_class_k3']['binomial_standard_error']
 
 

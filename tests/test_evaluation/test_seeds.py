@@ -1,7 +1,7 @@
 import pytest
 
 from mm_sop.evaluation.records import KNNRecords
-from mm_sop.evaluation.seeds import format_summary, read_run, summarize
+from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize
 
 
 def record(network, iteration, accuracy):
@@ -31,3 +31,20 @@ def test_summary_of_three_and_of_one():
     assert summary['deviation'] == pytest.approx(0.1)
     assert format_summary(summary) == '20.0 ± 10.0'
     assert format_summary(summarize([0.25])) == '25.0'
+
+
+def scores_of(right):
+    return dict(test_class_k20=dict(right_by_identity=right, pictures_by_identity=[10, 10, 20]))
+
+
+def test_paired_gain_over_two_seeds():
+    runs = [
+        dict(untrained=scores_of([1, 2, 3]), trained=scores_of([2, 3, 5])),
+        dict(untrained=scores_of([1, 2, 3]), trained=scores_of([4, 5, 9])),
+    ]
+    gain = paired_gain(runs, 'test_class_k20', 'untrained')
+    assert gain['gain'] == pytest.approx((2 + 2 + 4) / 40)
+    # Every object gains two of ten pictures.
+    assert gain['standard_error'] == pytest.approx(0)
+    del runs[0]['untrained']['test_class_k20']['right_by_identity']
+    assert paired_gain(runs, 'test_class_k20', 'untrained') is None

@@ -4,7 +4,25 @@ import numpy as np
 import pytest
 
 from mm_sop.evaluation import uncertainty
-from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error
+from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error, count_by_cluster
+
+
+def by_cluster(correct, clusters, **options):
+    return clustered_standard_error(*count_by_cluster(correct, clusters), **options)
+
+
+def test_counts():
+    right, sizes = count_by_cluster(np.array([True, False, True, True]), np.array([7, 3, 7, 3]))
+    assert (right.tolist(), sizes.tolist()) == ([1, 2], [2, 2])
+
+
+def test_paired_difference_forgets_how_hard_an_object_is():
+    generator = np.random.default_rng(0)
+    difficulty, objects = np.arange(50).repeat(20) / 50, np.arange(50).repeat(20)
+    first, _ = count_by_cluster(generator.random(1000) < difficulty, objects)
+    second, sizes = count_by_cluster(generator.random(1000) < np.minimum(difficulty + 0.1, 1), objects)
+    apart = np.hypot(clustered_standard_error(first, sizes), clustered_standard_error(second, sizes))
+    assert clustered_standard_error(second - first, sizes) < 0.5 * apart
 
 
 def test_binomial():
@@ -15,14 +33,14 @@ def test_binomial():
 def test_single_pictures_give_the_binomial_error():
     correct = np.random.default_rng(0).random(400) < 0.3
     expected = binomial_standard_error(correct.mean(), 400)
-    assert clustered_standard_error(correct, np.arange(400) * 7) == pytest.approx(expected, rel=0.05)
+    assert by_cluster(correct, np.arange(400) * 7) == pytest.approx(expected, rel=0.05)
 
 
 def test_pictures_that_agree_count_once():
     per_object = np.random.default_rng(0).random(50) < 0.4
     correct, objects = per_object.repeat(20), np.arange(50).repeat(20)
     expected = binomial_standard_error(per_object.mean(), 50)
-    assert clustered_standard_error(correct, objects) == pytest.approx(expected, rel=0.06)
+    assert by_cluster(correct, objects) == pytest.approx(expected, rel=0.06)
 
 
 def test_unequal_clusters_equal_the_loop():
@@ -33,18 +51,18 @@ def test_unequal_clusters_equal_the_loop():
     for _ in range(4000):
         drawn = [objects == name for name in generator.choice(np.unique(objects), 12)]
         accuracies.append(sum(correct[o].sum() for o in drawn) / sum(o.sum() for o in drawn))
-    assert clustered_standard_error(correct, objects, repeats=4000) == pytest.approx(np.std(accuracies), rel=0.06)
+    assert by_cluster(correct, objects, repeats=4000) == pytest.approx(np.std(accuracies), rel=0.06)
 
 
 def test_seed_and_blocks(monkeypatch):
     correct = np.arange(60) % 3 == 0
     objects = np.arange(60) // 4
-    first = clustered_standard_error(correct, objects, repeats=100)
-    assert clustered_standard_error(correct, objects, repeats=100, seed=1) != first
+    first = by_cluster(correct, objects, repeats=100)
+    assert by_cluster(correct, objects, repeats=100, seed=1) != first
     monkeypatch.setattr(uncertainty, '_DRAW_BLOCK', 7 * 15)
-    assert clustered_standard_error(correct, objects, repeats=100) == pytest.approx(first, rel=1e-12)
+    assert by_cluster(correct, objects, repeats=100) == pytest.approx(first, rel=1e-12)
 
 
 def test_one_object_has_no_spread():
-    assert clustered_standard_error(np.array([True, False]), np.array([5, 5])) == 0
+    assert by_cluster(np.array([True, False]), np.array([5, 5])) == 0
     assert math.isclose(binomial_standard_error(0.5, 2), math.sqrt(0.125))

@@ -9,7 +9,7 @@ import torch
 
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.records import describe_score
-from mm_sop.evaluation.seeds import format_summary, read_run, summarize
+from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize
 
 
 def parse_args():
@@ -22,40 +22,48 @@ def parse_args():
 
 
 def summarize_score(runs, score):
-    """Mean and deviation over the seeds by features, and every run's gain in standard errors of the difference."""
-    summary = {}
-    for features in runs[0]:
-        values = [run[features][score]['accuracy'] for run in runs if score in run[features]]
-        summary[features] = summarize(values)
-    pairs = [(run['untrained'][score], run['trained'][score]) for run in runs]
-    summary['gain_in_standard_errors'] = [
-        (after['accuracy'] - before['accuracy']) / (before['standard_error'] ** 2 + after['standard_error'] ** 2) ** 0.5
-        for before, after in pairs
-    ]
-    return summary
+    """Mean and deviation over the seeds by features, and the gain over the other features."""
+    summary = {
+        features: summarize([run[features][score]['accuracy'] for run in runs])
+        for features in runs[0]
+        if score in runs[0][features]
+    }
+    rivals = [features for features in summary if features != 'trained']
+    return dict(features=summary, gains={rival: paired_gain(runs, score, rival) for rival in rivals})
 
 
 def format_table(summaries, title, command, iterations, environment):
-    features = [name for name in next(iter(summaries.values())) if name != 'gain_in_standard_errors']
+    features = list(next(iter(summaries.values()))['features'])
     lines = [f'# {title}', '', *([f'`{command}`', ''] if command else [])]
     lines += [
         f'{environment["seeds"]} seed(s), {iterations} iterations, {environment["cores"]} cores of '
         f'{environment["processor"]}, torch {environment["torch"]}. '
         'Accuracy in percent, mean ± deviation over the seeds.',
         '',
-        f'| | {" | ".join(name.replace("_", " ") for name in features)} | gain of each seed in standard errors |',
-        f'| --- |{" ---: |" * (len(features) + 1)}',
+        f'| | {" | ".join(name.replace("_", " ") for name in features)} |',
+        f'| --- |{" ---: |" * len(features)}',
     ]
     for score, summary in summaries.items():
-        cells = [format_summary(summary[name]) for name in features]
-        gains = ', '.join(f'{gain:+.1f}' for gain in summary['gain_in_standard_errors'])
-        lines.append(f'| {describe_score(score)} | {" | ".join(cells)} | {gains} |')
+        cells = [format_summary(summary['features'][name]) for name in features]
+        lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
+    rivals = [name for name in features if name != 'trained']
     lines += [
         '',
-        'Standard errors of a run are over objects (bootstrap) where the queries show objects that are not in the '
-        'bank, else over pictures (binomial). The composites are semi-synthetic: see docs/data.md.',
+        'Gain of the trained network in points, ± one standard error of the paired difference (bootstrap over the '
+        'objects shown, mean over the seeds):',
+        '',
+        f'| | over {" | over ".join(name.replace("_", " ") for name in rivals)} |',
+        f'| --- |{" ---: |" * len(rivals)}',
     ]
+    for score, summary in summaries.items():
+        cells = [format_gain(summary['gains'][rival]) for rival in rivals]
+        lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
+    lines += ['', 'The composites are semi-synthetic: see docs/data.md.']
     return '\n'.join(lines) + '\n'
+
+
+def format_gain(gain):
+    return '' if gain is None else f'{100 * gain["gain"]:+.1f} ± {100 * gain["standard_error"]:.1f}'
 
 
 def processor_name():
