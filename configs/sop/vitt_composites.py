@@ -9,7 +9,7 @@ _base_ = [
 model = dict(
     backbone=dict(arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768)),
     neck=dict(in_channels=192))
-train_cfg = dict(max_epochs=30)
+train_cfg = dict(max_epochs=15)
 train_pipeline = [*_base_.train_pipeline[:-1], *_base_.mask_transforms]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 custom_hooks = [_base_.teacher_hook, _base_.knn_hook, dict(type='ReportHook')]
