@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from mm_sop.evaluation.records import describe_score
 from mm_sop.visualization.style import Theme
 
 CHART = (4.6, 3.0)
@@ -66,6 +67,38 @@ def knn_chart(title: str, curve: Sequence[dict], references: dict[str, dict], th
         axes.axhline(level, color=color, linestyle=(0, (4, 2)), linewidth=1.3)
         labels.append((level, f'{name} {level:.1f}', color))
     _label_at_the_right(axes, labels)
+    return figure
+
+
+def comparison_chart(
+    accuracies: dict[str, dict[str, dict]], references: dict[str, dict[str, dict]], theme: Theme
+) -> Figure:
+    """Accuracies of several methods side by side, a panel for each score.
+
+    Args:
+        accuracies: ``values`` of the seeds and their ``mean``, by method and score.
+        references: The same for what all methods are compared with, drawn as lines.
+        theme: Colours.
+    """
+    scores = list(next(iter(accuracies.values())))
+    figure = Figure(figsize=(0.6 + 3 * len(scores), 1.0 + 0.3 * len(accuracies)))
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, score in zip(panels, scores, strict=True):
+        for row, summaries in enumerate(accuracies.values()):
+            values = [100 * value for value in summaries[score]['values']]
+            axes.plot(values, [row] * len(values), 'o', color=theme.series[0], markersize=4, alpha=0.45)
+            axes.plot(100 * summaries[score]['mean'], row, '|', color=theme.series[0], markersize=13, markeredgewidth=2)
+        for index, (name, summaries) in enumerate(references.items()):
+            level, color = 100 * summaries[score]['mean'], theme.series[1:][index % 4]
+            axes.axvline(level, color=color, linestyle=(0, (4, 2)), linewidth=1.3, label=name)
+        axes.set_title(describe_score(score))
+        axes.set_xlabel('accuracy in %')
+        axes.grid(axis='x')
+    panels[0].set_yticks(range(len(accuracies)), list(accuracies))
+    panels[0].invert_yaxis()
+    if references:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc='outside lower center', ncols=len(references))
     return figure
 
 

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import torch
+from composites_runs import format_gain, processor_name
 
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.records import describe_score
@@ -60,16 +60,6 @@ def format_table(summaries, title, command, iterations, environment):
         lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
     lines += ['', 'The composites are semi-synthetic: see docs/data.md.']
     return '\n'.join(lines) + '\n'
-
-
-def format_gain(gain):
-    return '' if gain is None else f'{100 * gain["gain"]:+.1f} ± {100 * gain["standard_error"]:.1f}'
-
-
-def processor_name():
-    info = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
-    return names[0] if names else platform.processor()
 
 
 def main():

@@ -1,0 +1,81 @@
+"""The harness of benchmarks that compare training runs; training itself is replaced."""
+
+import json
+import sys
+
+import pytest
+
+from mm_sop.evaluation.records import KNNRecords
+
+
+@pytest.fixture
+def runs(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / 'tools/benchmarks'))
+    import composites_runs
+
+    return composites_runs
+
+
+class FakeTraining:
+    """Writes what a run leaves; the accuracy depends on the config and grows with the seed."""
+
+    def __init__(self):
+        self.commands = []
+        self.accuracy = {'base.py': 5, 'better.py': 7}
+
+    def __call__(self, command, log):
+        command = [str(part) for part in command]
+        self.commands.append(command)
+        records = KNNRecords(command[command.index('--work-dir') + 1])
+        right = self.accuracy[command[2].rsplit('/', 1)[1]] + int(command[command.index('--seed') + 1])
+        for iteration, correct in ((None, 2), (0, 1), (10, right)):
+            score = dict(accuracy=correct / 20, right_by_identity=[correct, 0], pictures_by_identity=[10, 10])
+            scores = dict(seen_class_k20=dict(score, standard_error=0.1))
+            network = 'raw_pixels' if iteration is None else 'teacher'
+            log.parent.mkdir(parents=True, exist_ok=True)
+            records.add(dict(network=network, iter=iteration, epoch=None, seconds=1.0, scores=scores))
+        return 60.0
+
+
+def test_runs_are_made_once_and_compared(runs, monkeypatch, tmp_path, capsys):
+    training = FakeTraining()
+    monkeypatch.setattr(runs, 'run_command', training)
+    variants = {
+        'Better one': runs.Variant('better.py', ('a=1',), base='Base', prepare=lambda folder, config: [f'b={folder}']),
+        'Base': runs.Variant('base.py'),
+    }
+    arguments = ['script', '--seeds', '0', '1', '--epochs', '3', '--jobs', '1', '--work-dir', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', [*arguments, '--out', str(tmp_path / 'out.json')])
+    args = runs.parse_args(variants, 'test', '')
+    comparison = runs.Comparison(variants, args)
+    comparison.train()
+    assert [command[2].rsplit('/', 1)[1] for command in training.commands] == ['base.py'] * 2 + ['better.py'] * 2
+    options = training.commands[3][training.commands[3].index('--cfg-options') + 1 :]
+    assert options == [
+        'train_cfg.max_epochs=3', 'train_dataloader.batch_size=128', 'a=1', f'b={tmp_path}/base_s1'
+    ]  # fmt: skip
+
+    comparison.train()
+    assert len(training.commands) == 4
+    runs.write_report(comparison.report(), args.out, 'Title', 'Explanation.\n')
+    report = json.loads(args.out.read_text())
+    gain = report['results']['Better one']['gain_over_base']['seen_class_k20']
+    assert gain['gain'] == pytest.approx(2 / 20)
+    page = args.out.with_suffix('.md').read_text()
+    assert '| Base | 27.5 ± 3.5 | 1.0 |' in page
+    assert '| *raw pixels* | 10.0 ± 0.0 | |' in page
+    assert args.out.with_suffix('.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_variant_needs_its_base(runs, monkeypatch, capsys):
+    variants = {'a': runs.Variant('a.py'), 'b': runs.Variant('b.py', base='a', prepare=lambda folder, config: [])}
+    monkeypatch.setattr(sys, 'argv', ['script', '--names', 'b'])
+    with pytest.raises(SystemExit):
+        runs.parse_args(variants, 'test', '')
+    assert 'add a to --names' in capsys.readouterr().err
+
+
+def test_a_failed_command_names_its_log(runs, tmp_path):
+    with pytest.raises(SystemExit, match=r'code 3, see .*log\.txt'):
+        runs.run_command([sys.executable, '-c', 'print(7); raise SystemExit(3)'], tmp_path / 'log.txt')
+    assert (tmp_path / 'log.txt').read_text() == '7\n'

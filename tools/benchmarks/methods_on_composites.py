@@ -1,0 +1,44 @@
+"""Compare all methods on the photo composites: same backbone, pictures, epochs and seeds; k-NN and training time.
+
+``python tools/benchmarks/methods_on_composites.py --amp`` takes about an hour on two cores. Interrupted, the same
+command goes on: finished runs are kept. It writes a JSON file, a readable page and a picture.
+"""
+
+import sys
+from pathlib import Path
+
+from composites_runs import ROOT, Comparison, Variant, parse_args, run_command, write_report
+
+EXPLANATION = """\
+Pairs for SePP come from its base's encoder of the same seed, in the mode that keeps the number of pictures; its time is
+without the base's training and without mining.
+"""
+
+
+def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
+    """Semantic pairs by the encoder of a finished run."""
+    manifest = base_folder / 'pairs/pairs.json'
+    if not manifest.is_file():
+        checkpoint = (base_folder / 'last_checkpoint').read_text().strip()
+        command = [sys.executable, ROOT / 'tools/mine_pairs.py', base_config, checkpoint]
+        run_command([*command, '--work-dir', manifest.parent], base_folder / 'mining.txt')
+    return [f'train_dataloader.dataset.dataset.manifest={manifest}', 'train_dataloader.dataset.dataset.mode=replace']
+
+
+METHODS = {
+    'SOP': Variant('sop/r18_composites.py'),
+    'ReSA': Variant('resa/r18_composites.py'),
+    'DINO': Variant('dino/r18_composites.py'),
+    'BYOL': Variant('co_ssl/byol_r18_composites.py'),
+    'CO-BYOL': Variant('co_ssl/r18_composites.py', base='BYOL'),
+    'MoCo v2': Variant('mocov2/r18_composites.py'),
+    'SePP-MoCo v2': Variant('sepp/mocov2_r18_composites.py', base='MoCo v2', prepare=mine_pairs),
+    'SimSiam': Variant('simsiam/r18_composites.py'),
+    'SePP-SimSiam': Variant('sepp/simsiam_r18_composites.py', base='SimSiam', prepare=mine_pairs),
+}
+
+if __name__ == '__main__':
+    arguments = parse_args(METHODS, 'methods_on_composites', 'Compare all methods on the photo composites.')
+    comparison = Comparison(METHODS, arguments)
+    comparison.train()
+    write_report(comparison.report(), arguments.out, 'All methods on the photo composites', EXPLANATION)
