@@ -5,9 +5,7 @@ encoder, which should be self-supervised and trained on the same data.
 """
 
 import argparse
-import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +14,25 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, init_dist, is_main_process
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from PIL import Image
 
-import mm_sop
-from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, describe_data, picture_info
-from mm_sop.engine.atomic import write_atomically
+import mm_sop  # noqa: F401
+from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
 from mm_sop.engine.launch import LaunchError, check_data, load_config, merge_options, prepare_cpu_dist, set_data_root
 from mm_sop.engine.weights import WeightsError
-from mm_sop.evaluation.encoders import build_encoder
+from mm_sop.evaluation.encoders import build_encoder, find_preprocessor
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.mining import (
     FeatureShards,
-    MinedPairs,
     PlainPictures,
     Selection,
     choose_images,
-    format_report,
+    make_manifest,
     mine,
     write_manifest,
 )
-from mm_sop.functional.semantic_pairs import pair_cosines
-from mm_sop.visualization.montage import to_picture, to_png
-from mm_sop.visualization.pairs import pair_gallery, similarity_chart
-from mm_sop.visualization.style import LIGHT, render
+from mm_sop.visualization.montage import to_picture
+from mm_sop.visualization.pairs import write_pair_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -110,45 +102,56 @@ def read_classes(args: argparse.Namespace, pictures: PlainPictures, images: np.n
     return np.unique(folders, return_inverse=True)[1]
 
 
-def encode(args: argparse.Namespace, config: Config, pictures: PlainPictures, images: np.ndarray, data: dict):
+def encode(args: argparse.Namespace, config: Config, pictures: PlainPictures, images: np.ndarray):
     """Features of the chosen pictures on the disk, and what they depend on."""
     encoder = build_encoder(config, args.checkpoint, args.encoder, args.network, args.prefix)
-    definition = dict(data=data, encoder=encoder.identity, transform=pictures.transform, seed=args.seed)
+    definition = dict(
+        data=describe_data(pictures.dataset), encoder=encoder.identity, transform=pictures.transform, seed=args.seed
+    )
     shards = FeatureShards(args.work_dir / 'features', images, definition, args.shard_size)
     shards.encode(encoder.to(get_device()), pictures, args.batch_size, args.num_workers)
     return shards, definition
 
 
-def write_results(args, pictures: PlainPictures, images: np.ndarray, features, mined: MinedPairs, definition) -> None:
-    data = definition.pop('data')
-    selection = {key: getattr(args, key) for key in ('max_per_anchor', 'max_partner_uses', 'mutual', 'seed')}
-    definition['selection'] = dict(
-        num_images=len(images), lower=mined.lower, upper=args.upper, similarity='cosine', **selection
-    )
-    definition['version'] = mm_sop.__version__
-    manifest = PairManifest(images[mined.pairs.numpy()], mined.cosines.numpy(), data, definition)
+def mine_pairs(args: argparse.Namespace) -> None:
+    config = prepare_config(args)
+    args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
+    pictures = PlainPictures(config, args.crop_size, args.resize_edge)
+    images = choose_images(len(pictures), args.num_images, args.seed)
+    shards, definition = encode(args, config, pictures, images)
+    if not is_main_process():
+        return
+    if not torch.cuda.is_available():
+        # The other processes are done.
+        torch.set_num_threads(torch.get_num_threads() * get_world_size())
+    features = shards.load()
+    selection = Selection(**{name: getattr(args, name) for name in Selection.__dataclass_fields__})
+    labels = read_classes(args, pictures, images)
+    mined = mine(features, selection, labels, args.num_random, args.seed, args.block_size)
+    manifest = make_manifest(mined, selection, images, definition)
     write_manifest(manifest, args.work_dir / f'{args.name}.json')
-    write_pictures(args, pictures, images, features, mined)
-    write_atomically(args.work_dir / 'report.json', json.dumps(mined.report, indent=1))
-    write_atomically(args.work_dir / 'report.md', format_report(mined.report, Path(args.config).stem))
+    is_bgr = bool(find_preprocessor(config).get('to_rgb'))
+    write_pair_report(
+        args.work_dir,
+        mined,
+        features,
+        lambda row: to_picture(pictures[int(images[row])]['inputs'], is_bgr),
+        Path(args.config).stem,
+        args.seed,
+    )
+    print((args.work_dir / 'report.md').read_text())
+    print(f'Manifest: {args.work_dir / args.name}.json. Look at {args.work_dir}/gallery.png before training with it.')
 
 
-def write_pictures(args, pictures: PlainPictures, images: np.ndarray, features, mined: MinedPairs) -> None:
-    nearest = mined.neighbors.nearest
-    cosines = dict(random=mined.random_cosines.numpy(), nearest=nearest[nearest.isfinite()].numpy())
-    chart = partial(similarity_chart, {f'{name} pairs': values for name, values in cosines.items()})
-    figure = render(partial(chart, mined.lower, args.upper), LIGHT)
-    write_atomically(args.work_dir / 'histogram.png', figure)
-    groups = pair_groups(features, mined, args.upper)
-    is_bgr = pictures_are_bgr(args)
-
-    def picture(row: int) -> np.ndarray:
-        return to_picture(pictures[int(images[row])]['inputs'], is_bgr)
-
-    accepted = [name for name in groups if name not in ('duplicate', 'too low')]
-    gallery = pair_gallery(picture, groups, accepted, seed=args.seed)
-    background = Image.new('RGBA', gallery.image.size, 'white')
-    write_atomically(args.work_dir / 'gallery.png', to_png(Image.alpha_composite(background, gallery.image)))
+def main() -> None:
+    init_default_scope('mmpretrain')
+    try:
+        mine_pairs(parse_args())
+    except (LaunchError, ManifestError, WeightsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f'mine_pairs.py: {error}')
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -1,14 +1,21 @@
 """Data sets, samplers and transforms."""
 
 from . import composites, samplers, transforms
+from .cifar_pictures import CIFAR10Pictures, CIFAR100Pictures
 from .labelled_images import LabelledImages
 from .seeded_dataset import SeededDataset
+from .semantic_pairs import SemanticPairDataset
+from .stl10_pictures import STL10Pictures
 from .unlabelled_images import UnlabelledImages
 from .worker import pretrain_worker_init
 
 __all__ = [
+    'CIFAR100Pictures',
+    'CIFAR10Pictures',
     'LabelledImages',
+    'STL10Pictures',
     'SeededDataset',
+    'SemanticPairDataset',
     'UnlabelledImages',
     'composites',
     'pretrain_worker_init',

@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from mm_sop import __version__
 from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, picture_info
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
@@ -204,7 +205,8 @@ class FeatureShards:
         if path.is_file() and path.read_text() != wanted:
             known = json.loads(path.read_text())
             changed = [key for key in self.definition if known.get(key) != self.definition[key]]
-            return f'{self.folder} holds features with another {", ".join(changed)}: delete it, or choose another --work-dir'
+            which = ', '.join(changed)
+            return f'{self.folder} holds features of another {which}: delete it, or choose another --work-dir'
         write_atomically(path, wanted)
         return [start for start in self.starts if not self._is_whole(start)]
 
@@ -381,6 +383,22 @@ class _Progress:
         share = 1 - (total - done) * (total - done + 1) / (total * (total + 1))
         left = (now - self.started) * (1 - share) / share
         print_log(f'Compared {share:.0%} of the pairs, {left:.0f} s left', logger='current')
+
+
+def make_manifest(mined: MinedPairs, selection: Selection, images: np.ndarray, definition: dict) -> PairManifest:
+    """Put together the pairs and all that they depend on.
+
+    Args:
+        mined: What was found.
+        selection: How.
+        images: Indices of the compared pictures in the data set, (K,).
+        definition: That of the features, with ``data`` and ``seed``.
+    """
+    definition = dict(definition)
+    data, seed = definition.pop('data'), definition.pop('seed')
+    rule = dict(asdict(selection), lower=mined.lower, num_images=len(images), seed=seed, similarity='cosine')
+    definition.update(selection=rule, version=__version__)
+    return PairManifest(images[mined.pairs.numpy()], mined.cosines.numpy(), data, definition)
 
 
 def write_manifest(manifest: PairManifest, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Registered modules."""
 
+from mm_sop.models.assigners import SinkhornAssigner
 from mm_sop.models.backbones import MaskedVisionTransformer
 from mm_sop.models.heads import SOPHead, SOPMIMHead
 from mm_sop.models.memory import Prototypes, PrototypeSampler, SupportEmbeddingBank
@@ -17,5 +18,6 @@ __all__ = [
     'SOPMIMHead',
     'SOPMIMTargetGenerator',
     'SOPNeck',
+    'SinkhornAssigner',
     'SupportEmbeddingBank',
 ]

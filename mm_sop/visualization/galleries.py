@@ -44,7 +44,7 @@ class PictureSet:
 
     Attributes:
         features: Global features, (n, D).
-        embeddings: Features after the teacher's neck, (n, d); the features themselves if there is no neck.
+        embeddings: Features after the teacher's neck, (n, d), in methods with a bank of such; else the features.
         labels: Classes, (n,), or None.
     """
 
@@ -78,9 +78,13 @@ class PictureSet:
 
     def _encode(self, batch: dict) -> dict[str, Tensor]:
         features, _ = encode_images(self.model, self.model.data_preprocessor(batch, False)['inputs'])
-        teacher = getattr(self.model, 'teacher', None)
-        has_neck = isinstance(teacher, nn.ModuleDict) and 'neck' in teacher
-        return dict(features=features, embeddings=teacher['neck'](features) if has_neck else features)
+        embeddings = self.model.teacher['neck'](features) if has_prototypes(self.model) else features
+        return dict(features=features, embeddings=embeddings)
+
+
+def has_prototypes(model: nn.Module) -> bool:
+    """Whether a model makes prototypes out of a bank, as SOP does."""
+    return hasattr(getattr(model, 'head', None), 'prototypes')
 
 
 def random_rows(total: int, count: int, seed: int) -> np.ndarray:

@@ -22,10 +22,13 @@ from mm_sop.visualization.verdict import NETWORKS, Comparison, Verdict
 LEAD_CHART = (6.4, 3.6)
 
 CURVES = (
-    ('Objective', 'nats', ('loss', 'loss_cls', 'loss_mim', 'loss_koleo'), ()),
+    ('Objective', 'nats', ('loss', 'loss_cls', 'loss_mim', 'loss_koleo', 'loss_resa', 'loss_global', 'loss_local'), ()),
     ('Entropy of the targets', 'nats', ('target_entropy', 'mean_target_entropy'), ('max_entropy',)),
     ('Cosine between embeddings', 'cosine', ('support_cosine', 'support_cosine_max', 'key_cosine'), ()),
+    ('Cosine between encodings', 'cosine', ('encoding_cosine', 'redundancy', 'local_global_cosine'), ()),
     ('Assignments', 'share', ('agreement', 'distinct_targets', 'masked_share'), ()),
+    ('Assignment within the batch', 'share', ('assignment_entropy', 'assignment_self'), ()),
+    ('Own image found across views', 'share', ('cross_view_top1',), ('cross_view_chance',)),
     ('Learning rate', 'rate', ('lr',), ()),
     ('Momentum of the teacher', 'momentum', ('teacher_momentum',), ()),
     ('Speed', 'images per second', ('images_per_second',), ()),
@@ -154,7 +157,7 @@ def _draw_galleries(config: Config, model: nn.Module, seed: int) -> dict[str, Ga
     has_labels = queries is not None and unseen.labels is not None
     is_bgr = galleries.is_bgr(model)
     return dict(
-        supports=galleries.support_gallery(pictures, seed=seed),
+        supports=galleries.support_gallery(pictures, seed=seed) if galleries.has_prototypes(model) else None,
         neighbours=galleries.neighbor_gallery(pictures, unseen, seed=seed) if has_labels else None,
         attention=galleries.attention_gallery(unseen, seed=seed),
         views=galleries.view_gallery(train, is_bgr, seed=seed) if train else None,

@@ -3,6 +3,7 @@
 from .bad_image_hook import BadImageHook
 from .checkpoint_hook import PretrainCheckpointHook
 from .collapse_guard_hook import CollapseGuardHook
+from .freeze_prototypes_hook import FreezePrototypesHook
 from .runtime_info_hook import DeferredRuntimeInfoHook
 from .teacher_hook import TeacherHook, TeacherTemperatureHook
 from .throughput_hook import ThroughputHook
@@ -11,6 +12,7 @@ __all__ = [
     'BadImageHook',
     'CollapseGuardHook',
     'DeferredRuntimeInfoHook',
+    'FreezePrototypesHook',
     'PretrainCheckpointHook',
     'TeacherHook',
     'TeacherTemperatureHook',

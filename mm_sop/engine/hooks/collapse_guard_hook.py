@@ -71,6 +71,16 @@ SYMPTOMS = (
         'student and teacher choose the same prototype no more often than by chance',
         'lower the weight of KoLeo, weaken the augmentation, or lower the learning rate',
     ),
+    Symptom(
+        'encodings alike',
+        ('encoding_cosine', 'cross_view_top1', 'cross_view_chance'),
+        lambda encoding_cosine, cross_view_top1, cross_view_chance: (
+            encoding_cosine > 0.98 and cross_view_top1 <= 2 * cross_view_chance
+        ),
+        'the encodings of all images are nearly the same, and no image finds its other view',
+        'lower the learning rate or warm it up for longer; a nearly uniform assignment alone is no reason to stop, so '
+        'look at k-NN or a probe first',
+    ),
 )
 
 

@@ -18,18 +18,23 @@ class TeacherHook(Hook):
     Args:
         momentum (float): Share of the teacher that is kept at the first step, in [0, 1]. Defaults to 0.996.
         end_momentum (float): Share towards which the cosine leads. Defaults to 1.0.
+        lead (int): Steps by which the cosine is ahead. With 1, the update after a step has the momentum of the next
+            one, as in methods that move the teacher before the forward pass (ReSA). Defaults to 0.
 
     Raises:
-        ValueError: A momentum is out of range.
+        ValueError: A momentum or ``lead`` is out of range.
     """
 
     priority = 'NORMAL'
 
-    def __init__(self, momentum: float = 0.996, end_momentum: float = 1.0) -> None:
+    def __init__(self, momentum: float = 0.996, end_momentum: float = 1.0, lead: int = 0) -> None:
         if not (0 <= momentum <= 1 and 0 <= end_momentum <= 1):
             raise ValueError(f'momenta must be in [0, 1], got momentum={momentum}, end_momentum={end_momentum}')
+        if lead < 0:
+            raise ValueError(f'lead must not be negative, got {lead}')
         self.momentum = momentum
         self.end_momentum = end_momentum
+        self.lead = lead
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Update the teacher if the optimiser made a step."""
@@ -37,7 +42,8 @@ class TeacherHook(Hook):
             return
         accumulation = runner.optim_wrapper._accumulative_counts
         num_steps = -(-runner.max_iters // accumulation)
-        momentum = cosine_schedule(runner.iter // accumulation, num_steps, self.momentum, self.end_momentum)
+        step = runner.iter // accumulation + self.lead
+        momentum = cosine_schedule(step, num_steps, self.momentum, self.end_momentum)
         unwrap_model(runner.model).update_teacher(momentum)
         runner.message_hub.update_scalar('train/teacher_momentum', momentum)
 

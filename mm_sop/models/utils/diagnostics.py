@@ -54,5 +54,42 @@ def assignment_diagnostics(student_log_probs: Tensor, teacher_probs: Tensor, num
     )
 
 
+@torch.no_grad()
+def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchors: Tensor) -> dict[str, Tensor]:
+    """Sharpness of an assignment of samples to the samples of a batch, and how alike these are.
+
+    Args:
+        assignment: Rows sum to 1, (n, N).
+        own_columns: The anchor that is the sample itself, (n,).
+        anchors: Unit rows, (N, D).
+
+    Returns:
+        ``assignment_entropy``, the mean entropy of a row as a share of its greatest, ln N; ``assignment_self``, the
+        mean share that a sample gives to itself; ``encoding_cosine``, the mean cosine between different anchors.
+        A uniform assignment, with entropy 1, is not a collapse by itself.
+    """
+    return dict(
+        assignment_entropy=_entropy(assignment).mean() / math.log(max(2, assignment.shape[1])),
+        assignment_self=assignment.gather(1, own_columns[:, None]).mean(),
+        encoding_cosine=key_diagnostics(anchors)['key_cosine'],
+    )
+
+
+@torch.no_grad()
+def retrieval_diagnostics(embeddings: Tensor, keys: Tensor, own_columns: Tensor) -> dict[str, Tensor]:
+    """How often an image's embedding is nearer to the key of its own other view than to all others.
+
+    Args:
+        embeddings: Unit rows of one view, (n, d).
+        keys: Unit rows of another view, (N, d).
+        own_columns: The key of the same image, (n,).
+
+    Returns:
+        ``cross_view_top1``, a share, and ``cross_view_chance`` = 1 / N.
+    """
+    found = (embeddings @ keys.T).argmax(1) == own_columns
+    return dict(cross_view_top1=found.float().mean(), cross_view_chance=keys.new_full((), 1 / len(keys)))
+
+
 def _entropy(probs: Tensor) -> Tensor:
     return torch.special.entr(probs).sum(-1)

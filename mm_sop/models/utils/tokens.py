@@ -10,24 +10,33 @@ def split_features(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]
     """Global and local representations of a backbone's last output.
 
     Args:
-        features: Tokens, (B, 1 + L, D), [CLS] first, or a feature map, (B, D, h, w), or a sequence that ends with one.
+        features: Tokens, (B, 1 + L, D), [CLS] first, or a feature map, (B, D, h, w), or a sequence that ends with one
+            or with a map and its own global vector, (B, D').
 
     Returns:
-        [CLS], or the mean over the map, (B, D); patch tokens, or places of the map, (B, L, D).
+        [CLS], or the network's global vector, or the mean over the map, (B, D); patch tokens, or places of the map,
+        (B, L, D).
 
     Raises:
-        ValueError: If the output is neither.
+        ValueError: If the output is none of these.
     """
-    features = features if isinstance(features, Tensor) else features[-1]
-    if features.ndim == 3:
-        return features[:, 0], features[:, 1:]
-    if features.ndim == 4:
-        local = features.flatten(2).transpose(1, 2)
+    features = [features] if isinstance(features, Tensor) else features
+    if len(features) > 1 and features[-1].ndim == 2 and features[-2].ndim == 4:
+        return features[-1], _places(features[-2])
+    last = features[-1]
+    if last.ndim == 3:
+        return last[:, 0], last[:, 1:]
+    if last.ndim == 4:
+        local = _places(last)
         return local.mean(1), local
     raise ValueError(
-        f'expected tokens (B, 1 + L, D) or a map (B, D, h, w), the backbone gave {tuple(features.shape)}; '
+        f'expected tokens (B, 1 + L, D) or a map (B, D, h, w), the backbone gave {tuple(last.shape)}; '
         "a vision transformer needs out_type='raw'"
     )
+
+
+def _places(feature_map: Tensor) -> Tensor:
+    return feature_map.flatten(2).transpose(1, 2)
 
 
 def to_map(local: Tensor, image_size: Sequence[int]) -> Tensor:

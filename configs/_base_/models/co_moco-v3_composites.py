@@ -1,0 +1,30 @@
+# CO-MoCoV3 for photo composites of 48 pixels: a ResNet-18 of a quarter of the usual width, all 9 cells of its 3 x 3 map.
+projector = dict(
+    type='NonLinearNeck',
+    in_channels=128,
+    hid_channels=512,
+    out_channels=128,
+    with_last_bn_affine=False,
+    with_avg_pool=False,
+    norm_cfg=dict(type='BN1d'))
+predictor = dict(
+    type='NonLinearNeck',
+    in_channels=128,
+    hid_channels=512,
+    out_channels=128,
+    with_last_bn=False,
+    with_avg_pool=False,
+    norm_cfg=dict(type='BN1d'))
+model = dict(
+    type='COMoCoV3',
+    backbone=dict(
+        type='ResNet_CIFAR',
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        strides=(2, 2, 2, 2),
+        zero_init_residual=False),
+    neck=projector,
+    head=dict(type='InfoNCEHead', predictor=predictor, temperature=0.2),
+    local_head=dict(
+        type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3))

@@ -1,0 +1,33 @@
+# LARS with 10 epochs of warm-up; BatchNorm and biases neither decay nor adapt.
+train_cfg = dict(type='PretrainLoop', max_epochs=800)
+
+excluded = dict(decay_mult=0, lars_exclude=True)
+optim_wrapper = dict(
+    type='PretrainOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(type='LARS', lr=0.3, momentum=0.9, weight_decay=1e-6),
+    paramwise_cfg=dict(
+        custom_keys={
+            'bn': excluded,
+            'bias': excluded,
+            'downsample.1': excluded
+        }))
+
+# The learning rate is for a global batch of 256 and is scaled to the real one.
+auto_scale_lr = dict(base_batch_size=256, enable=True)
+
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-4,
+        by_epoch=True,
+        begin=0,
+        end=10,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=0.0,
+        by_epoch=True,
+        begin=10,
+        convert_to_iter_based=True),
+]

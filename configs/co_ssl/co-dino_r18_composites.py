@@ -1,0 +1,15 @@
+# CO-DINO on photo composites.
+_base_ = [
+    '../_base_/models/co_dino_composites.py',
+    '../_base_/datasets/composites_2views.py',
+    '../_base_/datasets/composites_knn.py',
+    '../_base_/schedules/siamese_composites.py',
+    '../_base_/default_runtime.py',
+]
+custom_hooks = [
+    _base_.teacher_hook,
+    dict(type='TeacherTemperatureHook', start=0.04, end=0.04),
+    dict(type='FreezePrototypesHook', epochs=1),
+    _base_.knn_hook,
+    dict(type='ReportHook')
+]

@@ -1,0 +1,8 @@
+# co-dino_resnet50_8xb64-bf16-coslr-100e_in1k: two views, to compare with CO-BYOL.
+_base_ = [
+    '../_base_/models/co_dino_r50.py',
+    '../_base_/datasets/imagenet_dino_2views.py',
+    '../_base_/schedules/dino_lars.py',
+    '../_base_/default_runtime.py',
+]
+train_dataloader = dict(batch_size=64)

@@ -1,0 +1,8 @@
+# co-moco-v3_resnet50_8xb256-bf16-coslr-100e_in1k
+_base_ = [
+    '../_base_/models/co_moco-v3_r50.py',
+    '../_base_/datasets/imagenet_moco-v3.py',
+    '../_base_/schedules/siamese_lars.py',
+    '../_base_/default_runtime.py',
+]
+optim_wrapper = dict(optimizer=dict(lr=0.6))

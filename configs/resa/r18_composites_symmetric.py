@@ -1,0 +1,2 @@
+_base_ = './r18_composites.py'
+model = dict(head=dict(symmetric=True))

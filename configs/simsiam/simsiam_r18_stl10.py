@@ -1,0 +1,19 @@
+# simsiam_resnet18_1xb256-bf16-coslr-400e_stl10: pictures of 96 pixels.
+_base_ = [
+    '../_base_/models/simsiam.py',
+    '../_base_/datasets/stl10_2views.py',
+    '../_base_/schedules/contrastive_sgd.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(backbone=dict(depth=18), neck=dict(in_channels=512))
+train_cfg = dict(max_epochs=400)
+# The predictor's rate is constant. It is not scaled to the batch, and so neither is that of the others.
+lr = 0.05
+optim_wrapper = dict(
+    optimizer=dict(lr=lr, weight_decay=5e-4),
+    paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
+auto_scale_lr = dict(enable=False)
+custom_hooks = [
+    dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=lr, adjust_by_epoch=False),
+    _base_.knn_hook
+]

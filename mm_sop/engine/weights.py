@@ -1,0 +1,167 @@
+"""Reading of checkpoints from many sources, and loading them completely or not at all."""
+
+import pickle
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from torch import Tensor, nn
+
+_STATE_KEYS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema')
+_MAX_LISTED = 12
+
+
+class WeightsError(RuntimeError):
+    """Weights cannot be used; the message says why."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint without running code from it.
+
+    Args:
+        path: File of PyTorch, with the weights themselves or with a dictionary that has them as ``state_dict`` or
+            ``model``; or a ``.safetensors`` file.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        WeightsError: The file is missing, damaged, needs code to be read, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f'no checkpoint {path.absolute()}')
+    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    raise WeightsError(f'{path} holds no weights: expected tensors by name, or a dictionary with `state_dict`')
+
+
+def _read_torch(path: Path):
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            return torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f'{path} is damaged or holds Python objects, which would run code: load it where you trust it and save its '
+            f'`state_dict` alone. {str(error).splitlines()[0]}'
+        ) from error
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+        raise WeightsError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError(f'{path}: `pip install safetensors` to read this format') from error
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f'{path} cannot be read: {error}') from error
+
+
+def load_complete(
+    module: nn.Module, state_dict: Mapping[str, Tensor], source: str, ignored: Sequence[str] = ()
+) -> None:
+    """Load weights into a module if they are all of it and nothing else.
+
+    Args:
+        module: The module.
+        state_dict: Tensors by the names that they have in the module.
+        source: Where they come from, for the message.
+        ignored: Beginnings of names that may be missing or superfluous.
+
+    Raises:
+        WeightsError: Names or shapes differ; the message has a table of them. The module is unchanged then.
+    """
+    given = {name: value for name, value in state_dict.items() if not name.startswith(tuple(ignored))}
+    expected = {name: value for name, value in module.state_dict().items() if not name.startswith(tuple(ignored))}
+    rows = describe_mismatch(expected, given)
+    if rows:
+        raise WeightsError(f'{source} does not fit {type(module).__name__}:\n{format_mismatch(rows)}')
+    module.load_state_dict(given, strict=False)
+
+
+def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[tuple[str, str, str]]:
+    """Compare two state dicts.
+
+    Args:
+        expected: That of the module.
+        given: That of the checkpoint. Counters of BatchNorm batches may be missing, as in old checkpoints.
+
+    Returns:
+        Problem (``'missing'``, ``'unexpected'`` or ``'shape'``), name and details of every difference.
+    """
+    rows = [
+        ('missing', name, str(tuple(value.shape)))
+        for name, value in expected.items()
+        if name not in given and not name.endswith('num_batches_tracked')
+    ]
+    rows += [('unexpected', name, str(tuple(value.shape))) for name, value in given.items() if name not in expected]
+    rows += [
+        ('shape', name, f'{tuple(given[name].shape)}, expected {tuple(value.shape)}')
+        for name, value in expected.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    return rows
+
+
+def format_mismatch(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Set differences as a table of at most 12 lines for each kind, with their numbers.
+
+    Args:
+        rows: From :func:`describe_mismatch`.
+    """
+    lines = []
+    for problem in ('missing', 'unexpected', 'shape'):
+        found = [(name, details) for kind, name, details in rows if kind == problem]
+        width = max((len(name) for name, _ in found[:_MAX_LISTED]), default=0)
+        lines += [f'  {problem:<11}{name:<{width}}  {details}' for name, details in found[:_MAX_LISTED]]
+        if len(found) > _MAX_LISTED:
+            lines.append(f'  {problem:<11}... {len(found)} in all')
+    return '\n'.join(lines)
+
+
+def find_prefix(state_dict: Mapping[str, Tensor], names: Collection[str], preferred: Sequence[str], source: str) -> str:
+    """Find under which prefix a checkpoint holds a module.
+
+    Args:
+        state_dict: Tensors of the whole checkpoint.
+        names: Names in the module's own state dict.
+        preferred: Prefixes that win, in this order, where there are several.
+        source: Where the weights come from, for the message.
+
+    Returns:
+        The prefix, possibly empty.
+
+    Raises:
+        WeightsError: No prefix has all names, or several have and none is preferred.
+    """
+    needed = [name for name in names if not name.endswith('num_batches_tracked')]
+    found = {key.removesuffix(needed[0]) for key in state_dict if key.endswith(needed[0])}
+    found = {prefix for prefix in found if not prefix or prefix.endswith('.')}
+    complete = [prefix for prefix in found if all(prefix + name in state_dict for name in needed)]
+    for prefix in [*preferred, *(complete if len(complete) == 1 else ())]:
+        if prefix in complete:
+            return prefix
+    if complete:
+        raise WeightsError(f'{source} holds several such networks: choose one of the prefixes {sorted(complete)}')
+    closest = max(found, key=lambda prefix: sum(prefix + name in state_dict for name in needed), default='')
+    rows = [('missing', closest + name, '') for name in needed if closest + name not in state_dict]
+    beginnings = sorted({key.split('.')[0] for key in state_dict})
+    raise WeightsError(
+        f'{source} does not hold this network, {len(rows)} of {len(needed)} tensors are missing:\n'
+        f'{format_mismatch(rows)}\nIts names begin with {", ".join(beginnings)}'
+    )
+
+
+def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}

@@ -1,0 +1,121 @@
+"""Local against global representations: similarity, redundancy and the choice of cells (CO-SSL)."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def local_global_similarity(local: Tensor, target: Tensor) -> Tensor:
+    """Mean cosine between the local vectors of an image and one global vector.
+
+    The global vector is the same for all cells, so ``1/n sum_i <l_i, t> = <1/n sum_i l_i, t>`` for unit vectors l_i
+    and t: only the mean of the *unit* local vectors meets the global one (CO-SSL). The cosine is symmetric, so the
+    roles of prediction and target may be exchanged; detach whichever of the two is the target.
+
+    Args:
+        local: Local vectors, (B, n, d), or a map, (B, d, h, w).
+        target: Global vectors, (B, d).
+
+    Returns:
+        Mean cosines in [-1, 1], (B,), at least in fp32.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    cells = _as_cells(local)
+    if target.ndim != 2 or cells.shape[::2] != target.shape:
+        raise ValueError(
+            f'expected local (B, n, d) or (B, d, h, w) and target (B, d), got {tuple(local.shape)} and '
+            f'{tuple(target.shape)}'
+        )
+    return (_unit(cells).mean(1) * _unit(target)).sum(-1)
+
+
+def redundancy(local_map: Tensor) -> Tensor:
+    """Mean cosine between different cells of an image, 1 when all cells are alike.
+
+    ``R = (L |m|^2 - 1) / (L - 1)`` with m the mean of the L unit vectors, which equals the mean over the off-diagonal
+    entries of the L x L matrix of cosines (CO-SSL).
+
+    Args:
+        local_map: Map, (B, C, h, w), or cells, (B, L, C); L = 1 gives 1.
+
+    Returns:
+        (B,), in [-1 / (L - 1), 1], at least in fp32.
+    """
+    cells = _as_cells(local_map)
+    num_cells = cells.shape[1]
+    if num_cells == 1:
+        return torch.ones_like(_unit(cells)[:, 0, 0])
+    mean = _unit(cells).mean(1)
+    return (num_cells * mean.square().sum(-1) - 1) / (num_cells - 1)
+
+
+def grid_cells(
+    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device=None
+) -> Tensor | None:
+    """Positions of a regular sub-grid of a map, with a random phase.
+
+    The grid has ``floor(sqrt(num_cells))`` rows and columns, or fewer where the map is smaller; its stride is the
+    largest whole one. Cells are selected and not averaged: averaging would enlarge their receptive fields.
+
+    Args:
+        size: Height and width of the map.
+        num_cells: Cells wanted, at least 1.
+        generator: Draws the phase of each axis; None for phase 0.
+        device: Device of the positions, that of the generator.
+
+    Returns:
+        Flat positions (row-major), (n,), or None for all cells: the map has no more than ``num_cells``.
+    """
+    height, width = size
+    if height * width <= num_cells:
+        return None
+    side = math.isqrt(num_cells)
+    rows, columns = (_grid_axis(length, side, generator, device) for length in size)
+    return (rows[:, None] * width + columns).flatten()
+
+
+def _grid_axis(length: int, count: int, generator: torch.Generator | None, device) -> Tensor:
+    count = min(count, length)
+    stride = length // count
+    num_phases = length - (count - 1) * stride
+    steps = stride * torch.arange(count, device=device)
+    if generator is None:
+        return steps
+    return steps + torch.randint(num_phases, (), generator=generator, device=device)
+
+
+def uniform_cells(
+    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device=None
+) -> Tensor | None:
+    """Positions drawn uniformly without replacement; without a generator those of :func:`grid_cells`.
+
+    Args:
+        size: Height and width of the map.
+        num_cells: Cells wanted, at least 1.
+        generator: Draws the positions.
+        device: Device of the positions, that of the generator.
+
+    Returns:
+        Flat positions (row-major), (n,), or None for all cells: the map has no more than ``num_cells``.
+    """
+    total = size[0] * size[1]
+    if total <= num_cells or generator is None:
+        return grid_cells(size, num_cells, device=device)
+    return torch.randperm(total, generator=generator, device=device)[:num_cells]
+
+
+def _as_cells(local: Tensor) -> Tensor:
+    """(B, d, h, w) -> (B, h w, d); (B, n, d) stays."""
+    if local.ndim == 4:
+        return local.flatten(2).transpose(1, 2)
+    if local.ndim == 3:
+        return local
+    raise ValueError(f'expected cells (B, n, d) or a map (B, d, h, w), got {tuple(local.shape)}')
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)

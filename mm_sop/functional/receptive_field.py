@@ -1,0 +1,135 @@
+"""Theoretical receptive field of a convolutional network."""
+
+import math
+import warnings
+from typing import NamedTuple
+
+from torch import fx, nn
+
+
+class ReceptiveField(NamedTuple):
+    """What a cell of a map sees.
+
+    Attributes:
+        size: Side of the field in pixels of the input.
+        jump: Distance between the fields of neighbouring cells in pixels.
+    """
+
+    size: int
+    jump: int
+
+
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_WHOLE_IMAGE_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
+_WHOLE_IMAGE_FUNCTIONS = ('mean', 'flatten', 'view', 'reshape', 'adaptive_avg_pool2d', 'adaptive_max_pool2d')
+_NOT_UNDERSTOOD = ('conv', 'pool', 'interpolate', 'pad', 'attention')
+
+
+def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> ReceptiveField:
+    """Receptive field of the cells of a network's last map, read from the graph of its forward pass.
+
+    A kernel k with stride s and dilation e makes of (size r, jump j) the field ``r + (k - 1) e j`` and the jump
+    ``j s``; where branches meet, the larger field counts. Pooling over the map, reshaping and linear layers see the
+    whole image: outputs behind them are passed over.
+
+    Args:
+        module: Network of square convolutions, poolings and elementwise operations, whose forward pass does not
+            depend on the data (conditions on tensors are taken as false).
+        start: Size and jump of the input's cells, when the network stands on top of another one.
+
+    Returns:
+        Size and jump in pixels.
+
+    Raises:
+        ValueError: If there is no map among the outputs, a window is not square, jumps differ where branches meet,
+            or an operation is not understood.
+    """
+    root = nn.Sequential(module)
+    graph, modules = _Tracer().trace(root), dict(root.named_modules())
+    fields: dict[fx.Node, ReceptiveField] = {}
+    for node in graph.nodes:
+        if node.op == 'placeholder':
+            fields[node] = ReceptiveField(*start)
+        elif node.op == 'output':
+            return _last_map([fields[source] for source in node.all_input_nodes if source in fields])
+        else:
+            inputs = [fields[source] for source in node.all_input_nodes if source in fields]
+            if inputs:
+                fields[node] = _through(node, _merge(node, inputs), modules)
+    raise ValueError(f'{type(module).__name__} has no output')
+
+
+def check_receptive_field(module: nn.Module, declared: int | None) -> ReceptiveField:
+    """Compute the receptive field and compare it with a declared one.
+
+    Args:
+        module: As for :func:`receptive_field`.
+        declared: Expected size in pixels; None for any.
+
+    Returns:
+        Size and jump in pixels. Fields smaller than the jump leave pixels between them unseen: a warning says so.
+
+    Raises:
+        ValueError: If the size is another one.
+    """
+    field = receptive_field(module)
+    if declared is not None and field.size != declared:
+        raise ValueError(
+            f'the network has a receptive field of {field.size} pixels (jump {field.jump}), declared are {declared}: '
+            'change its kernels, strides, stem or style, or the declaration'
+        )
+    if field.size < field.jump:
+        warnings.warn(
+            f'the receptive field of {field.size} pixels is smaller than the jump of {field.jump}: some pixels are '
+            'seen by no cell',
+            stacklevel=2,
+        )
+    return field
+
+
+class _Tracer(fx.Tracer):
+    def to_bool(self, obj) -> bool:
+        # Such as the question of activation checkpointing whether the input requires a gradient.
+        return False
+
+
+def _merge(node: fx.Node, inputs: list[ReceptiveField]) -> ReceptiveField:
+    jumps = {field.jump for field in inputs}
+    if len(jumps) > 1:
+        raise ValueError(f'branches with jumps {sorted(jumps)} meet at {node.name}')
+    return ReceptiveField(max(field.size for field in inputs), jumps.pop())
+
+
+def _through(node: fx.Node, field: ReceptiveField, modules: dict[str, nn.Module]) -> ReceptiveField:
+    whole_image = ReceptiveField(math.inf, field.jump)
+    if node.op != 'call_module':
+        name = node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
+        if name in _WHOLE_IMAGE_FUNCTIONS:
+            return whole_image
+        if any(part in name for part in _NOT_UNDERSTOOD):
+            raise ValueError(f'{name} at {node.name} is not understood: use a module of torch.nn')
+        return field
+    layer = modules[node.target]
+    if isinstance(layer, _WHOLE_IMAGE_MODULES):
+        return whole_image
+    if isinstance(layer, _WINDOWS):
+        kernel, stride, dilation = (_side(layer, name) for name in ('kernel_size', 'stride', 'dilation'))
+        return ReceptiveField(field.size + (kernel - 1) * dilation * field.jump, field.jump * stride)
+    if any(part in type(layer).__name__.lower() for part in _NOT_UNDERSTOOD):
+        raise ValueError(f'{type(layer).__name__} at {node.target} is not understood')
+    return field
+
+
+def _side(layer: nn.Module, name: str) -> int:
+    value = getattr(layer, name, 1)
+    sides = set(value) if isinstance(value, tuple) else {value}
+    if len(sides) > 1:
+        raise ValueError(f'{name} {value} of {type(layer).__name__} is not square')
+    return sides.pop()
+
+
+def _last_map(outputs: list[ReceptiveField]) -> ReceptiveField:
+    bounded = [field for field in outputs if field.size < math.inf]
+    if not bounded:
+        raise ValueError('every output sees the whole image: give a network that ends with a map')
+    return bounded[-1]

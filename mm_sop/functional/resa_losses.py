@@ -1,0 +1,164 @@
+"""Cross-entropy between soft assignments and the embeddings' similarities, in the forms that ReSA needs."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+MAX_LOGITS = 2**24
+"""Logits that :func:`assigned_keys_loss` holds at once."""
+
+
+def soft_assignment_loss(logits: Tensor, assignment: Tensor) -> Tensor:
+    """Cross-entropy of every sample's softmax over the anchors with its assignment, averaged: the objective of ReSA.
+
+    ``L = -1/n sum_i sum_j A_ij log softmax_j(C_ij)``. The mean of the values and gradients of several processes, each
+    with its own samples, is that of one process with all samples.
+
+    Args:
+        logits: Similarities C divided by the temperature, (..., n, N).
+        assignment: A, (n, N). No gradient flows into it.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    logits, assignment = _prepare(logits, assignment)
+    return -(assignment * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def symmetric_soft_assignment_loss(
+    logits: Tensor, assignment: Tensor, group: 'dist.ProcessGroup | None' = None
+) -> Tensor:
+    """Mean of the cross-entropies over the anchors of each sample and over the samples of each anchor.
+
+    The second one compares the softmax of every column, over the samples of all processes, with the column of the
+    assignment, which sums to about 1. This is the objective that ReSA's paper writes. Values differ between processes;
+    the means of values and gradients over the processes are those of one process with all samples.
+
+    Args:
+        logits: Similarities C of this process's samples with the anchors of all processes, divided by the temperature,
+            (..., n, N), with as many anchors as samples in all.
+        assignment: A, (n, N). No gradient flows into it.
+        group: Processes that hold the samples; None for all of them, or for this one alone without torch.distributed.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    logits, assignment = _prepare(logits, assignment)
+    by_sample = soft_assignment_loss(logits, assignment)
+    shares = _sum_over_processes(assignment.sum(0), group)
+    attraction = (assignment * logits).sum(-1).mean()
+    by_anchor = (shares * _column_logsumexp(logits, group)).mean() - attraction
+    return (by_sample + by_anchor) / 2
+
+
+def assigned_keys_loss(
+    embeddings: Tensor, keys: Tensor, assigned_keys: Tensor, temperature: float = 0.4, max_logits: int = MAX_LOGITS
+) -> Tensor:
+    """The value of :func:`soft_assignment_loss` without ever holding the assignment and all logits.
+
+    As the rows of A sum to 1, ``L = mean_i [logsumexp_j(z_i k_j / t) - z_i T_i / t]`` with ``T = A K``, which serves
+    every view. Logits are computed block by block, and again in the backward pass, so memory does not depend on n N.
+
+    Args:
+        embeddings: Unit rows z, (..., n, d).
+        keys: Unit rows K, (N, d).
+        assigned_keys: The mean T of the keys under every sample's assignment, (n, d).
+        temperature: Temperature t of the softmax.
+        max_logits: Logits that are held at once.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    if embeddings.shape[-2:] != assigned_keys.shape or embeddings.shape[-1] != keys.shape[-1]:
+        raise ValueError(
+            f'expected (..., n, d), (N, d) and (n, d), got {tuple(embeddings.shape)}, {tuple(keys.shape)} and '
+            f'{tuple(assigned_keys.shape)}'
+        )
+    with torch.autocast(embeddings.device.type, enabled=False):
+        keys, assigned_keys = _promote(keys), _promote(assigned_keys)
+        queries = _promote(embeddings) / temperature
+        normalizers = _LogSumExpOfProducts.apply(queries.flatten(0, -2), keys, max(1, max_logits // len(keys)))
+        return normalizers.mean() - (queries * assigned_keys).sum(-1).mean()
+
+
+def _prepare(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.shape[-2:] != assignment.shape:
+        raise ValueError(f'logits {tuple(logits.shape)} and assignment {tuple(assignment.shape)} differ')
+    return _promote(logits), _promote(assignment.detach())
+
+
+def _promote(tensor: Tensor) -> Tensor:
+    """Float32, or float64 if it was that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _column_logsumexp(logits: Tensor, group: 'dist.ProcessGroup | None') -> Tensor:
+    """(..., n, N) -> (..., N), over the rows of all processes."""
+    largest = logits.detach().amax(-2)
+    if _is_distributed():
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    total = _sum_over_processes((logits - largest.unsqueeze(-2)).exp().sum(-2), group)
+    return largest + total.log()
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _sum_over_processes(tensor: Tensor, group: 'dist.ProcessGroup | None') -> Tensor:
+    return _SumOverProcesses.apply(tensor, group) if _is_distributed() else tensor
+
+
+class _SumOverProcesses(Function):
+    """Sum that every process gets; so every process's objective sends a gradient back to every summand."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, group: 'dist.ProcessGroup | None') -> Tensor:
+        ctx.group = group
+        total = tensor.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+class _LogSumExpOfProducts(Function):
+    """``logsumexp_j(q_i k_j)``, (n, d) and (N, d) -> (n,), in blocks of rows that are computed again for gradients."""
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor, rows: int) -> Tensor:
+        result = torch.cat([(block @ keys.T).logsumexp(1) for block in queries.split(rows)])
+        ctx.save_for_backward(queries, keys, result)
+        ctx.rows = rows
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        queries, keys, result = ctx.saved_tensors
+        grad_queries = torch.empty_like(queries)
+        grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        blocks = zip(*[tensor.split(ctx.rows) for tensor in (queries, result, grad, grad_queries)], strict=True)
+        with torch.autocast(queries.device.type, enabled=False):
+            for block, normalizers, grads, grad_block in blocks:
+                weights = (block @ keys.T).sub_(normalizers[:, None]).exp_().mul_(grads[:, None])
+                torch.mm(weights, keys, out=grad_block)
+                if grad_keys is not None:
+                    grad_keys.addmm_(weights.T, block)
+        return grad_queries, grad_keys, None

@@ -1,0 +1,46 @@
+"""Balanced soft assignment by Sinkhorn-Knopp."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@torch.no_grad()
+def sinkhorn(
+    scores: Tensor, epsilon: float = 0.05, iterations: int = 3, group: 'dist.ProcessGroup | None' = None
+) -> Tensor:
+    """Assign every sample softly to anchors that all get the same share (Cuturi, 2013), as ReSA does within a batch.
+
+    ``A = diag(u) M diag(v)`` with ``M = exp((S - 1) / epsilon)``. From ``u = 1``, every iteration balances the anchors
+    over the samples of all processes, ``v = 1 / M^T u``, then the samples, ``u = 1 / M v``. Only these vectors change,
+    and one N-vector is summed over the processes per iteration. The constant shift cancels in the first division.
+
+    Args:
+        scores: Cosines S of this process's samples with the anchors of all processes, (n, N), at most 1: then nothing
+            overflows. All processes have the same columns. Read in float32 at least, also under autocast.
+        epsilon: Temperature; smaller values give sharper assignments.
+        iterations: Number of iterations.
+        group: Processes that hold the samples; None for all of them, or for this one alone without torch.distributed.
+
+    Returns:
+        Assignment A, (n, N): rows sum to 1, and the columns of all processes together nearly to (samples / N). No
+        gradient flows.
+
+    Raises:
+        ValueError: If the scores are no matrix, ``epsilon`` is not positive or there is no iteration.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f'scores must be a matrix of samples by anchors, got shape {tuple(scores.shape)}')
+    if epsilon <= 0 or iterations < 1:
+        raise ValueError(f'expected epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}')
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        kernel = ((scores - 1) / epsilon).exp_()
+        row_scale = kernel.new_ones(len(kernel))
+        for _ in range(iterations):
+            column_sums = kernel.T @ row_scale
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(column_sums, group=group)
+            column_scale = column_sums.reciprocal_()
+            row_scale = (kernel @ column_scale).reciprocal_()
+        return kernel.mul_(row_scale[:, None]).mul_(column_scale)

@@ -1,0 +1,89 @@
+"""Head of ReSA: predictor and objective."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mm_sop.functional import assigned_keys_loss, symmetric_soft_assignment_loss
+
+
+@MODELS.register_module()
+class ReSAHead(BaseModule):
+    """Online views learn to resemble the teacher's embeddings of other views as a soft assignment says.
+
+    Args:
+        predictor: Config of the predictor, a neck; None for none, as on CIFAR.
+        temperature: Temperature of the softmax over the keys.
+        symmetric: Whether every key's softmax over the samples is compared with the assignment as well, as the paper
+            writes and the first released code did. By default only every sample's softmax over the keys is.
+        grad_scale: Factor of the gradient; the logged value stays. ``1 / processes`` gives the gradient that several
+            processes had in the first released code.
+        loss_weight: Weight of the objective.
+
+    Raises:
+        ValueError: If ``temperature`` or ``grad_scale`` is not positive.
+    """
+
+    def __init__(
+        self,
+        predictor: dict | None = None,
+        temperature: float = 0.4,
+        symmetric: bool = False,
+        grad_scale: float = 1.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0 or grad_scale <= 0:
+            raise ValueError(f'temperature and grad_scale must be positive, got {temperature} and {grad_scale}')
+        self.predictor = None if predictor is None else MODELS.build(predictor)
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.grad_scale = grad_scale
+        self.loss_weight = loss_weight
+
+    def embed(self, projections: Tensor) -> Tensor:
+        """Predict from the projections of one view, (n, d) -> unit rows in float32 at least, (n, d)."""
+        predictions = projections if self.predictor is None else self.predictor((projections,))[0]
+        return unit_rows(predictions)
+
+    def loss(self, embeddings: Sequence[Tensor], keys: Mapping[int, Tensor], assignment: Tensor) -> dict[str, Tensor]:
+        """Compute the objective: the mean over all pairs of a view and the keys of another view.
+
+        Args:
+            embeddings: Unit rows of V views of this process's samples, (n, d) each.
+            keys: Unit rows of all processes' samples by number of the view, (N, d) each.
+            assignment: Soft assignment of the samples to the N anchors behind the keys, (n, N), the same for all pairs.
+
+        Returns:
+            ``loss_resa`` and the diagnostic ``assignment_kl``, its excess over the assignment's entropy in nats.
+        """
+        objective = self._symmetric_loss if self.symmetric else self._loss
+        pairs = []
+        for key_view, view_keys in keys.items():
+            others = [rows for view, rows in enumerate(embeddings) if view != key_view]
+            pairs.append(objective(torch.stack(others), view_keys, assignment))
+        loss = torch.stack(pairs).mean()
+        entropy = torch.special.entr(assignment).sum(-1).mean()
+        return dict(
+            loss_resa=self.loss_weight * torch.lerp(loss.detach(), loss, self.grad_scale),
+            assignment_kl=loss.detach() - entropy,
+        )
+
+    def _loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
+        with torch.autocast(keys.device.type, enabled=False):
+            assigned_keys = assignment @ keys
+        return assigned_keys_loss(embeddings, keys, assigned_keys, self.temperature)
+
+    def _symmetric_loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
+        with torch.autocast(keys.device.type, enabled=False):
+            logits = embeddings @ keys.T / self.temperature
+        return symmetric_soft_assignment_loss(logits, assignment)
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """L2-normalised rows in float32 at least: in half precision a row of zeros would be divided by zero."""
+    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

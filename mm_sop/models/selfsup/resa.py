@@ -1,0 +1,144 @@
+"""ReSA: soft assignments from encodings guide embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import get_world_size
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mm_sop.models.heads.resa_head import unit_rows
+from mm_sop.models.selfsup.teacher_student import TeacherStudent
+from mm_sop.models.utils.diagnostics import batch_assignment_diagnostics, key_diagnostics, retrieval_diagnostics
+from mm_sop.models.utils.distributed import gather_in_sample_order, gather_with_gradient, own_samples
+from mm_sop.models.utils.tokens import split_features
+
+ASSIGNMENT_SOURCES = ('online_momentum', 'momentum', 'online')
+
+
+@MODELS.register_module()
+class ReSA(TeacherStudent):
+    """Clustering Properties of Self-Supervised Learning (ICML 2025): representation self-assignment.
+
+    Encodings, the pooled outputs of the backbone, cluster better than embeddings. Within every batch, the encodings of
+    the weakly augmented view assign each sample softly to all samples, itself included, balanced by Sinkhorn-Knopp.
+    This assignment is the target of a cross-entropy between the student's and the teacher's embeddings.
+
+    Batches hold the **weak view first**, then the strong view, then local crops. Views pass through the networks one
+    at a time: with BatchNorm every view is normalised by its own statistics. Over several CUDA processes, set
+    ``sync_bn='torch'`` in the config for statistics of the global batch; on CPU each process has its own.
+
+    The teacher stays in train mode and collects its own running statistics. It has to be as it was *before* the step:
+    use ``TeacherHook(lead=1)``, which moves it after a step with the momentum of the next one.
+
+    Args:
+        backbone: Config of the encoder, any backbone that gives a feature map, or tokens with [CLS].
+        neck: Config of the projector, (n, D) -> (n, d) in tuples as MMPretrain's ``NonLinearNeck`` without pooling.
+        head: Config of :class:`ReSAHead`.
+        assigner: Config of the assigner. Defaults to :class:`SinkhornAssigner` with ReSA's settings.
+        assignment_source: Encodings that are compared: ``'online_momentum'``, the student's with the teacher's, or
+            ``'momentum'`` or ``'online'`` for those of one network with themselves.
+        use_teacher: False for the plain form without a second network: the student's weak view against its own strong
+            view, with gradients to both. It needs ``assignment_source='online'``, a head without predictor, and no
+            local crops; the paper has ``symmetric=True`` in the head.
+        teacher_buffers: See :class:`TeacherStudent`; ReSA keeps them.
+        data_preprocessor: Config of the preprocessor.
+        init_cfg: Initialisation.
+
+    Raises:
+        ValueError: If the arguments do not go together.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        assigner: dict | None = None,
+        assignment_source: str = 'online_momentum',
+        use_teacher: bool = True,
+        teacher_buffers: str = 'keep',
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            teacher_buffers=teacher_buffers,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.assigner = MODELS.build(assigner or dict(type='SinkhornAssigner'))
+        self.assignment_source = assignment_source
+        self.use_teacher = use_teacher
+        self._check_arguments()
+        self.teacher = self.build_teacher()
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
+        """Compute the objective.
+
+        Args:
+            inputs: Views, (n, C, H, W) each: weak, strong, local crops.
+            data_samples: Not used.
+
+        Returns:
+            ``loss_resa``, and diagnostics that do not enter the objective.
+        """
+        self.check_views(inputs)
+        encodings, projections = zip(*[_encode(self.backbone, self.neck, view) for view in inputs], strict=True)
+        encoding = unit_rows(encodings[0].detach())
+        embeddings = [self.head.embed(projection) for projection in projections]
+        targets = self._teacher_targets if self.use_teacher else self._plain_targets
+        samples, anchors, keys = targets(inputs, encoding, embeddings)
+        assignment = self.assigner(samples, anchors)
+        losses = self.head.loss(embeddings if self.use_teacher else embeddings[:1], keys, assignment)
+        own_columns = own_samples(torch.arange(len(anchors), device=anchors.device))
+        losses.update(batch_assignment_diagnostics(assignment, own_columns, anchors))
+        losses.update(retrieval_diagnostics(embeddings[0], keys[1], own_columns))
+        losses.update(key_diagnostics(keys[1]))
+        return losses
+
+    @torch.no_grad()
+    def _teacher_targets(
+        self, inputs: Sequence[Tensor], encoding: Tensor, embeddings: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Samples (n, D), anchors (N, D) and keys (N, d) of both global views, gathered in one collective."""
+        encodings, projections = zip(*[_encode(**self.teacher, view=view) for view in inputs[:2]], strict=True)
+        slow = unit_rows(encodings[0])
+        samples = slow if self.assignment_source == 'momentum' else encoding
+        anchors = encoding if self.assignment_source == 'online' else slow
+        packed = [anchors, *map(unit_rows, projections)]
+        gathered = gather_in_sample_order(torch.cat(packed, dim=1))
+        anchors, *keys = gathered.split([part.shape[1] for part in packed], dim=1)
+        return samples, anchors, dict(enumerate(keys))
+
+    def _plain_targets(
+        self, inputs: Sequence[Tensor], encoding: Tensor, embeddings: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """The same without a teacher: keys are the strong view's embeddings, with gradient."""
+        if len(inputs) > 2:
+            raise ValueError(f'without a teacher ReSA has no use for local crops, got {len(inputs)} views')
+        rank_order, _ = gather_with_gradient(embeddings[1])
+        keys = rank_order.unflatten(0, (get_world_size(), -1)).transpose(0, 1).flatten(0, 1)
+        return encoding, gather_in_sample_order(encoding), {1: keys}
+
+    def build_teacher(self) -> nn.ModuleDict:
+        """Copy the student; without a teacher the student itself stands under that name."""
+        return super().build_teacher() if self.use_teacher else self.student
+
+    def _check_arguments(self) -> None:
+        if self.assignment_source not in ASSIGNMENT_SOURCES:
+            raise ValueError(f'assignment_source must be one of {ASSIGNMENT_SOURCES}, got {self.assignment_source!r}')
+        if not self.use_teacher and (self.assignment_source != 'online' or self.head.predictor is not None):
+            raise ValueError(
+                "use_teacher=False needs assignment_source='online' and a head without predictor, got "
+                f'{self.assignment_source!r} and {type(self.head.predictor).__name__}'
+            )
+
+
+def _encode(backbone: nn.Module, neck: nn.Module, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Encoding (n, D) and projection (n, d) of a view."""
+    encoding = split_features(backbone(view))[0]
+    return encoding, neck((encoding,))[0]

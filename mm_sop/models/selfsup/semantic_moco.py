@@ -1,0 +1,106 @@
+"""MoCo with weighted semantic positives."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import all_gather, broadcast, get_world_size
+from mmpretrain.models.selfsup import MoCo
+from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mm_sop.functional.semantic_pairs import known_positives
+from mm_sop.models.selfsup.semantic_positives import SemanticPositives
+from mm_sop.models.utils.diagnostics import key_diagnostics
+
+
+@MODELS.register_module()
+class SemanticMoCo(SemanticPositives, MoCo):
+    """MoCo for the data of SePP.
+
+    With ``semantic_weight=1``, without masking and with two views it computes in float32, bit for bit, what
+    MMPretrain's ``MoCo`` does; under autocast similarities stay fp32, and the initial queue is the same on all
+    processes. In SePP's mode ``'joint'`` the query has two positives and the queue takes up the ordinary key.
+
+    As in MMPretrain, the key encoder moves in every forward pass, also in those that only accumulate gradients, and it
+    takes over the buffers of the query encoder. On CUDA the batch is shuffled among the processes for BatchNorm.
+
+    Args:
+        head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
+        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
+        mask_known_positives (bool): Leave out of a query's negatives the keys of its own picture and of all pictures
+            that it is paired with, with a queue of picture indices beside that of keys. Defaults to False.
+        **kwargs: Arguments of :class:`mmpretrain.models.MoCo`.
+
+    Raises:
+        ValueError: ``semantic_weight`` is negative.
+    """
+
+    def __init__(self, *args, semantic_weight: float = 1.0, mask_known_positives: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_semantic_weight(semantic_weight)
+        self.mask_known_positives = mask_known_positives
+        # Processes may have different seeds, and buffers are not synchronised.
+        broadcast(self.queue)
+        if mask_known_positives:
+            self.register_buffer('id_queue', torch.full((self.queue_len,), -1))
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
+        """Compute the loss, then put the keys into the queue.
+
+        Args:
+            inputs: Views, (B, C, H, W) each: query, key and, in the mode ``'joint'``, a key of the partner.
+            data_samples: One per image.
+
+        Returns:
+            ``loss``, and ``key_cosine``, which does not enter the objective.
+
+        Raises:
+            ValueError: The queue's length is no multiple of the global batch.
+        """
+        terms = self.positive_terms(inputs, data_samples)
+        self._check_batch(len(inputs[0]))
+        queries = normalize(self.neck(self.backbone(inputs[0]))[0].float(), dim=1)
+        keys = self._encode_keys([inputs[term.view] for term in terms])
+        with torch.autocast(queries.device.type, enabled=False):
+            negatives = torch.einsum('nc,ck->nk', [queries, self.queue.clone().detach()])
+            positives = [torch.einsum('nc,nc->n', [queries, key]).unsqueeze(-1) for key in keys]
+        if self.mask_known_positives:
+            ids, partners = self.read_ids(data_samples, queries.device)
+            known = known_positives(ids[:, 0], partners[:, 0], self.id_queue)
+            negatives = negatives.masked_fill(known, -torch.inf)
+            self._enqueue_ids(ids[:, terms[0].pictures[1]])
+        losses = [self._loss(positive, negatives, term.weight) for positive, term in zip(positives, terms, strict=True)]
+        self._dequeue_and_enqueue(keys[0])
+        return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(keys[0]))
+
+    def _loss(self, positive: Tensor, negatives: Tensor, weight: Tensor | None) -> Tensor:
+        options = {} if weight is None else dict(weight=weight)
+        return self.head.loss(positive, negatives, **options)
+
+    @torch.no_grad()
+    def _encode_keys(self, views: Sequence[Tensor]) -> list[Tensor]:
+        self.encoder_k.update_parameters(nn.Sequential(self.backbone, self.neck))
+        keys = []
+        for view in views:
+            shuffled, order = batch_shuffle_ddp(view)
+            key = normalize(self.encoder_k(shuffled)[0].float(), dim=1)
+            keys.append(batch_unshuffle_ddp(key, order))
+        return keys
+
+    @torch.no_grad()
+    def _enqueue_ids(self, ids: Tensor) -> None:
+        """Note the pictures of the keys that are about to be written, in the same order."""
+        ids = torch.cat(all_gather(ids))
+        start = int(self.queue_ptr)
+        self.id_queue[start : start + len(ids)] = ids
+
+    def _check_batch(self, batch_size: int) -> None:
+        global_batch = batch_size * get_world_size()
+        if self.queue_len % global_batch:
+            raise ValueError(
+                f'queue_len={self.queue_len} of {type(self).__name__} must be a multiple of the global batch of '
+                f'{global_batch}; incomplete batches need train_dataloader.drop_last=True'
+            )

@@ -1,0 +1,99 @@
+"""SimSiam and BYOL with weighted semantic positives."""
+
+from collections.abc import Sequence
+
+import torch
+from mmpretrain.models.selfsup import BYOL, SimSiam
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mm_sop.models.selfsup.semantic_positives import PositiveTerm, SemanticPositives
+from mm_sop.models.utils.diagnostics import key_diagnostics
+
+
+class _SemanticSiamese(SemanticPositives):
+    """Both predict the projection of one view from the other, in both directions."""
+
+    loss_factor: float
+
+    def __init__(self, *args, semantic_weight: float = 1.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_semantic_weight(semantic_weight)
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
+        """Compute the loss.
+
+        Args:
+            inputs: Views, (B, C, H, W) each: two, or three in the mode ``'joint'``.
+            data_samples: One per image.
+
+        Returns:
+            ``loss``, and ``key_cosine``, which does not enter the objective.
+        """
+        terms = self.positive_terms(inputs, data_samples)
+        projections = [self.neck(self.backbone(view))[0] for view in inputs]
+        targets = self.encode_targets(inputs, projections)
+        losses = [self._symmetric(projections, targets, term) for term in terms]
+        keys = normalize(targets[1].detach().float(), dim=1)
+        return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(keys))
+
+    def _symmetric(self, projections: Sequence[Tensor], targets: Sequence[Tensor], term: PositiveTerm) -> Tensor:
+        options = {} if term.weight is None else dict(weight=term.weight)
+        forth = self.head.loss(projections[0], targets[term.view], **options)
+        back = self.head.loss(projections[term.view], targets[0], **options)
+        return self.loss_factor * (forth + back)
+
+    def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Projections that are to be predicted, one for each view."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class SemanticSimSiam(_SemanticSiamese, SimSiam):
+    """SimSiam for the data of SePP.
+
+    With ``semantic_weight=1`` and two views it computes in float32, bit for bit, what MMPretrain's ``SimSiam`` does. In
+    SePP's mode ``'joint'`` the losses of both pairs of views are added.
+
+    Args:
+        head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
+        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
+        **kwargs: Arguments of :class:`mmpretrain.models.SimSiam`.
+
+    Raises:
+        ValueError: ``semantic_weight`` is negative.
+    """
+
+    loss_factor = 0.5
+
+    def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The projections themselves; the head stops their gradient."""
+        return projections
+
+
+@MODELS.register_module()
+class SemanticBYOL(_SemanticSiamese, BYOL):
+    """BYOL for the data of SePP.
+
+    With ``semantic_weight=1`` and two views it computes in float32, bit for bit, what MMPretrain's ``BYOL`` does. In
+    SePP's mode ``'joint'`` the losses of both pairs of views are added. As in MMPretrain, the target network moves in
+    every forward pass, also in those that only accumulate gradients.
+
+    Args:
+        head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
+        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
+        **kwargs: Arguments of :class:`mmpretrain.models.BYOL`.
+
+    Raises:
+        ValueError: ``semantic_weight`` is negative.
+    """
+
+    loss_factor = 2.0
+
+    @torch.no_grad()
+    def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Projections of the target network, which moves first."""
+        self.target_net.update_parameters(nn.Sequential(self.backbone, self.neck))
+        return [self.target_net(view)[0] for view in inputs]

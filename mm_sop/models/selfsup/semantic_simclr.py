@@ -1,0 +1,83 @@
+"""SimCLR with weighted semantic positives."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import all_gather
+from mmpretrain.models.selfsup import SimCLR
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from mm_sop.functional.semantic_pairs import known_positives
+from mm_sop.models.selfsup.semantic_positives import PositiveTerm, SemanticPositives
+from mm_sop.models.utils.diagnostics import key_diagnostics
+from mm_sop.models.utils.distributed import gather_with_gradient
+
+
+@MODELS.register_module()
+class SemanticSimCLR(SemanticPositives, SimCLR):
+    """SimCLR for the data of SePP.
+
+    With ``semantic_weight=1``, without masking and with two views a single process computes in float32, bit for bit,
+    what MMPretrain's ``SimCLR`` does. With W processes the gradient is that of one process with the whole batch;
+    MMPretrain's is 1 / W of it. Every process computes the rows of its own views only, and similarities stay fp32 under
+    autocast. In SePP's mode ``'joint'`` the NT-Xent losses of both pairs of views are added.
+
+    Args:
+        head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
+        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
+        mask_known_positives (bool): Leave out of a view's negatives the views of its own picture and of all pictures
+            that it is paired with. Defaults to False.
+        **kwargs: Arguments of :class:`mmpretrain.models.SimCLR`.
+
+    Raises:
+        ValueError: ``semantic_weight`` is negative.
+    """
+
+    def __init__(self, *args, semantic_weight: float = 1.0, mask_known_positives: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_semantic_weight(semantic_weight)
+        self.mask_known_positives = mask_known_positives
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
+        """Compute the loss.
+
+        Args:
+            inputs: Views, (B, C, H, W) each: two, or three in the mode ``'joint'``.
+            data_samples: One per image.
+
+        Returns:
+            ``loss``, and ``key_cosine``, which does not enter the objective.
+        """
+        terms = self.positive_terms(inputs, data_samples)
+        images = torch.stack(tuple(inputs), 1).flatten(0, 1)
+        embeddings = self.neck(self.backbone(images))[0].float()
+        embeddings = embeddings / (torch.norm(embeddings, p=2, dim=1, keepdim=True) + 1e-10)
+        views = embeddings.unflatten(0, (-1, len(inputs)))
+        ids = self.read_ids(data_samples, images.device) if self.mask_known_positives else None
+        losses = [self._nt_xent(views[:, [0, term.view]], term, ids) for term in terms]
+        return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(views[:, 1].detach()))
+
+    def _nt_xent(self, views: Tensor, term: PositiveTerm, ids: tuple[Tensor, Tensor] | None) -> Tensor:
+        """NT-Xent of this process's pairs of views, (B, 2, d), among those of all processes."""
+        own = views.flatten(0, 1)
+        everyone, start = gather_with_gradient(own)
+        with torch.autocast(own.device.type, enabled=False):
+            similarity = own @ everyone.T
+        rows = torch.arange(len(own), device=own.device)
+        positives = (rows ^ 1) + start
+        is_negative = torch.ones_like(similarity, dtype=torch.bool)
+        is_negative[rows, rows + start] = False
+        is_negative[rows, positives] = False
+        if ids is not None:
+            known = self._known(*ids, term.pictures).scatter(1, positives[:, None], False)
+            similarity = similarity.masked_fill(known, -torch.inf)
+        negatives = similarity[is_negative].view(len(own), -1)
+        options = {} if term.weight is None else dict(weight=term.weight.repeat_interleave(2))
+        return self.head.loss(similarity.gather(1, positives[:, None]), negatives, **options)
+
+    def _known(self, ids: Tensor, partners: Tensor, pictures: tuple[int, int]) -> Tensor:
+        """For each own view, which views of all processes are known positives, (2 B, 2 W B)."""
+        own, partners = ids[:, pictures].flatten(), partners[:, pictures].flatten(0, 1)
+        return known_positives(own, partners, torch.cat(all_gather(own)))

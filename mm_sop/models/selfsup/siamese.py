@@ -1,0 +1,164 @@
+"""Siamese algorithms: a student predicts what its teacher says of another view."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mm_sop.functional import local_global_similarity, redundancy
+from mm_sop.models.heads.local_global_head import Branch, LocalGlobalHead
+from mm_sop.models.selfsup.teacher_student import TeacherStudent
+from mm_sop.models.utils.diagnostics import key_diagnostics
+from mm_sop.models.utils.tokens import split_features, to_map
+
+
+class SiameseTeacher(TeacherStudent):
+    """A student whose predictions are compared with its teacher's targets from other views of the same images.
+
+    Projector (``neck``) and predictor or loss (``head``) make the algorithm. With a ``local_head`` cells of one view
+    are compared with the vector of the other as well, which makes CO-SSL of any base.
+
+    The teacher's target networks move when :class:`TeacherHook` says so, after a step of the optimiser, so that
+    accumulated gradients come from one teacher.
+
+    Args:
+        backbone: Config of the encoder: any backbone of MMPretrain that gives tokens or a feature map.
+        neck: Config of the projector: a neck of MMPretrain on pooled vectors, such as ``NonLinearNeck`` with
+            ``with_avg_pool=False``, or :class:`DINONeck`.
+        head: Config of a :class:`SiameseHead`.
+        local_head: Config of a :class:`LocalGlobalHead`. With None or weight 0 none is built: the algorithm is the base
+            to the last bit, random draws included.
+        teacher_buffers: As for :class:`TeacherStudent`.
+        data_preprocessor: Config of the preprocessor.
+        init_cfg: Initialisation.
+
+    Raises:
+        ValueError: A neck pools by itself.
+    """
+
+    student_modules = ('backbone', 'neck', 'local_projector')
+    joint_views = False
+    """Whether all views of one size pass through a network together, so that BatchNorm sees all of them."""
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        local_head: dict | None = None,
+        teacher_buffers: str = 'keep',
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            teacher_buffers=teacher_buffers,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.local_head = self._build_local_head(local_head)
+        if any(getattr(module, 'with_avg_pool', False) for module in self.modules()):
+            raise ValueError('projectors and predictors work on pooled vectors and cells: set with_avg_pool=False')
+        self.teacher = self.build_teacher()
+
+    def _build_local_head(self, config: dict | None) -> LocalGlobalHead | None:
+        if config is None or config.get('weight') == 0:
+            return None
+        # The networks of the base shall begin as they would without it.
+        with torch.random.fork_rng(devices=[]):
+            local_head = MODELS.build(config)
+        local_head.make_targets = copy.deepcopy(self.head.make_targets)
+        return local_head
+
+    @property
+    def local_projector(self) -> nn.Module | None:
+        """The local projector, where the teacher needs one."""
+        return None if self.local_head is None else self.local_head.target_projector
+
+    def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
+        """Compare all views of the student with the two global views of the teacher.
+
+        Args:
+            inputs: Views, (B, C, H, W) each, two global views first; further ones are for the student alone.
+            data_samples: Not used.
+
+        Returns:
+            Losses, and diagnostics that do not enter the objective.
+        """
+        self.check_views(inputs)
+        student_vectors, student_maps = self._encode(self.backbone, inputs)
+        predictions = self._project(lambda vectors: self.head.predict(self.neck((vectors,))[0]), student_vectors)
+        with torch.no_grad():
+            teacher_vectors, teacher_maps = self._encode(self.teacher['backbone'], inputs[:2])
+            projections = self._project(lambda vectors: self.teacher['neck']((vectors,))[0], teacher_vectors)
+            targets = self.head.make_targets(torch.stack(projections)).unbind()
+
+        losses = dict(loss_global=self.head.loss(predictions, targets))
+        if self.local_head is not None:
+            student = Branch(student_vectors[:2], student_maps[:2], predictions[:2], self._predict_local)
+            teacher = Branch(teacher_vectors, teacher_maps, targets, self._project_local)
+            local_loss = self.head.loss_weight * self.local_head.loss(self.head.pair_loss, student, teacher)
+            losses = self.local_head.combine(losses['loss_global'], local_loss)
+        losses.update(_diagnostics(targets[1], student_maps[0]))
+        return losses
+
+    def _encode(self, backbone: nn.Module, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Global vectors, (B, C), and local maps, (B, C, h, w), of all views."""
+        vectors, maps = [], []
+        for group in self._groups(views):
+            global_features, local_features = split_features(backbone(_concatenate(group)))
+            vectors += global_features.chunk(len(group))
+            maps += to_map(local_features, group[0].shape[-2:]).chunk(len(group))
+        return vectors, maps
+
+    def _project(self, network: Callable[[Tensor], Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of a network on vectors, (B, C) or (B, n, C) of each view."""
+        outputs = []
+        for group in self._groups(rows):
+            batch = _concatenate(group)
+            output = network(batch.flatten(0, -2)).unflatten(0, batch.shape[:-1])
+            outputs += output.chunk(len(group))
+        return outputs
+
+    def _predict_local(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        head = self.local_head
+        if head.projector is None:
+            return self._project(lambda vectors: self.head.predict(self.neck((vectors,))[0]), rows)
+        return self._project(lambda vectors: head.predict(head.projector((vectors,))[0]), rows)
+
+    def _project_local(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        projector = self.teacher['neck' if self.local_head.projector is None else 'local_projector']
+        return self._project(lambda vectors: projector((vectors,))[0], rows)
+
+    def _groups(self, views: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Views that pass through a network together: neighbours of one shape, or each by itself."""
+        if not self.joint_views:
+            return ([view] for view in views)
+        return (list(group) for _, group in groupby(views, key=lambda view: view.shape))
+
+
+def _concatenate(views: Sequence[Tensor]) -> Tensor:
+    return views[0] if len(views) == 1 else torch.cat(views)
+
+
+@torch.no_grad()
+def _diagnostics(targets: Tensor, local_map: Tensor) -> dict[str, Tensor]:
+    """Signs of collapse in a view's targets, (B, d), and of agreement between the cells of a map, (B, C, h, w).
+
+    ``embedding_std`` is the standard deviation of a channel of the unit targets: 0 after a collapse, about 1 / sqrt(d)
+    when they are spread.
+    """
+    keys = normalize(targets.float(), dim=-1)
+    return dict(
+        **key_diagnostics(keys),
+        embedding_std=keys.std(0, correction=0).mean(),
+        redundancy=redundancy(local_map).mean(),
+        local_global_cosine=local_global_similarity(local_map, local_map.mean((2, 3))).mean(),
+    )
