@@ -1,3 +1,4 @@
+# sepp-simclr_resnet50_8xb128-bf16-coslr-800e_in1k
 _base_ = '../simclr/simclr_r50_in1k.py'
 train_dataloader = dict(
     dataset=dict(

@@ -1,3 +1,4 @@
+# sepp-simsiam_resnet50_8xb32-bf16-coslr-100e_in1k
 _base_ = '../simsiam/simsiam_r50_in1k.py'
 train_dataloader = dict(
     dataset=dict(

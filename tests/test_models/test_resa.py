@@ -253,7 +253,7 @@ def one_step(rank, world_size, config):
     model = build_resa(config)
     wrapped = model if world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     losses = wrapped([view[rank::world_size] for view in batch(8, num_crops=0)], None, mode='loss')
-    losses['loss_resa'].backward()
+    sum(value for name, value in losses.items() if 'loss' in name).backward()
     return (
         {name: value.item() for name, value in losses.items()},
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
@@ -265,6 +265,7 @@ CONFIGS = [
     resa_config(assignment_source='momentum', head=dict(symmetric=True)),
     resa_config(assignment_source='online', predictor=False),
     plain_config(),
+    resa_config(local_head=dict(type='LocalGlobalHead', num_cells=4)),
 ]
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm_sop.functional import assigned_keys_loss, symmetric_soft_assignment_loss
+from mm_sop.models.heads.siamese_head import SiameseHead
+from mm_sop.models.utils.distributed import gather_in_sample_order
 
 
 @MODELS.register_module()
-class ReSAHead(BaseModule):
+class ReSAHead(SiameseHead):
     """Online views learn to resemble the teacher's embeddings of other views as a soft assignment says.
 
     Args:
@@ -36,19 +37,12 @@ class ReSAHead(BaseModule):
         grad_scale: float = 1.0,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(predictor, loss_weight)
         if temperature <= 0 or grad_scale <= 0:
             raise ValueError(f'temperature and grad_scale must be positive, got {temperature} and {grad_scale}')
-        self.predictor = None if predictor is None else MODELS.build(predictor)
         self.temperature = temperature
         self.symmetric = symmetric
         self.grad_scale = grad_scale
-        self.loss_weight = loss_weight
-
-    def embed(self, projections: Tensor) -> Tensor:
-        """Predict from the projections of one view, (n, d) -> unit rows in float32 at least, (n, d)."""
-        predictions = projections if self.predictor is None else self.predictor((projections,))[0]
-        return unit_rows(predictions)
 
     def loss(self, embeddings: Sequence[Tensor], keys: Mapping[int, Tensor], assignment: Tensor) -> dict[str, Tensor]:
         """Compute the objective: the mean over all pairs of a view and the keys of another view.
@@ -68,10 +62,31 @@ class ReSAHead(BaseModule):
             pairs.append(objective(torch.stack(others), view_keys, assignment))
         loss = torch.stack(pairs).mean()
         entropy = torch.special.entr(assignment).sum(-1).mean()
-        return dict(
-            loss_resa=self.loss_weight * torch.lerp(loss.detach(), loss, self.grad_scale),
-            assignment_kl=loss.detach() - entropy,
-        )
+        return dict(loss_resa=self.loss_weight * self._scale(loss), assignment_kl=loss.detach() - entropy)
+
+    def pair_loss(self, predictions: Tensor, targets: Tensor, assignment: Tensor) -> Tensor:
+        """Compare predictions of one view with the teacher's projections of another, for :class:`LocalGlobalHead`.
+
+        Args:
+            predictions: Of this process's samples, (n, d), or (n, c, d) for c cells per image.
+            targets: The same images, (n, d), or (n, c, d) if the predictions have no cells.
+            assignment: Soft assignment of the samples to all processes' samples, (n, N).
+
+        Returns:
+            Scalar, the mean over images and cells.
+        """
+        embeddings, keys = unit_rows(predictions), gather_in_sample_order(unit_rows(targets))
+        objective = self._symmetric_loss if self.symmetric else self._loss
+        if keys.ndim == 3:
+            return self._scale(torch.stack([objective(embeddings, cell, assignment) for cell in keys.unbind(1)]).mean())
+        if embeddings.ndim == 3:
+            # Cells lead, as views do.
+            embeddings = embeddings.transpose(0, 1)
+        return self._scale(objective(embeddings, keys, assignment))
+
+    def _scale(self, loss: Tensor) -> Tensor:
+        """The same value with a scaled gradient."""
+        return torch.lerp(loss.detach(), loss, self.grad_scale)
 
     def _loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
         with torch.autocast(keys.device.type, enabled=False):

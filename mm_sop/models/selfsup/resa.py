@@ -1,24 +1,25 @@
 """ReSA: soft assignments from encodings guide embeddings."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from mmengine.dist import get_world_size
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
+from torch import Tensor
 
+from mm_sop.models.heads.local_global_head import Branch
 from mm_sop.models.heads.resa_head import unit_rows
-from mm_sop.models.selfsup.teacher_student import TeacherStudent
+from mm_sop.models.selfsup.siamese import SiameseTeacher
 from mm_sop.models.utils.diagnostics import batch_assignment_diagnostics, key_diagnostics, retrieval_diagnostics
 from mm_sop.models.utils.distributed import gather_in_sample_order, gather_with_gradient, own_samples
-from mm_sop.models.utils.tokens import split_features
 
 ASSIGNMENT_SOURCES = ('online_momentum', 'momentum', 'online')
 
 
 @MODELS.register_module()
-class ReSA(TeacherStudent):
+class ReSA(SiameseTeacher):
     """Clustering Properties of Self-Supervised Learning (ICML 2025): representation self-assignment.
 
     Encodings, the pooled outputs of the backbone, cluster better than embeddings. Within every batch, the encodings of
@@ -42,6 +43,8 @@ class ReSA(TeacherStudent):
         use_teacher: False for the plain form without a second network: the student's weak view against its own strong
             view, with gradients to both. It needs ``assignment_source='online'``, a head without predictor, and no
             local crops; the paper has ``symmetric=True`` in the head.
+        local_head: Config of a :class:`LocalGlobalHead`, for the local-global term of CO-SSL under the same assignment;
+            None for ReSA as published.
         teacher_buffers: See :class:`TeacherStudent`; ReSA keeps them.
         data_preprocessor: Config of the preprocessor.
         init_cfg: Initialisation.
@@ -58,6 +61,7 @@ class ReSA(TeacherStudent):
         assigner: dict | None = None,
         assignment_source: str = 'online_momentum',
         use_teacher: bool = True,
+        local_head: dict | None = None,
         teacher_buffers: str = 'keep',
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -66,6 +70,7 @@ class ReSA(TeacherStudent):
             backbone=backbone,
             neck=neck,
             head=head,
+            local_head=local_head,
             teacher_buffers=teacher_buffers,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
@@ -74,7 +79,9 @@ class ReSA(TeacherStudent):
         self.assignment_source = assignment_source
         self.use_teacher = use_teacher
         self._check_arguments()
-        self.teacher = self.build_teacher()
+        if not use_teacher:
+            # Evaluation and export find the network under the usual name.
+            self.teacher = self.student
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
         """Compute the objective.
@@ -87,13 +94,19 @@ class ReSA(TeacherStudent):
             ``loss_resa``, and diagnostics that do not enter the objective.
         """
         self.check_views(inputs)
-        encodings, projections = zip(*[_encode(self.backbone, self.neck, view) for view in inputs], strict=True)
-        encoding = unit_rows(encodings[0].detach())
-        embeddings = [self.head.embed(projection) for projection in projections]
-        targets = self._teacher_targets if self.use_teacher else self._plain_targets
-        samples, anchors, keys = targets(inputs, encoding, embeddings)
+        student = self.student_branch(inputs)
+        encoding = unit_rows(student.vectors[0].detach())
+        embeddings = [unit_rows(predictions) for predictions in student.outputs]
+        if self.use_teacher:
+            teacher = self.teacher_branch(inputs[:2])
+            samples, anchors, keys = self._teacher_targets(encoding, teacher)
+        else:
+            samples, anchors, keys = self._plain_targets(encoding, embeddings)
         assignment = self.assigner(samples, anchors)
         losses = self.head.loss(embeddings if self.use_teacher else embeddings[:1], keys, assignment)
+        if self.local_head is not None:
+            local_loss = self.local_loss(partial(self.head.pair_loss, assignment=assignment), student, teacher)
+            losses.update(self.local_head.combine(losses.pop('loss_resa'), local_loss))
         own_columns = own_samples(torch.arange(len(anchors), device=anchors.device))
         losses.update(batch_assignment_diagnostics(assignment, own_columns, anchors))
         losses.update(retrieval_diagnostics(embeddings[0], keys[1], own_columns))
@@ -101,44 +114,32 @@ class ReSA(TeacherStudent):
         return losses
 
     @torch.no_grad()
-    def _teacher_targets(
-        self, inputs: Sequence[Tensor], encoding: Tensor, embeddings: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    def _teacher_targets(self, encoding: Tensor, teacher: Branch) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Samples (n, D), anchors (N, D) and keys (N, d) of both global views, gathered in one collective."""
-        encodings, projections = zip(*[_encode(**self.teacher, view=view) for view in inputs[:2]], strict=True)
-        slow = unit_rows(encodings[0])
+        slow = unit_rows(teacher.vectors[0])
         samples = slow if self.assignment_source == 'momentum' else encoding
         anchors = encoding if self.assignment_source == 'online' else slow
-        packed = [anchors, *map(unit_rows, projections)]
+        packed = [anchors, *map(unit_rows, teacher.outputs)]
         gathered = gather_in_sample_order(torch.cat(packed, dim=1))
         anchors, *keys = gathered.split([part.shape[1] for part in packed], dim=1)
         return samples, anchors, dict(enumerate(keys))
 
-    def _plain_targets(
-        self, inputs: Sequence[Tensor], encoding: Tensor, embeddings: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    @staticmethod
+    def _plain_targets(encoding: Tensor, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """The same without a teacher: keys are the strong view's embeddings, with gradient."""
-        if len(inputs) > 2:
-            raise ValueError(f'without a teacher ReSA has no use for local crops, got {len(inputs)} views')
+        if len(embeddings) > 2:
+            raise ValueError(f'without a teacher ReSA has no use for local crops, got {len(embeddings)} views')
         rank_order, _ = gather_with_gradient(embeddings[1])
         keys = rank_order.unflatten(0, (get_world_size(), -1)).transpose(0, 1).flatten(0, 1)
         return encoding, gather_in_sample_order(encoding), {1: keys}
 
-    def build_teacher(self) -> nn.ModuleDict:
-        """Copy the student; without a teacher the student itself stands under that name."""
-        return super().build_teacher() if self.use_teacher else self.student
-
     def _check_arguments(self) -> None:
         if self.assignment_source not in ASSIGNMENT_SOURCES:
             raise ValueError(f'assignment_source must be one of {ASSIGNMENT_SOURCES}, got {self.assignment_source!r}')
+        if not self.use_teacher and self.local_head is not None:
+            raise ValueError('use_teacher=False does not go with a local_head, whose targets come from the teacher')
         if not self.use_teacher and (self.assignment_source != 'online' or self.head.predictor is not None):
             raise ValueError(
                 "use_teacher=False needs assignment_source='online' and a head without predictor, got "
                 f'{self.assignment_source!r} and {type(self.head.predictor).__name__}'
             )
-
-
-def _encode(backbone: nn.Module, neck: nn.Module, view: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoding (n, D) and projection (n, d) of a view."""
-    encoding = split_features(backbone(view))[0]
-    return encoding, neck((encoding,))[0]

@@ -93,21 +93,33 @@ class SiameseTeacher(TeacherStudent):
             Losses, and diagnostics that do not enter the objective.
         """
         self.check_views(inputs)
-        student_vectors, student_maps = self._encode(self.backbone, inputs)
-        predictions = self._project(lambda vectors: self.head.predict(self.neck((vectors,))[0]), student_vectors)
-        with torch.no_grad():
-            teacher_vectors, teacher_maps = self._encode(self.teacher['backbone'], inputs[:2])
-            projections = self._project(lambda vectors: self.teacher['neck']((vectors,))[0], teacher_vectors)
-            targets = self.head.make_targets(torch.stack(projections)).unbind()
-
-        losses = dict(loss_global=self.head.loss(predictions, targets))
+        student = self.student_branch(inputs)
+        teacher = self.teacher_branch(inputs[:2])
+        losses = dict(loss_global=self.head.loss(student.outputs, teacher.outputs))
         if self.local_head is not None:
-            student = Branch(student_vectors[:2], student_maps[:2], predictions[:2], self._predict_local)
-            teacher = Branch(teacher_vectors, teacher_maps, targets, self._project_local)
-            local_loss = self.head.loss_weight * self.local_head.loss(self.head.pair_loss, student, teacher)
+            local_loss = self.local_loss(self.head.pair_loss, student, teacher)
             losses = self.local_head.combine(losses['loss_global'], local_loss)
-        losses.update(_diagnostics(targets[1], student_maps[0]))
+        losses.update(_diagnostics(teacher.outputs[1], student.maps[0]))
         return losses
+
+    def student_branch(self, views: Sequence[Tensor]) -> Branch:
+        """What the student makes of all views; its outputs are predictions, (B, d)."""
+        vectors, maps = self._encode(self.backbone, views)
+        predictions = self._project(lambda rows: self.head.predict(self.neck((rows,))[0]), vectors)
+        return Branch(vectors, maps, predictions, self._predict_local)
+
+    @torch.no_grad()
+    def teacher_branch(self, views: Sequence[Tensor]) -> Branch:
+        """What the teacher makes of the global views; its outputs are targets, (B, d)."""
+        vectors, maps = self._encode(self.teacher['backbone'], views)
+        projections = self._project(lambda rows: self.teacher['neck']((rows,))[0], vectors)
+        targets = self.head.make_targets(torch.stack(projections)).unbind()
+        return Branch(vectors, maps, targets, self._project_local)
+
+    def local_loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
+        """Compare cells of each global view with the vector of the other, with the weight of the base's loss."""
+        parts = [part[:2] for part in student[:3]]
+        return self.head.loss_weight * self.local_head.loss(pair_loss, Branch(*parts, student.project), teacher)
 
     def _encode(self, backbone: nn.Module, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Global vectors, (B, C), and local maps, (B, C, h, w), of all views."""

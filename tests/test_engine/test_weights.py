@@ -1,0 +1,104 @@
+"""Weights are read without running code, and loaded completely or not at all."""
+
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from mm_sop.engine.weights import WeightsError, describe_mismatch, find_prefix, load_complete, read_state_dict
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ('code was run',))
+
+
+@pytest.mark.parametrize('wrap', [dict, lambda s: dict(state_dict=s, meta=1), lambda s: dict(model=s, epoch=3)])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_reads_many_forms(tmp_path, wrap, zipped):
+    state = nn.Linear(3, 2).state_dict()
+    torch.save(wrap(dict(state)), tmp_path / 'w.pth', _use_new_zipfile_serialization=zipped)
+    found = read_state_dict(tmp_path / 'w.pth')
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_reads_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    state = nn.Linear(3, 2).state_dict()
+    save_file(state, tmp_path / 'w.safetensors')
+    assert torch.equal(read_state_dict(tmp_path / 'w.safetensors')['weight'], state['weight'])
+    (tmp_path / 'w.safetensors').write_bytes(b'broken')
+    with pytest.raises(WeightsError, match='cannot be read'):
+        read_state_dict(tmp_path / 'w.safetensors')
+
+
+def test_refuses_what_it_cannot_trust(tmp_path, capsys):
+    path = tmp_path / 'w.pth'
+    with pytest.raises(WeightsError, match='no checkpoint'):
+        read_state_dict(path)
+    path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(WeightsError, match='w.pth'):
+        read_state_dict(path)
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), args=Malicious()), path)
+    with pytest.raises(WeightsError, match='would run code'):
+        read_state_dict(path)
+    assert 'code was run' not in capsys.readouterr().out
+    torch.save(dict(epoch=3), path)
+    with pytest.raises(WeightsError, match='holds no weights'):
+        read_state_dict(path)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('data', 'no tensors')
+    with pytest.raises(WeightsError, match='cannot be read'):
+        read_state_dict(path)
+
+
+def test_partial_loads_are_refused_with_a_table():
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    del state['0.bias']
+    state.update({'2.weight': torch.ones(4), '1.weight': torch.ones(5)})
+    with pytest.raises(WeightsError) as error:
+        load_complete(module, state, 'w.pth')
+    assert str(error.value).splitlines() == [
+        'w.pth does not fit Sequential:',
+        '  missing    0.bias  (3,)',
+        '  unexpected 2.weight  (4,)',
+        '  shape      1.weight  (5,), expected (3,)',
+    ]
+    assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
+
+
+def test_counters_and_ignored_names_may_differ():
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    state = {name: value + 1 for name, value in module.state_dict().items() if 'num_batches' not in name}
+    load_complete(module, dict(state, **{'fc.weight': torch.ones(1)}), 'w.pth', ignored=('fc.',))
+    assert torch.equal(module[0].weight, state['0.weight'])
+    load_complete(module, {'0.weight': torch.zeros(3, 2), '0.bias': torch.zeros(3)}, 'w.pth', ignored=('1.',))
+    assert (module[0].weight == 0).all()
+
+
+def test_long_tables_are_cut():
+    module = nn.Sequential(*[nn.Linear(1, 1) for _ in range(20)])
+    with pytest.raises(WeightsError) as error:
+        load_complete(module, {}, 'w.pth')
+    assert len(str(error.value).splitlines()) == 14
+    assert 'missing    ... 40 in all' in str(error.value)
+    assert len(describe_mismatch(module.state_dict(), {})) == 40
+
+
+def test_prefixes():
+    names = ('conv1.weight', 'layer.conv1.weight')
+    state = {f'{prefix}{name}': torch.ones(1) for prefix in ('a.', 'b.') for name in names}
+    assert find_prefix(state, names, ('b.', 'a.'), 'w') == 'b.'
+    assert find_prefix(dict.fromkeys(names, 0), names, (), 'w') == ''
+    with pytest.raises(WeightsError, match=r"choose one of the prefixes \['a.', 'b.'\]"):
+        find_prefix(state, names, (), 'w')
+    with pytest.raises(WeightsError, match=r'1 of 2 tensors are missing(?s:.*)c.layer.conv1.weight'):
+        find_prefix({'c.conv1.weight': 0}, names, (), 'w')
+    with pytest.raises(WeightsError, match='2 of 2 tensors are missing(?s:.*)names begin with x'):
+        find_prefix({'x.y': 0}, names, (), 'w')
