@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/sop_composites.py',
     '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
-    '../_base_/schedules/sop_composites.py',
+    '../_base_/schedules/composites_adamw.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(
@@ -19,5 +19,4 @@ model = dict(
     neck=dict(in_channels=128),
     target_generator=None,
     mim_head=None)
-train_cfg = dict(max_epochs=12)
 custom_hooks = [_base_.teacher_hook, _base_.knn_hook, dict(type='ReportHook')]

@@ -1,4 +1,4 @@
-"""Pairs of the same class help and random pairs hurt: small pictures of a faint class pattern before two backgrounds."""
+"""Pairs of one class help and random pairs hurt: small pictures of a faint class pattern before two backgrounds."""
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 # A short run on photo composites with SGD. `lr` is for the global batch of 128 and is not scaled: SimSiam's predictor
 # keeps it as a constant.
 lr = 0.03
-train_cfg = dict(type='PretrainLoop', max_epochs=16)
+train_cfg = dict(type='PretrainLoop', max_epochs=12)
 
 optim_wrapper = dict(
     type='PretrainOptimWrapper',

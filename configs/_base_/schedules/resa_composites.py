@@ -1,5 +1,5 @@
 # A short run on photo composites with a fast teacher.
-train_cfg = dict(type='PretrainLoop', max_epochs=16)
+train_cfg = dict(type='PretrainLoop', max_epochs=12)
 
 optim_wrapper = dict(
     type='PretrainOptimWrapper',

@@ -1,0 +1,11 @@
+# ReSA: weak and strong view show a semantic pair wherever there is one, half of the time (SePP).
+_base_ = '../resa/r18_composites.py'
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            _delete_=True,
+            type='SemanticPairDataset',
+            manifest='work_dirs/pairs/composites/pairs.json',
+            mode='replace',
+            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            pipeline=_base_.train_pipeline)))
