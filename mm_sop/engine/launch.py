@@ -18,7 +18,7 @@ from mmpretrain.registry import MODELS
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
-from mm_sop.engine.scaling import fit_schedules, scale_learning_rate
+from mm_sop.engine.scaling import fit_schedules, pace_averaged_models, scale_learning_rate
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -81,6 +81,7 @@ def launch(
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     scale_learning_rate(runner)
+    pace_averaged_models(runner)
     fit_schedules(runner)
     expand_checkpointed(runner)
     compile_blocks(runner, cfg.get('compile_blocks'))

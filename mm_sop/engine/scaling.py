@@ -1,9 +1,12 @@
-"""Fits learning rate and schedules to the batch and the length of a run."""
+"""Fits learning rate, schedules and moving averages to the batch and the length of a run."""
 
 import math
 
 from mmengine.dist import get_world_size
+from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
+
+from mm_sop.engine.utils import unwrap_model
 
 
 def scale_learning_rate(runner: Runner) -> None:
@@ -27,6 +30,21 @@ def scale_learning_rate(runner: Runner) -> None:
         f'Learning rate {optimizer["lr"]:.4g} = {base:.4g} x {global_batch} / {base_batch}; global batch '
         f'{global_batch} = {batch_size} pictures x {get_world_size()} processes x {accumulation} accumulated'
     )
+
+
+def pace_averaged_models(runner: Runner) -> None:
+    """Let target networks that move within ``loss()``, as MMPretrain's do, move once in a step of the optimiser.
+
+    Without it gradients that are accumulated into one step would come from several target networks.
+
+    Args:
+        runner: Runner with its model built, and with an optimiser wrapper that is not.
+    """
+    wrapper = runner.optim_wrapper
+    accumulation = wrapper.get('accumulative_counts', 1) if isinstance(wrapper, dict) else 1
+    for module in unwrap_model(runner.model).modules():
+        if isinstance(module, BaseAveragedModel) and module.interval == 1:
+            module.interval = accumulation
 
 
 def fit_schedules(runner: Runner) -> None:

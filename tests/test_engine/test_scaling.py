@@ -1,11 +1,14 @@
 import math
+from types import SimpleNamespace
 
 import pytest
+from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
+from torch import nn
 from toy_training import toy_config
 
 from mm_sop.engine.launch import launch
-from mm_sop.engine.scaling import fit_schedules, scale_learning_rate
+from mm_sop.engine.scaling import fit_schedules, pace_averaged_models, scale_learning_rate
 
 
 def test_learning_rate_is_scaled_to_the_global_batch_with_accumulation(work_dir, capsys):
@@ -69,3 +72,17 @@ def test_schedules_in_iterations_stay(work_dir):
     runner.param_schedulers = [dict(type='LinearLR', by_epoch=False, end=100)]
     fit_schedules(runner)
     assert runner.param_schedulers == [dict(type='LinearLR', by_epoch=False, end=100)]
+
+
+@pytest.mark.parametrize(('accumulation', 'moved'), [(1, [1, 2, 3, 4, 5]), (3, [3])])
+def test_targets_move_once_in_a_step_of_the_optimiser(accumulation, moved):
+    model = nn.ModuleDict(dict(online=nn.Linear(1, 1)))
+    model['target'] = ExponentialMovingAverage(model['online'], momentum=0.5)
+    pace_averaged_models(SimpleNamespace(model=model, optim_wrapper=dict(accumulative_counts=accumulation)))
+    changes = []
+    for iteration in range(6):
+        before = model['target'].module.weight.item()
+        nn.init.constant_(model['online'].weight, before + iteration)
+        model['target'].update_parameters(model['online'])
+        changes.append(model['target'].module.weight.item() != before)
+    assert [iteration for iteration, changed in enumerate(changes) if changed] == moved

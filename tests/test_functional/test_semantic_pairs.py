@@ -113,22 +113,19 @@ def test_hub_serves_its_nearest_only():
     assert [0, 2] not in pairs.tolist()
 
 
-def test_many_near_ties_at_the_bounds():
-    """Cosines within the rounding of fp32 of both bounds."""
-    generator = torch.Generator().manual_seed(5)
-    base = torch.zeros(64)
-    base[0] = 1
-    angles = torch.tensor([0.9, 0.8]).acos().repeat_interleave(20).double() + torch.linspace(-3e-7, 3e-7, 40).double()
-    other = torch.randn(40, 64, generator=generator, dtype=torch.float64)
-    other[:, 0] = 0
-    other = other / other.norm(dim=1, keepdim=True)
-    points = base.double() * angles.cos()[:, None] + other * angles.sin()[:, None]
-    features = torch.cat([base[None].double(), points]).float()
+@pytest.mark.parametrize('seed', range(4))
+def test_many_near_ties(seed):
+    """Cosines that differ by less than the rounding of a product in fp32, around both bounds and in between."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.linalg.qr(torch.randn(512, 512, generator=generator, dtype=torch.float64)).Q
+    cosines = torch.tensor([0.8, 0.85, 0.9], dtype=torch.float64).repeat_interleave(30)
+    cosines = cosines + torch.linspace(-1e-6, 1e-6, 30, dtype=torch.float64).repeat(3)
+    points = cosines[:, None] * axes[0] + (1 - cosines**2).sqrt()[:, None] * axes[1:91]
+    features = torch.cat([axes[:1], points]).float()
     for caps in ((1, None), (3, None), (None, None)):
         expected = slow_pairs(features, 0.8, 0.9, *caps)
-        for block_size in (5, 41):
-            result = mine_semantic_pairs(features, 0.8, 0.9, *caps, block_size)
-            assert torch.equal(result[0], expected[0])
+        for block_size in (5, 91):
+            assert torch.equal(mine_semantic_pairs(features, 0.8, 0.9, *caps, block_size)[0], expected[0])
 
 
 def test_lower_bound_only_removes():

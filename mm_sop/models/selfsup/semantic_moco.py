@@ -24,8 +24,9 @@ class SemanticMoCo(SemanticPositives, MoCo):
     MMPretrain's ``MoCo`` does; under autocast similarities stay fp32, and the initial queue is the same on all
     processes. In SePP's mode ``'joint'`` the query has two positives and the queue takes up the ordinary key.
 
-    As in MMPretrain, the key encoder moves in every forward pass, also in those that only accumulate gradients, and it
-    takes over the buffers of the query encoder. On CUDA the batch is shuffled among the processes for BatchNorm.
+    As in MMPretrain, the key encoder moves in the forward pass, of the iterations that accumulate gradients for one
+    step in the first (:func:`mm_sop.engine.scaling.pace_averaged_models`), and takes over the buffers of the query
+    encoder. On CUDA the batch is shuffled among the processes for BatchNorm.
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.

@@ -79,7 +79,8 @@ class SemanticBYOL(_SemanticSiamese, BYOL):
 
     With ``semantic_weight=1`` and two views it computes in float32, bit for bit, what MMPretrain's ``BYOL`` does. In
     SePP's mode ``'joint'`` the losses of both pairs of views are added. As in MMPretrain, the target network moves in
-    every forward pass, also in those that only accumulate gradients.
+    the forward pass, of the iterations that accumulate gradients for one step in the first
+    (:func:`mm_sop.engine.scaling.pace_averaged_models`).
 
     Args:
         head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
