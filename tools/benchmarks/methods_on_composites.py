@@ -30,7 +30,7 @@ METHODS = {
     'ReSA': Variant('resa/r18_composites.py'),
     'DINO': Variant('dino/r18_composites.py'),
     'BYOL': Variant('co_ssl/byol_r18_composites.py'),
-    'CO-BYOL': Variant('co_ssl/r18_composites.py', base='BYOL'),
+    'CO-BYOL': Variant('co_ssl/co-byol_r18_composites.py', base='BYOL'),
     'MoCo v2': Variant('mocov2/r18_composites.py'),
     'SePP-MoCo v2': Variant('sepp/mocov2_r18_composites.py', base='MoCo v2', prepare=mine_pairs),
     'SimSiam': Variant('simsiam/r18_composites.py'),

@@ -1,10 +1,11 @@
-_base_ = '../mocov2/mocov2_r18_composites.py'
-model = dict(semantic_weight=2.0)
+# Ordinary and semantic positive in one step.
+_base_ = '../mocov2/r18_composites.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             _delete_=True,
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/composites/pairs.json',
+            mode='joint',
             dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

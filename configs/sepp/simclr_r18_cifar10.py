@@ -1,4 +1,4 @@
-_base_ = '../simsiam/simsiam_r18_cifar10.py'
+_base_ = '../simclr/r18_cifar10.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

@@ -1,10 +1,10 @@
-# sepp-simsiam_resnet50_8xb32-bf16-coslr-100e_in1k
-_base_ = '../simsiam/simsiam_r50_in1k.py'
+_base_ = '../simclr/r18_composites.py'
+model = dict(mask_known_positives=True)
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             _delete_=True,
             type='SemanticPairDataset',
-            manifest='work_dirs/pairs/in1k/pairs.json',
+            manifest='work_dirs/pairs/composites/pairs.json',
             dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

@@ -1,4 +1,4 @@
-_base_ = '../mocov2/mocov2_r18_composites.py'
+_base_ = '../simsiam/r18_composites.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

@@ -1,5 +1,5 @@
 # sepp-mocov2_resnet50_8xb32-bf16-coslr-200e_in1k
-_base_ = '../mocov2/mocov2_r50_in1k.py'
+_base_ = '../mocov2/r50_in1k.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

@@ -1,4 +1,4 @@
-_base_ = '../simclr/simclr_r18_stl10.py'
+_base_ = '../simsiam/r18_stl10.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

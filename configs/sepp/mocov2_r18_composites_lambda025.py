@@ -1,5 +1,5 @@
-_base_ = '../simclr/simclr_r18_composites.py'
-model = dict(mask_known_positives=True)
+_base_ = '../mocov2/r18_composites.py'
+model = dict(semantic_weight=0.25)
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

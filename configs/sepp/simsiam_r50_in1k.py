@@ -1,10 +1,10 @@
-_base_ = '../mocov2/mocov2_r18_composites.py'
-model = dict(semantic_weight=0.25)
+# sepp-simsiam_resnet50_8xb32-bf16-coslr-100e_in1k
+_base_ = '../simsiam/r50_in1k.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             _delete_=True,
             type='SemanticPairDataset',
-            manifest='work_dirs/pairs/composites/pairs.json',
+            manifest='work_dirs/pairs/in1k/pairs.json',
             dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

@@ -8,7 +8,12 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        type='ResNet_CIFAR', depth=18, base_channels=16, stem_channels=16, strides=(2, 2, 2, 2)),
+        type='ResNet_CIFAR',
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        strides=(2, 2, 2, 2),
+        zero_init_residual=False),
     neck=dict(in_channels=128, hid_channels=512, out_channels=512),
     head=dict(predictor=dict(in_channels=512, hid_channels=128, out_channels=512)))
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))

@@ -1,4 +1,4 @@
-_base_ = '../mocov2/mocov2_r18_composites.py'
+_base_ = '../mocov2/r18_composites.py'
 model = dict(semantic_weight=0.5)
 train_dataloader = dict(
     dataset=dict(
