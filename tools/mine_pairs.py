@@ -18,7 +18,14 @@ from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
-from mm_sop.engine.launch import LaunchError, check_data, load_config, merge_options, prepare_cpu_dist, set_data_root
+from mm_sop.engine.launch import (
+    LaunchError,
+    check_data,
+    load_config,
+    merge_options,
+    prepare_cpu_dist,
+    set_data_root,
+)
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.encoders import build_encoder, find_preprocessor
 from mm_sop.evaluation.knn import read_labels

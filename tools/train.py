@@ -26,7 +26,7 @@ def parse_args():
         epilog='Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end with exit code 130, 143 and 0.',
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', metavar='DIR', help='results; default work_dirs/<method>/<name of the config>')
+    parser.add_argument('--work-dir', metavar='DIR', help='results; default work_dirs/<name of the config>')
     parser.add_argument(
         '--resume',
         nargs='?',

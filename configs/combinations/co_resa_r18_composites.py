@@ -1,5 +1,5 @@
 # ReSA whose unpooled cells are compared with the pooled vector of the other view as well (CO-SSL).
-_base_ = '../resa/r18_composites.py'
+_base_ = '../resa/resa_r18_composites.py'
 local_neck = dict(
     type='NonLinearNeck',
     in_channels=128,

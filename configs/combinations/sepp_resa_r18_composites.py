@@ -1,5 +1,5 @@
 # ReSA: weak and strong view show a semantic pair wherever there is one, half of the time (SePP).
-_base_ = '../resa/r18_composites.py'
+_base_ = '../resa/resa_r18_composites.py'
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(

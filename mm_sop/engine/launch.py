@@ -49,8 +49,7 @@ def launch(
 
     Args:
         config: Config, or the path of one.
-        work_dir: Folder of the results. Defaults to ``work_dirs/<method>/<name>`` for ``configs/<method>/<name>.py``,
-            and to ``work_dirs/<name>`` for other configs.
+        work_dir: Folder of the results. Defaults to ``work_dirs/<name of the config>``.
         resume: True to go on from the latest checkpoint in the work directory, if there is one; or the path of a
             checkpoint.
         amp: Train with bfloat16 autocast.
@@ -70,7 +69,7 @@ def launch(
     cfg = config if isinstance(config, Config) else load_config(config)
     merge_options(cfg, cfg_options or {})
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or _default_work_dir(cfg.filename or 'unnamed.py')
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename or "unnamed.py").stem}'
     set_seed(cfg, seed)
     if data is not None:
         set_data_root(cfg, data)
@@ -87,13 +86,6 @@ def launch(
     compile_blocks(runner, cfg.get('compile_blocks'))
     runner.train()
     return runner
-
-
-def _default_work_dir(config: str) -> str:
-    """Methods have configs of the same name, so that a name alone would mix their results."""
-    parts = Path(config).absolute().with_suffix('').parts
-    below = parts[len(parts) - parts[::-1].index('configs') :] if 'configs' in parts else parts[-1:]
-    return str(Path('work_dirs', *below))
 
 
 def load_config(path: str | Path) -> Config:

@@ -55,7 +55,7 @@ def test_pictures_are_bgr_and_have_labels_only_if_asked_for(folders, dataset, la
 
 @pytest.mark.parametrize('name', ['r18_cifar10', 'r18_cifar100'])
 def test_configs_load_two_views_without_labels_and_evaluate_with_labels(repository, folders, name):
-    config = Config.fromfile(repository / f'configs/resa/{name}.py')
+    config = Config.fromfile(repository / f'configs/resa/resa_{name}.py')
     innermost = config.train_dataloader.dataset.dataset
     root = folders[innermost.type]
     innermost.data_root = root
@@ -77,7 +77,7 @@ def test_normalisation_is_that_of_the_data_set(repository):
         r18_cifar100=([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
     )
     for name, (mean, std) in statistics.items():
-        preprocessor = Config.fromfile(repository / f'configs/resa/{name}.py').data_preprocessor
+        preprocessor = Config.fromfile(repository / f'configs/resa/resa_{name}.py').data_preprocessor
         np.testing.assert_allclose(preprocessor.mean, 255 * np.array(mean))
         np.testing.assert_allclose(preprocessor.std, 255 * np.array(std))
         assert preprocessor.to_rgb

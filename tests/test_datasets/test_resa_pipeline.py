@@ -24,7 +24,7 @@ def view_pipelines(config):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_weak_view_comes_first_and_augmentations_are_the_release_s(repository, name):
     expected = CONFIGS[name]
-    weak, strong, *local = view_pipelines(Config.fromfile(repository / f'configs/resa/{name}.py'))
+    weak, strong, *local = view_pipelines(Config.fromfile(repository / f'configs/resa/resa_{name}.py'))
     assert [key for key in weak if key != 'RandomFlip'] in (['RandomResizedCrop'], ['FastRandomResizedCrop'])
     for view in (weak, strong):
         crop = view.get('RandomResizedCrop') or view['FastRandomResizedCrop']
@@ -48,7 +48,7 @@ def test_weak_view_comes_first_and_augmentations_are_the_release_s(repository, n
 
 @pytest.mark.parametrize('name', ['r50_b256_100e', 'r50_multicrop', 'r18_composites'])
 def test_configs_load_any_folder(repository, pictures, name):
-    config = Config.fromfile(repository / f'configs/resa/{name}.py')
+    config = Config.fromfile(repository / f'configs/resa/resa_{name}.py')
     loader = config.train_dataloader
     loader.update(batch_size=4, num_workers=0, persistent_workers=False)
     loader.dataset.dataset.data_root = str(pictures)
@@ -59,7 +59,7 @@ def test_configs_load_any_folder(repository, pictures, name):
 
 
 def test_weak_view_keeps_the_colours(repository, tmp_path):
-    config = Config.fromfile(repository / 'configs/resa/r50_b256_100e.py')
+    config = Config.fromfile(repository / 'configs/resa/resa_r50_b256_100e.py')
     weak = TRANSFORMS.build(config.train_dataloader.dataset.dataset.pipeline[1]).pipelines[0]
     picture = np.full((80, 60, 3), (10, 120, 200), np.uint8)
     for _ in range(5):

@@ -21,18 +21,6 @@ def test_unknown_config_suggests_close_names(repository, monkeypatch):
         launch('zzz')
 
 
-@pytest.mark.parametrize(
-    ('config', 'folder'),
-    [
-        ('configs/resa/vits.py', 'work_dirs/resa/vits'),
-        ('/x/mm_sop/.mim/configs/sop/vits.py', 'work_dirs/sop/vits'),
-        ('/home/me/vits.py', 'work_dirs/vits'),
-    ],
-)
-def test_configs_of_one_name_have_folders_of_their_own(config, folder):
-    assert launching._default_work_dir(config) == folder
-
-
 def test_broken_config_is_named(tmp_path):
     path = tmp_path / 'broken.py'
     path.write_text('model = dict(')

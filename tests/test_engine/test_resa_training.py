@@ -20,7 +20,7 @@ from mm_sop.functional import cosine_schedule
 
 
 @DATASETS.register_module()
-class ToyViews(torch.utils.data.Dataset):
+class StripedViews(torch.utils.data.Dataset):
     """Four kinds of stripes, each picture with a phase of its own, in colours that tell nothing; two views."""
 
     metainfo = dict(dataset_type='toy')
@@ -61,7 +61,7 @@ def resa_training(work_dir, **changes):
     settings = {
         'custom_imports.imports': ['mm_sop', 'toy_training'],
         'model': dict(resa_config(), data_preprocessor=dict(type='SelfSupDataPreprocessor')),
-        'train_dataloader.dataset.dataset': dict(type='ToyViews'),
+        'train_dataloader.dataset.dataset': dict(type='StripedViews'),
         'train_dataloader.batch_size': 16,
         'optim_wrapper': dict(
             _delete_=True,
@@ -148,7 +148,7 @@ def test_guard_asks_for_equal_encodings_and_failing_retrieval(cosine, found, ala
 
 def rates(repository, name, work_dir, epoch_length, max_epochs):
     """Learning rates of a config's schedule, with epochs of the given length."""
-    shipped = Config.fromfile(repository / f'configs/resa/{name}.py')
+    shipped = Config.fromfile(repository / f'configs/resa/resa_{name}.py')
     cfg = toy_config(work_dir, **{'train_dataloader.dataset.dataset.size': 4 * epoch_length})
     cfg.optim_wrapper = dict(shipped.optim_wrapper, dtype='float32')
     cfg.param_scheduler = shipped.param_scheduler
@@ -194,7 +194,7 @@ def test_check_values_of_the_published_schedule(repository):
     half = 0.05 + 0.45 / 2 * (1 + math.cos(math.pi * (250_200 - warmup) / (total - warmup)))
     assert half == pytest.approx(0.282212, abs=1e-6)
     assert 0.5 / (warmup - 1) == pytest.approx(4.9965e-5, rel=1e-5)
-    (hook,) = Config.fromfile(repository / 'configs/resa/r50_b256_100e.py').custom_hooks
+    (hook,) = Config.fromfile(repository / 'configs/resa/resa_r50_b256_100e.py').custom_hooks
     assert hook.lead == 1
     for step, momentum in ((total // 4, 0.9965858), (total // 2, 0.998), (3 * total // 4, 0.9994142)):
         value = cosine_schedule(step, total, hook.momentum, hook.end_momentum)
@@ -225,7 +225,7 @@ def judge(model):
     kept = []
     handle = model.assigner.register_forward_hook(lambda *args: kept.append(args[-1]))
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    views = [torch.stack([ToyViews.view(index, noise) for index in range(32)]) for noise in (0.2, 0.6)]
+    views = [torch.stack([StripedViews.view(index, noise) for index in range(32)]) for noise in (0.2, 0.6)]
     values = {name: value.item() for name, value in model.train().loss(views).items()}
     model.load_state_dict(state)
     handle.remove()

@@ -324,6 +324,6 @@ def test_necks_of_transformers():
 def test_heads_of_the_imagenet_config_have_the_published_size(repository, predictor, parameters):
     from mmengine.config import Config
 
-    model = Config.fromfile(repository / 'configs/resa/r50_b256_100e.py').model
+    model = Config.fromfile(repository / 'configs/resa/resa_r50_b256_100e.py').model
     neck = MODELS.build(model.head.predictor if predictor else model.neck)
     assert sum(parameter.numel() for parameter in neck.parameters()) == parameters

@@ -27,14 +27,14 @@ def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
 
 METHODS = {
     'SOP': Variant('sop/r18_composites.py'),
-    'ReSA': Variant('resa/r18_composites.py'),
-    'DINO': Variant('dino/r18_composites.py'),
+    'ReSA': Variant('resa/resa_r18_composites.py'),
+    'DINO': Variant('dino/dino_r18_composites.py'),
     'BYOL': Variant('co_ssl/byol_r18_composites.py'),
     'CO-BYOL': Variant('co_ssl/co-byol_r18_composites.py', base='BYOL'),
-    'MoCo v2': Variant('mocov2/r18_composites.py'),
-    'SePP-MoCo v2': Variant('sepp/mocov2_r18_composites.py', base='MoCo v2', prepare=mine_pairs),
-    'SimSiam': Variant('simsiam/r18_composites.py'),
-    'SePP-SimSiam': Variant('sepp/simsiam_r18_composites.py', base='SimSiam', prepare=mine_pairs),
+    'MoCo v2': Variant('mocov2/mocov2_r18_composites.py'),
+    'SePP-MoCo v2': Variant('sepp/sepp_mocov2_r18_composites.py', base='MoCo v2', prepare=mine_pairs),
+    'SimSiam': Variant('simsiam/simsiam_r18_composites.py'),
+    'SePP-SimSiam': Variant('sepp/sepp_simsiam_r18_composites.py', base='SimSiam', prepare=mine_pairs),
 }
 
 if __name__ == '__main__':

@@ -64,7 +64,7 @@ class TimeBudgetHook(Hook):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='config of a self-supervised run, with a KNNHook')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/<name of the config>')
+    parser.add_argument('--work-dir', type=Path, help='default: that of training')
     parser.add_argument('--minutes', type=float, default=3.0, help='time for training')
     parser.add_argument('--lr', type=float, default=1e-3, help='largest learning rate of AdamW')
     parser.add_argument('--batch-size', type=int, default=64)

@@ -1,2 +1,0 @@
-_base_ = './r18_composites.py'
-model = dict(head=dict(predictor=None))

@@ -1,3 +1,0 @@
-# Without a second network and with the symmetric objective: what the paper writes.
-_base_ = './r18_composites.py'
-model = dict(use_teacher=False, assignment_source='online', head=dict(symmetric=True, predictor=None))

@@ -1,3 +1,0 @@
-# resa_resnet50_4xb256-amp-coslr-200e_in1k
-_base_ = './r50_b1024_100e.py'
-train_cfg = dict(max_epochs=200)

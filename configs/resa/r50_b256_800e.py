@@ -1,3 +1,0 @@
-# resa_resnet50_1xb256-amp-coslr-800e_in1k
-_base_ = './r50_b256_100e.py'
-train_cfg = dict(max_epochs=800)

@@ -1,0 +1,3 @@
+# resa_resnet50_1xb256-amp-coslr-200e_in1k
+_base_ = './resa_r50_b256_100e.py'
+train_cfg = dict(max_epochs=200)

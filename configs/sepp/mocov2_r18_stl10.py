@@ -1,9 +1,0 @@
-_base_ = '../mocov2/r18_stl10.py'
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            _delete_=True,
-            type='SemanticPairDataset',
-            manifest='work_dirs/pairs/stl10/pairs.json',
-            dataset=dict(type='STL10Pictures', data_root=_base_.data_root),
-            pipeline=_base_.train_pipeline)))

@@ -1,0 +1,9 @@
+_base_ = '../simclr/simclr_r18_composites.py'
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(
+            _delete_=True,
+            type='SemanticPairDataset',
+            manifest='work_dirs/pairs/composites/pairs.json',
+            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            pipeline=_base_.train_pipeline)))
