@@ -31,6 +31,18 @@ def read_run(work_dir: str | Path) -> tuple[dict[str, dict], int]:
     return dict(run, untrained=trained[0]['scores'], trained=trained[-1]['scores']), trained[-1]['iter']
 
 
+def read_curve(work_dir: str | Path, score: str) -> tuple[list[int], list[float]]:
+    """Iterations and accuracies of a network during a run.
+
+    Args:
+        work_dir: Folder of the run, with ``knn.json``.
+        score: Name of the score.
+    """
+    records = [record for record in KNNRecords(work_dir) if record['iter'] is not None]
+    points = sorted((record['iter'], record['scores'][score]['accuracy']) for record in records)
+    return [iteration for iteration, _ in points], [accuracy for _, accuracy in points]
+
+
 def summarize(values: Sequence[float]) -> dict:
     """Mean and deviation (n - 1, None for a single value) beside the values."""
     return dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else None, values=list(values))

@@ -102,6 +102,36 @@ def comparison_chart(
     return figure
 
 
+def seeds_chart(
+    curves: dict[str, dict[str, Sequence[Curve]]], references: dict[str, dict[str, float]], theme: Theme
+) -> Figure:
+    """Accuracy over the iterations, a panel for each score and a thin line for each run.
+
+    Args:
+        curves: Iterations and accuracies of several runs, by score and kind of run.
+        references: Accuracies that need no training, by score and name, drawn as lines.
+        theme: Colours.
+    """
+    figure = Figure(figsize=(0.4 + 3.1 * len(curves), 3.2))
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (score, kinds) in zip(panels, curves.items(), strict=True):
+        for color, (kind, runs) in zip(theme.series, kinds.items(), strict=False):
+            for number, (steps, values) in enumerate(runs):
+                label = None if number else kind
+                axes.plot(steps, [100 * value for value in values], color=color, linewidth=1.4, label=label)
+        levels = references.get(score, {})
+        for color, dash, (name, level) in zip(theme.series[::-1], ((4, 2), (1, 1.5)), levels.items(), strict=False):
+            axes.axhline(100 * level, color=color, linestyle=(0, dash), linewidth=1.3, label=name)
+        axes.set_title(describe_score(score))
+        axes.set_xlabel('iteration')
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+    panels[0].set_ylabel('k-NN accuracy in %')
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    return figure
+
+
 def time_chart(seconds: dict[str, float], theme: Theme) -> Figure:
     """Shares of the run's time as one bar.
 

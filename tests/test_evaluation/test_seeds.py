@@ -1,7 +1,7 @@
 import pytest
 
 from mm_sop.evaluation.records import KNNRecords
-from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize
+from mm_sop.evaluation.seeds import format_summary, paired_gain, read_curve, read_run, summarize
 
 
 def record(network, iteration, accuracy):
@@ -17,6 +17,7 @@ def test_first_and_last_of_a_run(tmp_path):
     accuracies = {features: scores['seen_class_k20']['accuracy'] for features, scores in run.items()}
     assert accuracies == dict(raw_pixels=0.3, untrained=0.1, trained=0.5)
     assert iteration == 20
+    assert read_curve(tmp_path, 'seen_class_k20') == ([0, 10, 20], [0.1, 0.4, 0.5])
 
 
 def test_unfinished_run_is_refused(tmp_path):

@@ -79,3 +79,22 @@ def test_a_failed_command_names_its_log(runs, tmp_path):
     with pytest.raises(SystemExit, match=r'code 3, see .*log\.txt'):
         runs.run_command([sys.executable, '-c', 'print(7); raise SystemExit(3)'], tmp_path / 'log.txt')
     assert (tmp_path / 'log.txt').read_text() == '7\n'
+
+
+def test_seeds_are_joined_beside_a_control(runs, monkeypatch, tmp_path):
+    import compare_seeds
+
+    training = FakeTraining()
+    for seed, config in enumerate(('better.py', 'better.py', 'base.py')):
+        command = ['python', 'train.py', f'configs/{config}', '--seed', seed % 2, '--work-dir', tmp_path / str(seed)]
+        training(command, tmp_path / 'log.txt')
+    out = tmp_path / 'out'
+    arguments = [out, tmp_path / '0', tmp_path / '1', '--control', 'old', tmp_path / '2']
+    monkeypatch.setattr(sys, 'argv', ['compare_seeds.py', *map(str, arguments)])
+    compare_seeds.main()
+    page = out.with_suffix('.md').read_text()
+    assert '| | raw pixels | untrained | trained | old |' in page
+    assert '| seen class, k = 20 | 10.0 ± 0.0 | 5.0 ± 0.0 | 37.5 ± 3.5 | 25.0 ± 0.0 |' in page
+    gain = json.loads(out.with_suffix('.json').read_text())['scores']['seen_class_k20']['gains']['old']
+    assert gain['gain'] == pytest.approx((2 + 3) / 2 / 20)
+    assert out.with_suffix('.png').stat().st_size > 1000

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mm_sop.visualization.charts import CHART, curves_chart, knn_chart, spread_apart, time_chart
+from mm_sop.visualization.charts import (
+    CHART,
+    comparison_chart,
+    curves_chart,
+    knn_chart,
+    seeds_chart,
+    spread_apart,
+    time_chart,
+)
 from mm_sop.visualization.style import DARK, LIGHT, chart_style, render
 
 
@@ -68,3 +76,28 @@ def test_rendering_is_transparent_and_leaves_defaults_alone():
     for chart in charts:
         assert chart.size == pytest.approx((200 * CHART[0], 200 * CHART[1])) and chart.getpixel((0, 0))[3] == 0
     assert charts[0].tobytes() != charts[1].tobytes()
+
+
+def summary(*values):
+    return dict(mean=sum(values) / len(values), deviation=None, values=list(values))
+
+
+def test_comparison_shows_every_seed_and_the_mean():
+    accuracies = {name: dict(seen_class_k20=summary(0.2, 0.4)) for name in ('SOP', 'ReSA')}
+    with chart_style(LIGHT):
+        figure = comparison_chart(accuracies, {'raw pixels': dict(seen_class_k20=summary(0.1))}, LIGHT)
+    (axes,) = figure.axes
+    points = [list(line.get_xdata()) for line in axes.lines]
+    assert points == [pytest.approx(values) for values in ([20, 40], [30], [20, 40], [30], [10, 10])]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['SOP', 'ReSA']
+    assert axes.get_title(loc='left') == 'seen class, k = 20'
+
+
+def test_seeds_have_a_line_each_and_one_name_together():
+    curves = dict(seen_class_k20={'trained': [([0, 5], [0.1, 0.3]), ([0, 5], [0.2, 0.4])], 'control': [([0], [0.1])]})
+    with chart_style(LIGHT):
+        figure = seeds_chart(curves, dict(seen_class_k20={'raw pixels': 0.25}), LIGHT)
+    (axes,) = figure.axes
+    assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[10, 30], [20, 40], [10]]
+    assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['trained', 'control', 'raw pixels']

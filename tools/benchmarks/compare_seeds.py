@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,13 +10,18 @@ from composites_runs import format_gain, processor_name
 
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.records import describe_score
-from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize
+from mm_sop.evaluation.seeds import format_summary, paired_gain, read_curve, read_run, summarize
+from mm_sop.visualization.charts import seeds_chart
+from mm_sop.visualization.style import LIGHT, render
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Join the k-NN results of runs that differ in their seed.')
-    parser.add_argument('out', help='file without ending: OUT.json and OUT.md are written')
+    parser.add_argument('out', help='file without ending: OUT.json, OUT.md and OUT.png are written')
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='finished runs')
+    parser.add_argument(
+        '--control', nargs=2, action='append', default=[], metavar=('NAME', 'WORK_DIR'), help='a run to set beside them'
+    )
     parser.add_argument('--title', default='k-NN over seeds')
     parser.add_argument('--command', default='', help='command of the runs, for the table')
     return parser.parse_args()
@@ -62,9 +68,24 @@ def format_table(summaries, title, command, iterations, environment):
     return '\n'.join(lines) + '\n'
 
 
+def draw_curves(args, runs):
+    """Curves of all runs and the levels of features that need no training."""
+    kinds = {'trained': args.work_dirs, **{name: [work_dir] for name, work_dir in args.control}}
+    curves, references = {}, {}
+    for score in runs[0]['trained']:
+        curves[score] = {kind: [read_curve(folder, score) for folder in folders] for kind, folders in kinds.items()}
+        levels = {name.replace('_', ' '): runs[0].get(name) for name in ('raw_pixels', 'color_histogram')}
+        references[score] = {name: scores[score]['accuracy'] for name, scores in levels.items() if scores}
+    return render(partial(seeds_chart, curves, references), LIGHT)
+
+
 def main():
     args = parse_args()
     runs, iterations = zip(*[read_run(work_dir) for work_dir in args.work_dirs], strict=True)
+    for name, work_dir in args.control:
+        control = read_run(work_dir)[0]['trained']
+        for run in runs:
+            run[name] = control
     environment = dict(
         seeds=len(runs), cores=torch.get_num_threads(), processor=processor_name(), torch=torch.__version__
     )
@@ -73,6 +94,7 @@ def main():
     record = dict(title=args.title, command=args.command, iterations=iterations, environment=environment)
     write_atomically(Path(f'{args.out}.json'), json.dumps(dict(record, scores=summaries), indent=1) + '\n')
     write_atomically(Path(f'{args.out}.md'), table)
+    write_atomically(Path(f'{args.out}.png'), draw_curves(args, runs))
     print(table)
 
 
