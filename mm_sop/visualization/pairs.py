@@ -1,6 +1,5 @@
 """The calibration report of semantic pairs."""
 
-import io
 import json
 from collections.abc import Callable
 from functools import partial
@@ -53,7 +52,7 @@ def write_pair_report(
     chart = partial(similarity_chart, cosines, mined.lower, upper)
     gallery = pair_gallery(picture, group_pairs(mined, features), seed=seed)
     report = dict(mined.report, gallery=gallery.data['pairs'])
-    write_atomically(folder / 'histogram.png', _on_white(Image.open(io.BytesIO(render(chart, LIGHT)))))
+    write_atomically(folder / 'histogram.png', render(chart, LIGHT, transparent=False))
     write_atomically(folder / 'gallery.png', _on_white(gallery.image))
     write_atomically(folder / 'report.json', json.dumps(report, indent=1))
     write_atomically(folder / 'report.md', format_report(mined.report, title))

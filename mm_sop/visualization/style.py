@@ -70,17 +70,18 @@ def chart_style(theme: Theme) -> Iterator[None]:
         yield
 
 
-def render(draw: Callable[[Theme], Figure], theme: Theme) -> bytes:
+def render(draw: Callable[[Theme], Figure], theme: Theme, transparent: bool = True) -> bytes:
     """Draw a chart in a theme.
 
     Args:
         draw: Makes the figure.
         theme: The theme.
+        transparent: Whether the page shows through, whose background the theme has to suit; else it is white.
 
     Returns:
-        PNG with a transparent background, twice as fine as it is to be shown.
+        PNG, twice as fine as it is to be shown.
     """
     buffer = BytesIO()
     with chart_style(theme):
-        draw(theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH)
+        draw(theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH, transparent=transparent, facecolor='white')
     return buffer.getvalue()

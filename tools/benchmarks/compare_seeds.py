@@ -38,7 +38,7 @@ def summarize_score(runs, score):
     return dict(features=summary, gains={rival: paired_gain(runs, score, rival) for rival in rivals})
 
 
-def format_table(summaries, title, command, iterations, environment):
+def format_table(summaries, name, title, command, iterations, environment):
     features = list(next(iter(summaries.values()))['features'])
     lines = [f'# {title}', '', *([f'`{command}`', ''] if command else [])]
     lines += [
@@ -53,18 +53,20 @@ def format_table(summaries, title, command, iterations, environment):
         cells = [format_summary(summary['features'][name]) for name in features]
         lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
     rivals = [name for name in features if name != 'trained']
-    lines += [
-        '',
-        'Gain of the trained network in points, ± one standard error of the paired difference (bootstrap over the '
-        'objects shown, mean over the seeds):',
-        '',
-        f'| | over {" | over ".join(name.replace("_", " ") for name in rivals)} |',
-        f'| --- |{" ---: |" * len(rivals)}',
-    ]
-    for score, summary in summaries.items():
-        cells = [format_gain(summary['gains'][rival]) for rival in rivals]
-        lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
-    lines += ['', 'The composites are semi-synthetic: see docs/data.md.']
+    if any(gain for summary in summaries.values() for gain in summary['gains'].values()):
+        lines += [
+            '',
+            'Gain of the trained network in points, ± one standard error of the paired difference (bootstrap over the '
+            'objects shown, mean over the seeds):',
+            '',
+            f'| | over {" | over ".join(name.replace("_", " ") for name in rivals)} |',
+            f'| --- |{" ---: |" * len(rivals)}',
+        ]
+        for score, summary in summaries.items():
+            cells = [format_gain(summary['gains'][rival]) for rival in rivals]
+            lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
+    picture = f'![Accuracy over the iterations]({name}.png)'
+    lines += ['', picture, '', 'The composites are semi-synthetic: see docs/data.md.']
     return '\n'.join(lines) + '\n'
 
 
@@ -76,7 +78,7 @@ def draw_curves(args, runs):
         curves[score] = {kind: [read_curve(folder, score) for folder in folders] for kind, folders in kinds.items()}
         levels = {name.replace('_', ' '): runs[0].get(name) for name in ('raw_pixels', 'color_histogram')}
         references[score] = {name: scores[score]['accuracy'] for name, scores in levels.items() if scores}
-    return render(partial(seeds_chart, curves, references), LIGHT)
+    return render(partial(seeds_chart, curves, references), LIGHT, transparent=False)
 
 
 def main():
@@ -90,7 +92,7 @@ def main():
         seeds=len(runs), cores=torch.get_num_threads(), processor=processor_name(), torch=torch.__version__
     )
     summaries = {score: summarize_score(runs, score) for score in runs[0]['trained']}
-    table = format_table(summaries, args.title, args.command, iterations[0], environment)
+    table = format_table(summaries, Path(args.out).name, args.title, args.command, iterations[0], environment)
     record = dict(title=args.title, command=args.command, iterations=iterations, environment=environment)
     write_atomically(Path(f'{args.out}.json'), json.dumps(dict(record, scores=summaries), indent=1) + '\n')
     write_atomically(Path(f'{args.out}.md'), table)

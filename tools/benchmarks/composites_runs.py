@@ -153,7 +153,7 @@ def processor_name() -> str:
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
-def format_page(report: dict, title: str, explanation: str) -> str:
+def format_page(report: dict, picture: str, title: str, explanation: str) -> str:
     """A readable page."""
     results = report['results']
     scores = list(next(iter(results.values()))['accuracy'])
@@ -165,6 +165,7 @@ def format_page(report: dict, title: str, explanation: str) -> str:
         lines.append(f'| {name} | {" | ".join(cells)} | {row["cpu_minutes"]["mean"]:.1f} |')
     for name, summaries in report['references'].items():
         lines.append(f'| *{name}* | {" | ".join(format_summary(summaries[score]) for score in scores)} | |')
+    lines += ['', f'![Accuracies]({picture})']
     gains = {name: row['gain_over_base'] for name, row in results.items() if 'gain_over_base' in row}
     if gains:
         lines += ['', 'Gain in points, ± one standard error (paired, bootstrap over the objects shown):', '', *head]
@@ -181,8 +182,8 @@ def format_gain(gain: dict | None) -> str:
 def write_report(report: dict, out: Path, title: str, explanation: str) -> None:
     """Write a JSON file, a page and a picture, and print the page."""
     accuracies = {name: row['accuracy'] for name, row in report['results'].items()}
-    page = format_page(report, title, explanation)
-    chart = render(partial(comparison_chart, accuracies, report['references']), LIGHT)
+    page = format_page(report, out.with_suffix('.png').name, title, explanation)
+    chart = render(partial(comparison_chart, accuracies, report['references']), LIGHT, transparent=False)
     write_atomically(out, json.dumps(report, indent=1) + '\n')
     write_atomically(out.with_suffix('.md'), page)
     write_atomically(out.with_suffix('.png'), chart)
