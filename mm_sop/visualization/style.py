@@ -82,6 +82,7 @@ def render(draw: Callable[[Theme], Figure], theme: Theme, transparent: bool = Tr
         PNG, twice as fine as it is to be shown.
     """
     buffer = BytesIO()
+    background = dict(transparent=True) if transparent else dict(transparent=False, facecolor='white')
     with chart_style(theme):
-        draw(theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH, transparent=transparent, facecolor='white')
+        draw(theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH, **background)
     return buffer.getvalue()

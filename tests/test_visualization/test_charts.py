@@ -78,6 +78,11 @@ def test_rendering_is_transparent_and_leaves_defaults_alone():
     assert charts[0].tobytes() != charts[1].tobytes()
 
 
+def test_pictures_for_documents_are_white():
+    picture = Image.open(io.BytesIO(render(lambda theme: time_chart(dict(training=1.0), theme), LIGHT, False)))
+    assert picture.convert('RGBA').getpixel((0, 0)) == (255, 255, 255, 255)
+
+
 def summary(*values):
     return dict(mean=sum(values) / len(values), deviation=None, values=list(values))
 
