@@ -21,7 +21,8 @@ def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
     if not manifest.is_file():
         checkpoint = (base_folder / 'last_checkpoint').read_text().strip()
         command = [sys.executable, ROOT / 'tools/mine_pairs.py', base_config, checkpoint]
-        run_command([*command, '--work-dir', manifest.parent], base_folder / 'mining.txt')
+        # Composites hold no duplicates: an upper bound would only reject the surest pairs.
+        run_command([*command, '--upper', '1', '--work-dir', manifest.parent], base_folder / 'mining.txt')
     return [f'train_dataloader.dataset.dataset.manifest={manifest}', 'train_dataloader.dataset.dataset.mode=replace']
 
 
