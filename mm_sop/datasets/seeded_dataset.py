@@ -80,6 +80,8 @@ class SeededDataset(Dataset):
         if self.seed is None:
             raise RuntimeError('SeededDataset has no seed: give seed=... or load it through a ResumableSampler')
         epoch, index = divmod(draw, len(self))
+        if hasattr(self.dataset, 'set_epoch'):
+            self.dataset.set_epoch(epoch)
         # A worker process has no other random stream to protect.
         with isolated_random_state() if get_worker_info() is None else nullcontext():
             seed_everything_from(self.seed, epoch, index)

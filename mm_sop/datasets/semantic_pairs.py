@@ -103,6 +103,11 @@ class PairManifest:
         )
 
 
+def refreshed_manifest(folder: str | Path, epoch: int) -> Path:
+    """Where the pairs are that are used from an epoch on."""
+    return Path(folder, f'epoch_{epoch}.json')
+
+
 def hash_pairs(pairs: np.ndarray, cosines: np.ndarray) -> str:
     """SHA-256 of pairs and cosines as little-endian int64 and fp32."""
     digest = hashlib.sha256(np.ascontiguousarray(pairs, dtype='<i8'))
@@ -225,7 +230,8 @@ class SemanticPairDataset(Dataset):
 
     Args:
         dataset (dict | Dataset): Data set with paths or pictures in memory, without a pipeline of its own.
-        manifest (str | PairManifest): Pairs from ``tools/mine_pairs.py``, the JSON file.
+        manifest (str | PairManifest, optional): Pairs from ``tools/mine_pairs.py``, the JSON file; None for no pairs
+            until :class:`RefreshPairsHook` finds some.
         pipeline (Sequence[dict]): The pipeline of the base method, see :func:`pair_pipeline`.
         mode (str): One of the modes. Defaults to ``'concat'``.
         partner_prob (float): Probability of a partner in ``'replace'``. Defaults to 0.5.
@@ -239,7 +245,7 @@ class SemanticPairDataset(Dataset):
     def __init__(
         self,
         dataset: dict | Dataset,
-        manifest: str | Path | PairManifest,
+        manifest: str | Path | PairManifest | None,
         pipeline: Sequence,
         mode: str = 'concat',
         partner_prob: float = 0.5,
@@ -254,6 +260,8 @@ class SemanticPairDataset(Dataset):
         self.pipeline = Compose(pair_pipeline(pipeline, mode))
         self.mode = mode
         self.partner_prob = partner_prob
+        self._refreshed: Path | None = None
+        self._epoch = 0
         self._fully_initialized = False
         if not lazy_init:
             self.full_init()
@@ -264,7 +272,10 @@ class SemanticPairDataset(Dataset):
             return
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
-        if not isinstance(self.manifest, PairManifest):
+        if self.manifest is None:
+            none = np.empty((0, 2), np.int64), np.empty(0, np.float32)
+            self.manifest = PairManifest(*none, describe_data(self.dataset))
+        elif not isinstance(self.manifest, PairManifest):
             self.manifest = PairManifest.load(self.manifest)
         self.manifest.check_data(self.dataset)
         self.partners = _Partners(self.manifest.pairs, len(self.dataset))
@@ -275,6 +286,35 @@ class SemanticPairDataset(Dataset):
             f'an epoch has {len(self)} entries',
             logger='current',
         )
+
+    def follow(self, folder: str | Path) -> None:
+        """Use pairs that are found anew during training, from the epoch on in which they are found.
+
+        Args:
+            folder (str | Path): Where they will be, as :func:`refreshed_manifest` names them.
+
+        Raises:
+            ValueError: In the mode ``'concat'``, where the number of pairs is part of the length of an epoch.
+        """
+        if self.mode == 'concat':
+            raise ValueError("pairs can be found anew in the modes 'replace' and 'joint', not in 'concat'")
+        self._refreshed = Path(folder)
+        self._epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pairs of an epoch.
+
+        Args:
+            epoch (int): Number of the epoch, from 0.
+        """
+        if self._refreshed is None or epoch == self._epoch:
+            return
+        self.full_init()
+        self._epoch = epoch
+        names = [refreshed_manifest(self._refreshed, number) for number in range(epoch, -1, -1)]
+        newest = next((name for name in names if name.is_file()), None)
+        manifest = self.manifest if newest is None else PairManifest.load(newest)
+        self.partners = _Partners(manifest.pairs, len(self.dataset))
 
     @property
     def metainfo(self) -> dict:
