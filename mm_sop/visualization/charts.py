@@ -59,7 +59,7 @@ def knn_chart(title: str, curve: Sequence[dict], references: dict[str, dict], th
     error = 100 * np.array([point['standard_error'] for point in curve])
     axes.fill_between(steps, accuracy - error, accuracy + error, color=theme.series[0], alpha=0.18, linewidth=0)
     axes.plot(steps, accuracy, color=theme.series[0], marker='o', markersize=4)
-    labels = [(accuracy[-1], f'teacher {accuracy[-1]:.1f}', theme.series[0])] if len(curve) else []
+    labels = [(accuracy[-1], f'trained {accuracy[-1]:.1f}', theme.series[0])] if len(curve) else []
     colors = (*theme.series[1:], theme.quiet)
     for index, (name, score) in enumerate(references.items()):
         level, spread, color = 100 * score['accuracy'], 100 * score['standard_error'], colors[index % len(colors)]

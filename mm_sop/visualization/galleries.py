@@ -147,7 +147,7 @@ def neighbor_gallery(
 
 
 def attention_gallery(pictures: PictureSet, num_pictures: int = 6, seed: int = 0) -> Gallery:
-    """Where the teacher looks in random pictures.
+    """Where the network looks in random pictures.
 
     For vision transformers the attention of [CLS] in the last block, mean and single heads; for other backbones the
     cosine of every place to the global representation.

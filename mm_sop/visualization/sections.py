@@ -50,15 +50,15 @@ GALLERIES = dict(
     ),
     neighbours=(
         'Nearest neighbours',
-        'On the left random queries, then the nearest pictures of the labelled bank by the teacher’s features. Green: '
+        'On the left random queries, then the nearest pictures of the labelled bank by the network’s features. Green: '
         'of the same class. Orange: of another.',
     ),
     attention=(
-        'Where the teacher looks',
+        'Where the network looks',
         'For vision transformers the attention of [CLS] to the patches in the last block: the mean, then every head. '
         'For other networks the likeness of each place to the whole picture. Bright is much.',
     ),
-    views=('Views', 'Training pictures as they are, and the augmented views that student and teacher get.'),
+    views=('Views', 'Training pictures as they are, and the augmented views that the networks get.'),
     masks=(
         'Masks',
         'The teacher sees whole views, the student those with some patches hidden. Some views are left whole.',

@@ -47,7 +47,7 @@ def test_knn_chart_shows_percent_with_errors():
     assert list(pixels.get_ydata()) == [30, 30]
     band = axes.collections[0].get_paths()[0].get_extents()
     assert (band.y0, band.y1) == pytest.approx((18, 54))
-    assert [text.get_text() for text in axes.texts] == ['pixels 30.0', 'teacher 50.0']
+    assert [text.get_text() for text in axes.texts] == ['pixels 30.0', 'trained 50.0']
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('iteration', 'k-NN accuracy in %')
 
 

@@ -107,7 +107,7 @@ def test_report_of_a_run_with_everything(work_dir, pictures, labelled, monkeypat
         'Training',
         'Anchors and their supports',
         'Nearest neighbours',
-        'Where the teacher looks',
+        'Where the network looks',
         'Views',
         'Masks',
         'Settings and time',
@@ -149,7 +149,7 @@ def test_network_of_convolutions_without_labels(work_dir, pictures, monkeypatch,
     model['neck']['in_channels'] = 32
     runner = run(make_config(work_dir, pictures, model=model, report_hook=dict(interval=1), epochs=1))
     page, data = read(work_dir)
-    assert 'Nearest neighbours' not in titles(page) and 'Where the teacher looks' in titles(page)
+    assert 'Nearest neighbours' not in titles(page) and 'Where the network looks' in titles(page)
     assert data['galleries']['attention']['maps'] == ['likeness']
     assert data['answer'] == 'unknown' and 'Add KNNHook' in page
     assert runner.iter == 3
@@ -160,7 +160,7 @@ def test_network_of_convolutions_without_labels(work_dir, pictures, monkeypatch,
     call_tool(monkeypatch, work_dir)
     assert titles(read(work_dir)[0]) == ['k-nearest neighbours', 'Training', 'Pictures', 'Settings and time']
     call_tool(monkeypatch, work_dir, '--checkpoint', work_dir / 'moved.pth')
-    assert 'Where the teacher looks' in titles(read(work_dir)[0])
+    assert 'Where the network looks' in titles(read(work_dir)[0])
     for arguments, message in (
         ([work_dir, '--checkpoint', work_dir / 'none.pth'], 'no checkpoint .*none.pth'),
         ([work_dir / 'report'], 'is not the work directory of a run'),
