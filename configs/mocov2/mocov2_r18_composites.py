@@ -1,21 +1,9 @@
-# A ResNet-18 of a quarter of the usual width on photo composites, 2 processes of 64 pictures: for 2 CPU cores.
+# MoCo v2 on photo composites, 2 processes of 64 pictures: for 2 CPU cores.
 _base_ = [
-    '../_base_/models/mocov2.py',
+    '../_base_/models/mocov2_composites.py',
     '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/contrastive_composites.py',
     '../_base_/default_runtime.py',
 ]
-model = dict(
-    backbone=dict(
-        type='ResNet_CIFAR',
-        depth=18,
-        base_channels=16,
-        stem_channels=16,
-        strides=(2, 2, 2, 2),
-        zero_init_residual=False),
-    neck=dict(in_channels=128, hid_channels=512),
-    head=dict(temperature=0.1),
-    queue_len=2048,
-    momentum=0.02)
 custom_hooks = [_base_.knn_hook, dict(type='ReportHook')]

@@ -1,10 +1,2 @@
-_base_ = '../mocov2/mocov2_r18_composites.py'
+_base_ = './sepp_mocov2_r18_composites.py'
 model = dict(mask_known_positives=True)
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            _delete_=True,
-            type='SemanticPairDataset',
-            manifest='work_dirs/pairs/composites/pairs.json',
-            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
-            pipeline=_base_.train_pipeline)))

@@ -1,4 +1,11 @@
-_base_ = '../simclr/simclr_r18_composites.py'
+# SimCLR on pictures and semantic pairs.
+_base_ = [
+    '../_base_/models/simclr_composites.py',
+    '../_base_/datasets/composites_2views.py',
+    '../_base_/datasets/composites_knn.py',
+    '../_base_/schedules/contrastive_composites.py',
+    '../_base_/default_runtime.py',
+]
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
@@ -7,3 +14,4 @@ train_dataloader = dict(
             manifest='work_dirs/pairs/composites/pairs.json',
             dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))
+custom_hooks = [_base_.knn_hook, dict(type='ReportHook')]

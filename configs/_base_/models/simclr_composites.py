@@ -1,0 +1,22 @@
+# SimCLR for photo composites of 48 pixels: a ResNet-18 of a quarter of the usual width.
+model = dict(
+    type='SemanticSimCLR',
+    backbone=dict(
+        type='ResNet_CIFAR',
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        strides=(2, 2, 2, 2),
+        zero_init_residual=False),
+    neck=dict(
+        type='NonLinearNeck',
+        in_channels=128,
+        hid_channels=512,
+        out_channels=128,
+        num_layers=2,
+        with_avg_pool=True,
+        norm_cfg=dict(type='BN1d')),
+    head=dict(
+        type='WeightedContrastiveHead',
+        loss=dict(type='CrossEntropyLoss'),
+        temperature=0.1))
