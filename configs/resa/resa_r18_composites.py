@@ -1,7 +1,7 @@
 # ReSA on a ResNet-18 of a quarter of the usual width, with a predictor: meant for 2 CPU cores.
 _base_ = [
     '../_base_/models/resa_resnet18_small.py',
-    '../_base_/datasets/resa_composites.py',
+    '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/resa_composites.py',
     '../_base_/default_runtime.py',
@@ -20,4 +20,9 @@ model = dict(
             with_last_bn=False,
             with_avg_pool=False,
             norm_cfg=dict(type='BN1d'))))
+# FIRST the weak view, of crop and flip alone, then the strong one.
+views = dict(
+    type='MultiView', num_views=[1, 1], transforms=[_base_.view_pipeline[:2], _base_.view_pipeline])
+train_pipeline = [_base_.train_pipeline[0], views, _base_.train_pipeline[-1]]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 custom_hooks = [_base_.teacher_hook, _base_.knn_hook, dict(type='ReportHook')]

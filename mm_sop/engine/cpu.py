@@ -11,8 +11,8 @@ def prepare_cpu() -> None:
     """Keep compiled kernels few and freed memory in the process.
 
     oneDNN keeps a compiled kernel for each shape, and the number of masked patches changes in every iteration. The C
-    library of Linux gives large freed blocks back to the system, which clears them again for the next step: tens of
-    thousands of page faults in every iteration. Environment variables that are set already keep their values.
+    library of Linux gives large freed blocks back to the system, which clears them again for the next step: more than
+    ten thousand page faults in an iteration of a small network. Environment variables that are set keep their values.
     """
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128')
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)

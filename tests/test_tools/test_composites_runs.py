@@ -1,10 +1,16 @@
 """The harness of benchmarks that compare training runs; training itself is replaced."""
 
+import argparse
+import importlib
 import json
 import sys
 
 import pytest
+from mmcv.transforms import Compose
+from mmengine.config import Config, DictAction
+from mmpretrain.registry import MODELS
 
+from mm_sop.engine.launch import merge_options
 from mm_sop.evaluation.records import KNNRecords
 
 
@@ -14,6 +20,18 @@ def runs(repository, monkeypatch):
     import composites_runs
 
     return composites_runs
+
+
+@pytest.mark.parametrize(('script', 'variants'), [('sop_trials', 'TRIALS'), ('methods_on_composites', 'METHODS')])
+def test_every_variant_builds_a_model_and_a_pipeline(runs, repository, script, variants):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    for variant in getattr(importlib.import_module(script), variants).values():
+        config = Config.fromfile(repository / 'configs' / variant.config)
+        options = ['--cfg-options', *variant.options] if variant.options else []
+        merge_options(config, parser.parse_args(options).cfg_options)
+        MODELS.build(dict(config.model, data_preprocessor=config.data_preprocessor))
+        Compose(config.train_dataloader.dataset.dataset.pipeline)
 
 
 class FakeTraining:

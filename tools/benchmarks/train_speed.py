@@ -136,7 +136,7 @@ def format_page(report: dict) -> str:
     lines += [
         f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for a picture and step.',
         '',
-        '| input | variant | images/s | ms | times eager | MFU | memory (MiB) |',
+        '| input | variant | images/s | ms | times the first | MFU | memory (MiB) |',
         '| --- | --- | ---: | ---: | ---: | ---: | ---: |',
     ]
     for source, variants in report['results'].items():
