@@ -37,7 +37,7 @@ def test_presets_have_their_field_parameters_and_map(arch):
     assert vector.shape == feature_map.shape[:2]
 
 
-@pytest.mark.parametrize('arch', ['rf99_even', 'rf99_prefix', 'rf99_bag', 'rf33_bag', 'rf29_r18'])
+@pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_input_gradient_of_a_cell_has_exactly_the_declared_support(arch):
     network = RFResNet(arch, base_channels=4, stem_channels=4, mlp=None).eval()
     network.maxpool = nn.AvgPool2d(3, 2, 1) if isinstance(network.maxpool, nn.MaxPool2d) else network.maxpool
