@@ -12,7 +12,9 @@ if find_spec('mmpretrain') is not None:
     from mm_sop import compat
 
     compat.define_torchvision_operators()
+    compat.leave_out_multimodal_models()
     compat.limit_opencv_threads()
     compat.announce_configs()
 
     from mm_sop import datasets, engine, evaluation, models, visualization  # noqa: F401
+    from mm_sop.evaluation.loading import load  # noqa: F401

@@ -1,5 +1,7 @@
 """Fixes for known faults of the stack below; each does nothing where its fault is absent."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 import torch
 
 _torchvision_library = None
@@ -27,6 +29,22 @@ def limit_opencv_threads() -> None:
     import cv2
 
     cv2.setNumThreads(0)
+
+
+def leave_out_multimodal_models() -> None:
+    """Make ``import mmpretrain.models`` work beside Transformers 5.
+
+    MMPretrain's multimodal models use parts of Transformers 4 and break the import of all models without them. Where
+    Transformers is not installed, MMPretrain leaves them out.
+    """
+    try:
+        major = int(version('transformers').split('.')[0])
+    except PackageNotFoundError:
+        return
+    if major >= 5:
+        from mmpretrain.utils import dependency
+
+        dependency.WITH_MULTIMODAL = False
 
 
 def announce_configs() -> None:

@@ -14,8 +14,10 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-METHODS = sorted({path.parent.name for path in CONFIGS})
+ALL_CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+FOLDERS = sorted({path.parent.name for path in ALL_CONFIGS})
+# Detectors and segmentors have tests of their own.
+CONFIGS = [path for path in ALL_CONFIGS if path.parent.name not in ('detection', 'segmentation')]
 
 
 @contextmanager
@@ -54,10 +56,10 @@ def test_mask_grid_fits_the_backbone(path):
 def test_at_most_three_levels_of_inheritance():
     def depth(path):
         found = re.search(r'^_base_ = (\[.*?\]|\S+)', path.read_text(), re.M | re.S)
-        bases = re.findall(r"'([^']+)'", found.group(1)) if found else []
+        bases = re.findall(r"'([^':]+)'", found.group(1)) if found else []
         return 1 + max((depth((path.parent / base).resolve()) for base in bases), default=0)
 
-    assert {path.name: depth(path) for path in CONFIGS if depth(path) > 3} == {}
+    assert {path.name: depth(path) for path in ALL_CONFIGS if depth(path) > 3} == {}
 
 
 def test_presets_of_released_code_and_paper():
@@ -83,13 +85,15 @@ def test_metafile(metafile):
         config = Config.fromfile(ROOT / model['Config'])
         assert model['Metadata']['Epochs'] == config.train_cfg.max_epochs
         assert model['Name'] in (ROOT / model['Config']).read_text()
+        if 'Parameters' not in model['Metadata']:
+            continue
         with without_memory():
             backbone = MODELS.build(config.model.backbone)
         parameters = sum(p.numel() for name, p in backbone.named_parameters() if name != 'mask_token')
         assert model['Metadata']['Parameters'] == parameters
 
 
-@pytest.mark.parametrize('folder', METHODS)
+@pytest.mark.parametrize('folder', FOLDERS)
 def test_readme_names_every_config(folder):
     readme = (ROOT / 'configs' / folder / 'README.md').read_text()
     named = set()
@@ -97,10 +101,10 @@ def test_readme_names_every_config(folder):
         head, _, rest = name.partition('{')
         options, _, tail = rest.partition('}')
         named |= {head + option + tail for option in options.split(',')}
-    assert {path.stem for path in CONFIGS if path.parent.name == folder} <= named
+    assert {path.stem for path in ALL_CONFIGS if path.parent.name == folder} <= named
 
 
-@pytest.mark.parametrize('folder', METHODS)
+@pytest.mark.parametrize('folder', FOLDERS)
 def test_index_names_every_method(folder):
     if (ROOT / 'configs' / folder / 'metafile.yml').is_file():
         assert f'configs/{folder}/metafile.yml' in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']

@@ -12,6 +12,7 @@ from torch import nn
 
 import mm_sop  # noqa: F401
 from mm_sop.visualization import write_report
+from mm_sop.visualization.run_log import read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,14 +21,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', type=Path, help="default: the run's last one")
     parser.add_argument('--seed', type=int, default=0, help='seed for the choice of the pictures')
     return parser.parse_args()
-
-
-def find_config(work_dir: Path) -> Config:
-    """Config of the run's last start."""
-    found = sorted(work_dir.glob('*/vis_data/config.py'))
-    if not found:
-        raise SystemExit(f'{work_dir} is not the work directory of a run: it has no */vis_data/config.py')
-    return Config.fromfile(found[-1])
 
 
 def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
@@ -41,7 +34,10 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
 
 def main() -> None:
     args = parse_args()
-    config = find_config(args.work_dir)
+    try:
+        config = read_config(args.work_dir)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
     init_default_scope(config.get('default_scope', 'mmpretrain'))
     if args.checkpoint is not None and not args.checkpoint.is_file():
         raise SystemExit(f'no checkpoint {args.checkpoint}')

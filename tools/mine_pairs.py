@@ -27,10 +27,10 @@ from mm_sop.engine.launch import (
     set_data_root,
 )
 from mm_sop.engine.weights import WeightsError
+from mm_sop.evaluation.cache import FeatureShards
 from mm_sop.evaluation.encoders import build_encoder, find_preprocessor
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.mining import (
-    FeatureShards,
     PlainPictures,
     Selection,
     choose_images,
@@ -40,6 +40,8 @@ from mm_sop.evaluation.mining import (
 )
 from mm_sop.visualization.montage import to_picture
 from mm_sop.visualization.pairs import write_pair_report
+
+_SOURCES = 'timm:NAME, torchvision:NAME, dinov2, ibot, timm, torchvision, mmpretrain or a config; default CONFIG'
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def _add_encoder_arguments(group) -> None:
-    group.add_argument('--encoder', metavar='SOURCE', help='timm:NAME, torchvision:NAME or a config; default CONFIG')
+    group.add_argument('--encoder', metavar='SOURCE', help=_SOURCES)
     group.add_argument('--network', choices=['teacher', 'student'], default='teacher', help='where there are both')
     group.add_argument('--prefix', help="beginning of the encoder's names in the checkpoint; default found out")
     group.add_argument('--crop-size', type=int, help="side of the pictures; default that of CONFIG's first view")

@@ -6,8 +6,10 @@ import sys
 import torch.distributed as dist
 from mmengine.config import DictAction
 
+from mm_sop.datasets.coco_checks import AnnotationError
 from mm_sop.engine.checkpoints import CheckpointError
 from mm_sop.engine.launch import LaunchError, launch
+from mm_sop.engine.weights import WeightsError
 
 
 class ConfigOptions(DictAction):
@@ -37,6 +39,7 @@ def parse_args():
     )
     parser.add_argument('--amp', action='store_true', help='train in bfloat16')
     parser.add_argument('--data', metavar='DIR', help='folder of the training pictures')
+    parser.add_argument('--pretrained', metavar='CHECKPOINT', help="start from its backbone; 'none' for random weights")
     parser.add_argument('--seed', type=int, help='random seed; default that of the config, or 0')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
@@ -48,7 +51,7 @@ def parse_args():
 def main():
     try:
         launch(**vars(parse_args()))
-    except (LaunchError, CheckpointError) as error:
+    except (LaunchError, CheckpointError, WeightsError, AnnotationError) as error:
         sys.exit(f'train.py: {error}')
     finally:
         if dist.is_initialized():

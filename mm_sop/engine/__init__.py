@@ -2,5 +2,6 @@
 
 from . import atomic, hooks, optimizers
 from .loops import PretrainLoop
+from .pretrained import PretrainedBackbone
 
-__all__ = ['PretrainLoop', 'atomic', 'hooks', 'optimizers']
+__all__ = ['PretrainLoop', 'PretrainedBackbone', 'atomic', 'hooks', 'optimizers']

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 
+from mm_sop.datasets.coco_checks import check_coco, check_num_classes, class_names
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
@@ -41,6 +42,7 @@ def launch(
     data: str | None = None,
     launcher: str = 'none',
     seed: int | None = None,
+    pretrained: str | None = None,
     cfg_options: dict | None = None,
 ) -> Runner:
     """Train.
@@ -56,6 +58,7 @@ def launch(
         data: Folder of the training pictures, see :func:`set_data_root`.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
         seed: Random seed. Defaults to that of the config, or 0.
+        pretrained: Checkpoint whose backbone the model starts from, see :func:`set_pretrained`.
         cfg_options: Changes to the config, by dotted key.
 
     Returns:
@@ -64,10 +67,14 @@ def launch(
     Raises:
         LaunchError: Config, data or device are not as they should be.
         CheckpointError: The checkpoint to resume from is damaged.
+        WeightsError: The pretrained checkpoint does not fit the backbone.
+        AnnotationError: The annotations of a detection data set cannot be trained on.
     """
     prepare_cpu()
     cfg = config if isinstance(config, Config) else load_config(config)
     merge_options(cfg, cfg_options or {})
+    if pretrained is not None:
+        set_pretrained(cfg, pretrained)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename or "unnamed.py").stem}'
     set_seed(cfg, seed)
@@ -167,8 +174,22 @@ def set_seed(cfg: Config, seed: int | None) -> None:
     cfg.randomness = randomness
     sampler = cfg.get('train_dataloader', {}).get('sampler', {})
     # MMEngine passes no seed on when those of the processes differ (diff_rank_seed).
-    if sampler.get('type') == 'ResumableSampler':
+    if sampler.get('type', '').split('.')[-1] == 'ResumableSampler':
         sampler.setdefault('seed', randomness['seed'])
+
+
+def set_pretrained(cfg: Config, checkpoint: str) -> None:
+    """Start a detector, segmentor or classifier from the backbone of a checkpoint.
+
+    Args:
+        cfg: Changed in place: its ``model.init_cfg`` becomes a :class:`PretrainedBackbone`, with the options that it
+            has there already.
+        checkpoint: The file, or ``'none'`` to start from random weights.
+    """
+    if checkpoint == 'none':
+        cfg.model.init_cfg = None
+        return
+    cfg.model.init_cfg = dict(cfg.model.get('init_cfg') or {}, type='PretrainedBackbone', checkpoint=checkpoint)
 
 
 def training_dataset(cfg: Config) -> dict | None:
@@ -179,12 +200,20 @@ def training_dataset(cfg: Config) -> dict | None:
     return dataset
 
 
+def leaf_datasets(dataset: dict | None) -> list[dict]:
+    """Configs of the data sets that a config consists of, without wrappers such as SeededDataset or ConcatDataset."""
+    if not dataset:
+        return []
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    return [dataset] if inner is None else [leaf for part in inner for leaf in leaf_datasets(part)]
+
+
 def set_data_root(cfg: Config, folder: str) -> None:
     """Train on the pictures of another folder.
 
     Self-supervised methods need no labels: their data set becomes ``UnlabelledImages`` with the same pipeline,
-    whatever it was, so that any folder will do. In other configs only ``data_root`` changes; the folder must be laid
-    out as the data set expects.
+    whatever it was, so that any folder will do. In other configs ``data_root`` changes, and that of validation and test
+    if it was the same one; the folder must be laid out as the data set expects.
 
     Args:
         cfg: Changed in place.
@@ -196,11 +225,28 @@ def set_data_root(cfg: Config, folder: str) -> None:
     dataset = training_dataset(cfg)
     if dataset is None:
         raise LaunchError('--data: the config has no train_dataloader')
-    if dataset.get('type') != 'UnlabelledImages' and is_self_supervised(cfg):
+    if not is_self_supervised(cfg):
+        _move_labelled_data(cfg, folder)
+        return
+    if dataset.get('type') != 'UnlabelledImages':
         pipeline = dataset.get('pipeline', [])
         dataset.clear()
         dataset.update(type='mmpretrain.UnlabelledImages', pipeline=pipeline)
     dataset['data_root'] = folder
+
+
+def _move_labelled_data(cfg: Config, folder: str) -> None:
+    leaves = leaf_datasets(cfg.train_dataloader.dataset)
+    old = leaves[0].get('data_root')
+    for name in ('val_dataloader', 'test_dataloader'):
+        leaves += [leaf for leaf in leaf_datasets((cfg.get(name) or {}).get('dataset')) if leaf.get('data_root') == old]
+    for leaf in leaves:
+        leaf['data_root'] = folder
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluators = cfg.get(name) or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            if old and evaluator.get('ann_file', '').startswith(old):
+                evaluator['ann_file'] = os.path.join(folder, evaluator['ann_file'].removeprefix(old).lstrip('/'))
 
 
 def is_self_supervised(cfg: Config) -> bool:
@@ -210,22 +256,29 @@ def is_self_supervised(cfg: Config) -> bool:
 
 
 def check_data(cfg: Config) -> None:
-    """Refuse to begin without the folder of the training pictures.
+    """Refuse to begin without the folder of the training pictures, or with annotations that cannot be trained on.
 
     Args:
         cfg: The config.
 
     Raises:
-        LaunchError: It does not exist.
+        LaunchError: The folder does not exist.
+        AnnotationError: COCO annotations have a fault, see :func:`check_coco`.
     """
-    dataset = training_dataset(cfg) or {}
-    roots = dataset.get('data_root') or []
-    missing = [root for root in ([roots] if isinstance(roots, str) else roots) if not Path(root).exists()]
+    leaves = leaf_datasets(cfg.get('train_dataloader', {}).get('dataset'))
+    given = [leaf.get('data_root') or [] for leaf in leaves]
+    roots = [root for listed in given for root in ([listed] if isinstance(listed, str) else listed)]
+    missing = [root for root in roots if not Path(root).exists()]
     if missing:
         raise LaunchError(
             f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or '
             'make a data set with tools/prepare_data.py'
         )
+    leaves += leaf_datasets((cfg.get('val_dataloader') or {}).get('dataset'))
+    for leaf in leaves:
+        if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
+            check_coco(leaf)
+            check_num_classes(cfg.model, class_names(leaf))
 
 
 def enable_bfloat16(cfg: Config) -> None:

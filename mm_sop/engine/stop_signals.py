@@ -43,3 +43,14 @@ class StopSignals:
             self.received, self._time = int(number), now
         elif now - self._time > _ECHO_SECONDS:
             os._exit(128 + number)
+
+
+def _reset_in_worker() -> None:
+    """Let forked processes not inherit the handlers: a pool ends its workers by SIGTERM and waits for them."""
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), '__self__', None), StopSignals):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_reset_in_worker)

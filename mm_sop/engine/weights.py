@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -12,17 +13,31 @@ from torch import Tensor, nn
 _STATE_KEYS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema')
 _MAX_LISTED = 12
 
+# Where algorithms of MM-SOP and MMPretrain, and MoCo's released code, keep the network that is of use downstream.
+_STUDENT = ('backbone.', 'module.encoder_q.', '')
+BACKBONE_PREFIXES = dict(teacher=('teacher.backbone.', *_STUDENT), student=_STUDENT)
+"""Prefixes of the backbone in a checkpoint, in the order of preference."""
+
+# What may lie behind a difference, by its kind and the end of the name.
+_HINTS = {
+    ('shape', 'patch_embed.projection.weight'): 'another patch size or width: compare patch_size and arch',
+    ('shape', 'pos_embed'): 'another number of positions: set img_size and patch_size to those of the checkpoint',
+    ('missing', 'pos_embed'): 'no position embedding, without which a vision transformer cannot tell places apart',
+}
+
 
 class WeightsError(RuntimeError):
     """Weights cannot be used; the message says why."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, network: str = 'teacher', trusted: bool = False) -> dict[str, Tensor]:
     """Read the weights of a checkpoint without running code from it.
 
     Args:
         path: File of PyTorch, with the weights themselves or with a dictionary that has them as ``state_dict`` or
             ``model``; or a ``.safetensors`` file.
+        network: ``'teacher'`` or ``'student'``, where the dictionary has both beside each other, as those of DINO.
+        trusted: Whether code in it may run.
 
     Returns:
         Tensors by name, on the CPU.
@@ -30,29 +45,40 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, damaged, needs code to be read, or holds no weights.
     """
+    return find_state_dict(read_checkpoint(path, trusted), str(path), network)
+
+
+def read_checkpoint(path: str | Path, trusted: bool = False):
+    """Read all of a checkpoint; see :func:`read_state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f'no checkpoint {path.absolute()}')
-    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path, trusted)
+
+
+def find_state_dict(content, source: str, network: str = 'teacher') -> dict[str, Tensor]:
+    """The weights in the content of a checkpoint; see :func:`read_state_dict`."""
     if isinstance(content, Mapping):
-        content = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+        keys = (*_STATE_KEYS, network)
+        content = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
             return tensors
-    raise WeightsError(f'{path} holds no weights: expected tensors by name, or a dictionary with `state_dict`')
+    raise WeightsError(f'{source} holds no weights: expected tensors by name, or a dictionary with `state_dict`')
 
 
-def _read_torch(path: Path):
+def _read_torch(path: Path, trusted: bool):
     try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
-            return torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=True)
+        # Checkpoints of DINO and its kin hold their arguments as a Namespace.
+        with torch.serialization.safe_globals([*get_torch_safe_globals(), Namespace]):
+            return torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=not trusted)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f'{path} is damaged or holds Python objects, which would run code: load it where you trust it and save its '
-            f'`state_dict` alone. {str(error).splitlines()[0]}'
+            f'{path} is damaged or holds Python objects, which would run code. If you trust where it comes from, '
+            f'`tools/export.py {path} --trust --to safetensors` saves its tensors alone. {str(error).splitlines()[0]}'
         ) from error
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
-        raise WeightsError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError, ImportError) as error:
+        raise WeightsError(f'{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}') from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -114,7 +140,7 @@ def describe_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
 
 
 def format_mismatch(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Set differences as a table of at most 12 lines for each kind, with their numbers.
+    """Set differences as a table of at most 12 lines for each kind, with their numbers and likely reasons.
 
     Args:
         rows: From :func:`describe_mismatch`.
@@ -126,6 +152,9 @@ def format_mismatch(rows: Sequence[tuple[str, str, str]]) -> str:
         lines += [f'  {problem:<11}{name:<{width}}  {details}' for name, details in found[:_MAX_LISTED]]
         if len(found) > _MAX_LISTED:
             lines.append(f'  {problem:<11}... {len(found)} in all')
+    for (problem, suffix), hint in _HINTS.items():
+        if any(kind == problem and name.endswith(suffix) for kind, name, _ in rows):
+            lines.append(f'The checkpoint has {hint}.')
     return '\n'.join(lines)
 
 

@@ -4,19 +4,26 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from mm_sop.engine.formats import IMPORTS, read_format
 from mm_sop.engine.launch import load_config
-from mm_sop.engine.weights import WeightsError, find_prefix, load_complete, read_state_dict, strip_prefix
-from mm_sop.models.utils.tokens import split_features
+from mm_sop.engine.weights import (
+    BACKBONE_PREFIXES,
+    WeightsError,
+    find_prefix,
+    load_complete,
+    read_state_dict,
+    strip_prefix,
+)
+from mm_sop.models.utils.readout import Readout, read_out
 
-# Where algorithms of MM-SOP and MMPretrain, and MoCo's released code, keep the network that is of use downstream.
-_STUDENT = ('backbone.', 'module.encoder_q.', '')
-_PREFIXES = dict(teacher=('teacher.backbone.', *_STUDENT), student=_STUDENT)
 # The teacher's copy of a masked transformer lacks it, and nothing is masked here.
 _UNUSED = ('mask_token',)
 _IMAGENET = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -64,11 +71,82 @@ class FrozenEncoder(nn.Module):
         Returns:
             ``features``, fp32, (B, D), on the CPU.
         """
-        batch = self.data_preprocessor(batch, False)
-        output = self.network(batch['inputs'])
-        pooled = output if isinstance(output, Tensor) and output.ndim == 2 else split_features(output)[0]
+        features = self.read(batch).global_features
         readable = [not sample.get('unreadable') for sample in batch['data_samples']]
-        return dict(features=pooled.float().cpu() * torch.tensor(readable)[:, None])
+        return dict(features=features.float().cpu() * torch.tensor(readable)[:, None])
+
+    def read(self, batch: dict, num_blocks: int = 1) -> Readout:
+        """All representations of a collated batch, on the network's device; see :func:`read_out`.
+
+        Args:
+            batch: ``inputs`` and whatever else.
+            num_blocks: Number of last blocks, or of stages, to read.
+        """
+        return read_out(self.network, self.data_preprocessor(batch, False)['inputs'], num_blocks)
+
+
+class LoadedNetwork(NamedTuple):
+    """A network with all of its weights.
+
+    Attributes:
+        module: The network, without classifier.
+        backbone: Its config, or None for networks of other libraries.
+        normalization: ``mean`` and ``std`` of R, G, B, of 0 ... 255.
+        prefix: Beginning of its names in the checkpoint.
+    """
+
+    module: nn.Module
+    backbone: dict | None
+    normalization: dict
+    prefix: str
+
+
+def load_network(
+    checkpoint: str | Path,
+    config: Config | None = None,
+    source: str | None = None,
+    network: str = 'teacher',
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    trusted: bool = False,
+) -> LoadedNetwork:
+    """Build a network and load all of its weights.
+
+    Args:
+        checkpoint: Weights, see :func:`read_state_dict`.
+        config: Config whose model is meant unless ``source`` says otherwise.
+        source: ``'timm:NAME'`` or ``'torchvision:NAME'``, a network of that library; ``'timm'``, ``'dinov2'``,
+            ``'ibot'``, ``'torchvision'`` or ``'mmpretrain'``, a ViT or ResNet for a backbone of ours, see
+            :func:`read_format`; or the path of another config.
+        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
+        prefix: Beginning of the network's names in the checkpoint. Defaults to None, found out.
+        num_heads: Attention heads of networks that are known by their shapes alone.
+        trusted: Whether code in the checkpoint may run.
+
+    Raises:
+        WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
+    """
+    state = read_state_dict(checkpoint, network, trusted)
+    kind, _, name = (source or '').partition(':')
+    backbone, ignored, normalization = None, _UNUSED, _IMAGENET
+    if kind in IMPORTS and not name:
+        backbone, state = read_format(state, kind, network, num_heads, str(checkpoint))
+        module, prefix = MODELS.build(backbone), ''
+        print_log(f'{checkpoint}: the normalisation of ImageNet is assumed', logger='current')
+    elif kind == 'timm':
+        module, ignored, normalization = _build_timm(name)
+    elif kind == 'torchvision':
+        module, ignored, normalization = _build_torchvision(name)
+    else:
+        config = load_config(source) if source else config
+        backbone, settings = config.model.backbone, find_preprocessor(config)
+        module = MODELS.build(backbone)
+        normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
+    if prefix is None:
+        names = [key for key in module.state_dict() if not key.startswith(ignored)]
+        prefix = find_prefix(state, names, BACKBONE_PREFIXES[network], str(checkpoint))
+    load_complete(module, strip_prefix(state, prefix), f'{checkpoint} (prefix {prefix!r})', ignored)
+    return LoadedNetwork(module, backbone, normalization, prefix)
 
 
 def build_encoder(
@@ -83,7 +161,7 @@ def build_encoder(
     Args:
         config: Config whose training pictures are encoded; its model is the encoder unless ``source`` says otherwise.
         checkpoint: Weights, see :func:`read_state_dict`.
-        source: ``'timm:NAME'``, ``'torchvision:NAME'`` or the path of another config.
+        source: Where the encoder comes from, see :func:`load_network`.
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
         prefix: Beginning of the encoder's names in the checkpoint. Defaults to None, found out.
 
@@ -93,32 +171,17 @@ def build_encoder(
     Raises:
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
     """
-    kind, _, name = (source or '').partition(':')
-    if kind == 'timm' and name:
-        module, ignored, normalization = _build_timm(name)
-    elif kind == 'torchvision' and name:
-        module, ignored, normalization = _build_torchvision(name)
-    else:
-        encoder_config = load_config(source) if source else config
-        module, ignored = MODELS.build(encoder_config.model.backbone), _UNUSED
-        settings = find_preprocessor(encoder_config)
-        normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
-    state = read_state_dict(checkpoint)
-    if prefix is None:
-        names = [key for key in module.state_dict() if not key.startswith(ignored)]
-        prefix = find_prefix(state, names, _PREFIXES[network], str(checkpoint))
-    load_complete(module, strip_prefix(state, prefix), f'{checkpoint} (prefix {prefix!r})', ignored)
+    loaded = load_network(checkpoint, config, source, network, prefix)
     identity = dict(
         source=source or Path(config.filename or 'config').name,
-        architecture=type(module).__name__,
+        architecture=type(loaded.module).__name__,
         checkpoint=Path(checkpoint).name,
         checkpoint_sha256=hash_file(checkpoint),
-        prefix=prefix,
+        prefix=loaded.prefix,
         feature='pooled output of the backbone',
     )
-    return FrozenEncoder(
-        module, **normalization, to_rgb=bool(find_preprocessor(config).get('to_rgb')), identity=identity
-    )
+    to_rgb = bool(find_preprocessor(config).get('to_rgb'))
+    return FrozenEncoder(loaded.module, **loaded.normalization, to_rgb=to_rgb, identity=identity)
 
 
 def find_preprocessor(config: Config) -> dict:

@@ -78,16 +78,22 @@ class KNNEvaluator:
             ``right_by_identity`` and ``pictures_by_identity``. The standard error is the clustered one where the
             queries show objects that are not in the bank, and else the binomial one.
         """
-        bank = self._extract(encode, self.bank)
+        bank = self.extract(encode, self.bank)
         scores = {name: {} for name in bank}
         for query, dataset in self.queries.items():
-            for name, share in self._extract(encode, dataset).items():
+            for name, share in self.extract(encode, dataset).items():
                 features = gather_features(share, len(dataset))
                 cosines, rows = self._search(features, bank[name])
-                scores[name].update(self._score(query, cosines.cpu(), rows.cpu()))
+                scores[name].update(self.score(query, cosines.cpu(), rows.cpu()))
         return scores
 
-    def _extract(self, encode: Callable, dataset: Dataset) -> dict[str, Tensor]:
+    def extract(self, encode: Callable, dataset: Dataset) -> dict[str, Tensor]:
+        """Features of this process's share, see :func:`extract_features`.
+
+        Args:
+            encode: As for :meth:`evaluate`.
+            dataset: Bank or queries.
+        """
         rank, world_size = get_dist_info()
         features = extract_features(encode, dataset, rank=rank, world_size=world_size, **self.loading)
         if world_size == 1:
@@ -116,7 +122,14 @@ class KNNEvaluator:
         cosines, rows = gather_in_sample_order(cosines.T), gather_in_sample_order(rows.T)
         return merge_neighbors(cosines.T, rows.T, max(self.num_neighbors))
 
-    def _score(self, query: str, cosines: Tensor, rows: Tensor) -> dict[str, dict]:
+    def score(self, query: str, cosines: Tensor, rows: Tensor) -> dict[str, dict]:
+        """Scores of one query set.
+
+        Args:
+            query: Its name.
+            cosines: Cosines of the nearest pictures of the bank in falling order, (n, k).
+            rows: Their rows in the bank, (n, k).
+        """
         scores = {}
         for label, bank_labels in self.bank_labels.items():
             if not self._is_answerable(query, label):

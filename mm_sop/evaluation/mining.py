@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmengine.dist import barrier, broadcast_object_list, get_dist_info, is_main_process
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from mm_sop import __version__
 from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, picture_info
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.launch import LaunchError, training_dataset
-from mm_sop.evaluation.features import extract_features
 from mm_sop.functional.semantic_pairs import (
     BandNeighbors,
     mine_semantic_pairs,
@@ -64,7 +62,7 @@ class PlainPictures(Dataset):
         if settings is None:
             raise LaunchError('the config has no train_dataloader: there are no pictures to mine')
         train_pipeline = find_pipeline(config)
-        self.crop_size = crop_size or _view_size(train_pipeline)
+        self.crop_size = crop_size or view_size(train_pipeline)
         resize_edge = resize_edge or (self.crop_size if self.crop_size < 160 else round(self.crop_size * 256 / 224))
         self.transform = [
             *_loading_steps(train_pipeline),
@@ -82,9 +80,14 @@ class PlainPictures(Dataset):
         try:
             return self.pipeline(picture_info(self.dataset, index))
         except UnreadableImageError as error:
-            sample = DataSample()
-            sample.set_metainfo(dict(unreadable=((error.path, error.reason),)))
-            return dict(inputs=torch.zeros(3, self.crop_size, self.crop_size, dtype=torch.uint8), data_samples=sample)
+            return black_sample(error, self.crop_size)
+
+
+def black_sample(error: UnreadableImageError, size: int) -> dict:
+    """Stands for a picture that cannot be read, as ``data_samples.unreadable`` says."""
+    sample = DataSample()
+    sample.set_metainfo(dict(unreadable=((error.path, error.reason),)))
+    return dict(inputs=torch.zeros(3, size, size, dtype=torch.uint8), data_samples=sample)
 
 
 def find_pipeline(config: Config) -> list[dict]:
@@ -100,7 +103,7 @@ def _loading_steps(pipeline: Sequence[dict]) -> list[dict]:
     return [dict(step) for step in steps if step['type'].split('.')[-1].startswith('Load')]
 
 
-def _view_size(steps: Sequence) -> int:
+def view_size(steps: Sequence) -> int:
     """Size of the first random crop in a pipeline, 224 if there is none."""
     found = _find_crop(steps)
     return 224 if found is None else found if isinstance(found, int) else max(found)
@@ -137,93 +140,6 @@ def choose_images(total: int, count: int | None = None, seed: int = 0) -> np.nda
     if not 2 <= count <= total:
         raise ValueError(f'cannot compare {count} of {total} pictures: choose 2 ... {total}')
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])
-
-
-class FeatureShards:
-    """Features of chosen pictures on the disk, in files that are written one by one and kept between runs.
-
-    Every file has the features of ``shard_size`` pictures, fp32, so that neither the number of processes nor an
-    interruption changes them.
-
-    Args:
-        folder: Where they lie.
-        images: Indices of the pictures, (K,).
-        definition: What the features depend on, ready for JSON. Features of another definition are refused.
-        shard_size: Pictures in a file.
-    """
-
-    def __init__(self, folder: str | Path, images: np.ndarray, definition: dict, shard_size: int = 4096) -> None:
-        self.folder = Path(folder)
-        self.images = images
-        self.definition = dict(definition, num_images=len(images), shard_size=shard_size)
-        self.starts = range(0, len(images), shard_size)
-        self.shard_size = shard_size
-
-    def encode(self, encode: Callable, dataset: Dataset, batch_size: int = 256, num_workers: int = 0) -> None:
-        """Write the files that are missing; the processes share them.
-
-        Args:
-            encode: Encoder, see :func:`extract_features`; it gives ``features``.
-            dataset: All pictures of the data set.
-            batch_size: Pictures encoded at once.
-            num_workers: Worker processes that load pictures.
-
-        Raises:
-            ManifestError: The folder holds features of another definition.
-        """
-        rank, world_size = get_dist_info()
-        # One process decides, as the others may already see new files.
-        plan = [None]
-        if is_main_process():
-            plan[0] = self._plan()
-        broadcast_object_list(plan)
-        if isinstance(plan[0], str):
-            raise ManifestError(plan[0])
-        missing = plan[0][rank::world_size]
-        started = time.perf_counter()
-        for done, start in enumerate(missing):
-            chosen = Subset(dataset, self.images[start : start + self.shard_size].tolist())
-            features = extract_features(encode, chosen, batch_size, num_workers)['features']
-            write_atomically(self._path(start), _to_npy(features.numpy()))
-            seconds = (time.perf_counter() - started) / (done + 1) * (len(missing) - done - 1)
-            print_log(f'Encoded shard {done + 1} of {len(missing)}, {seconds:.0f} s left', logger='current')
-        barrier()
-
-    def load(self) -> Tensor:
-        """All features, (K, D)."""
-        features = None
-        for start in self.starts:
-            shard = np.load(self._path(start), mmap_mode='r')
-            if features is None:
-                features = np.empty((len(self.images), shard.shape[1]), np.float32)
-            features[start : start + len(shard)] = shard
-        return torch.from_numpy(features)
-
-    def _plan(self) -> list[int] | str:
-        """Starts of the missing shards, or why the folder cannot be used."""
-        path, wanted = self.folder / 'definition.json', json.dumps(self.definition, indent=1)
-        if path.is_file() and path.read_text() != wanted:
-            known = json.loads(path.read_text())
-            changed = [key for key in self.definition if known.get(key) != self.definition[key]]
-            which = ', '.join(changed)
-            return f'{self.folder} holds features of another {which}: delete it, or choose another --work-dir'
-        write_atomically(path, wanted)
-        return [start for start in self.starts if not self._is_whole(start)]
-
-    def _is_whole(self, start: int) -> bool:
-        try:
-            return len(np.load(self._path(start), mmap_mode='r')) == len(self.images[start : start + self.shard_size])
-        except (OSError, ValueError):
-            return False
-
-    def _path(self, start: int) -> Path:
-        return self.folder / f'{start:09d}.npy'
-
-
-def _to_npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 @dataclass

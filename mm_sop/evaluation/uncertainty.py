@@ -18,6 +18,18 @@ def binomial_standard_error(accuracy: float, count: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 
+def standard_error(correct: np.ndarray, clusters: np.ndarray | None = None) -> float:
+    """Standard error of an accuracy: clustered where the clusters are known, else binomial.
+
+    Args:
+        correct: Whether each answer was right, bool, (n,).
+        clusters: Object shown in each picture, int, (n,), or None.
+    """
+    if clusters is None:
+        return binomial_standard_error(float(correct.mean()), len(correct))
+    return clustered_standard_error(*count_by_cluster(correct, clusters))
+
+
 def count_by_cluster(correct: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Right answers and pictures of every cluster, in the order of their numbers.
 

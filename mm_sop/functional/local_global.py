@@ -53,6 +53,23 @@ def redundancy(local_map: Tensor) -> Tensor:
     return (num_cells * mean.square().sum(-1) - 1) / (num_cells - 1)
 
 
+def cosine_between_images(first: Tensor, second: Tensor) -> Tensor:
+    """Mean cosine between representations of different images, a baseline for those within an image.
+
+    With means of unit local vectors it is the mean over all pairs of cells, see :func:`local_global_similarity`.
+
+    Args:
+        first: Unit vectors, or means of such, (N, d), N > 1.
+        second: The same images' other representations, (N, d).
+
+    Returns:
+        Mean of ``<first_i, second_j>`` over all i != j, a scalar.
+    """
+    count = len(first)
+    everything = first.sum(0) @ second.sum(0)
+    return (everything - (first * second).sum()) / (count * (count - 1))
+
+
 def grid_cells(
     size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device=None
 ) -> Tensor | None:

@@ -5,6 +5,7 @@ from mm_sop.models.backbones import MaskedVisionTransformer
 from mm_sop.models.heads import SOPHead, SOPMIMHead
 from mm_sop.models.memory import Prototypes, PrototypeSampler, SupportEmbeddingBank
 from mm_sop.models.necks import SOPNeck
+from mm_sop.models.segmentors import SemanticSegmentor
 from mm_sop.models.selfsup import SOP
 from mm_sop.models.target_generators import MIMTargets, SOPMIMTargetGenerator
 
@@ -18,6 +19,7 @@ __all__ = [
     'SOPMIMHead',
     'SOPMIMTargetGenerator',
     'SOPNeck',
+    'SemanticSegmentor',
     'SinkhornAssigner',
     'SupportEmbeddingBank',
 ]

@@ -2,5 +2,6 @@
 
 from mm_sop.visualization.report import write_report
 from mm_sop.visualization.report_hook import ReportHook
+from mm_sop.visualization.segmentation_pictures_hook import SegmentationPicturesHook
 
-__all__ = ['ReportHook', 'write_report']
+__all__ = ['ReportHook', 'SegmentationPicturesHook', 'write_report']

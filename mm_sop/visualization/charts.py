@@ -97,8 +97,7 @@ def comparison_chart(
     panels[0].set_yticks(range(len(accuracies)), list(accuracies))
     panels[0].invert_yaxis()
     if references:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside lower center', ncols=len(references))
+        _legend_below(figure, panels[0])
     return figure
 
 
@@ -123,12 +122,37 @@ def seeds_chart(
         for color, dash, (name, level) in zip(theme.series[::-1], ((4, 2), (1, 1.5)), levels.items(), strict=False):
             axes.axhline(100 * level, color=color, linestyle=(0, dash), linewidth=1.3, label=name)
         axes.set_title(describe_score(score))
-        axes.set_xlabel('iteration')
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+        _count_iterations(axes, 4)
     panels[0].set_ylabel('k-NN accuracy in %')
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def spread_chart(curves: dict[str, dict[str, Sequence[Curve]]], unit: str, theme: Theme, columns: int = 4) -> Figure:
+    """Mean over the seeds with a band of one deviation, over the iterations; a panel for each score.
+
+    Args:
+        curves: Iterations, the same for all seeds, and values of every seed, by score and kind of run.
+        unit: Of the values.
+        theme: Colours.
+        columns: Panels in a row.
+    """
+    columns = min(columns, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(0.4 + 3.1 * columns, 0.4 + 2.8 * rows))
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for (score, kinds), axes in zip(curves.items(), panels, strict=False):
+        for color, (kind, runs) in zip(theme.series, kinds.items(), strict=False):
+            steps, values = runs[0][0], np.array([values for _, values in runs])
+            mean, spread = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else 0
+            axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
+            axes.plot(steps, mean, color=color, marker='o', markersize=3, label=kind)
+        axes.set_title(score)
+        axes.set_ylabel(unit)
+        _count_iterations(axes, 4)
+    for axes in panels:
+        axes.set_axis_off()
+    _legend_below(figure, figure.axes[0])
     return figure
 
 
@@ -158,10 +182,21 @@ def _new_chart(title: str, unit: str, size: tuple[float, float] = CHART) -> tupl
     figure = Figure(figsize=size)
     axes = figure.add_subplot()
     axes.set_title(title)
-    axes.set(xlabel='iteration', ylabel=unit)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+    axes.set_ylabel(unit)
+    _count_iterations(axes, 5)
     return figure, axes
+
+
+def _count_iterations(axes: Axes, ticks: int) -> None:
+    axes.set_xlabel('iteration')
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=''))
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for panels that show the same kinds of lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
 
 
 def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:

@@ -1,9 +1,13 @@
 """One self-contained HTML page."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+
+from matplotlib.figure import Figure
+
+from mm_sop.visualization.style import DARK, LIGHT, Theme, render
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #24292f; --quiet: #57606a; --ground: #ffffff; --panel: #f6f8fa;
@@ -49,6 +53,17 @@ class Chart:
     light: bytes
     dark: bytes
     text: str
+
+    @classmethod
+    def drawn(cls, name: str, draw: Callable[[Theme], Figure], text: str) -> 'Chart':
+        """Draw a chart in both themes.
+
+        Args:
+            name: Name of its files, without extension.
+            draw: Makes the figure for a theme.
+            text: What it shows.
+        """
+        return cls(name, render(draw, LIGHT), render(draw, DARK), text)
 
     @property
     def files(self) -> dict[str, bytes]:

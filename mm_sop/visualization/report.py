@@ -10,6 +10,7 @@ from torch import nn
 
 from mm_sop.evaluation.records import KNNRecords
 from mm_sop.visualization import sections
+from mm_sop.visualization.evaluation import evaluation_sections
 from mm_sop.visualization.page import render_page
 from mm_sop.visualization.run_log import read_scalars, time_shares
 from mm_sop.visualization.settings import describe_settings
@@ -42,6 +43,7 @@ def write_report(work_dir: str | Path, config: Config, model: nn.Module | None =
     parts = [
         sections.lead_section(records, verdict, ceiling),
         sections.knn_section(records, verdict, ceiling),
+        *evaluation_sections(work_dir / 'evaluation'),
         sections.curve_section(scalars),
         *pictures,
         sections.run_section(config, settings, seconds),

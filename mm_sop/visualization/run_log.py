@@ -4,7 +4,24 @@ import json
 from pathlib import Path
 from statistics import median
 
+from mmengine.config import Config
+
 from mm_sop.visualization.charts import Curve
+
+
+def read_config(work_dir: str | Path) -> Config:
+    """Config of a run's last start.
+
+    Args:
+        work_dir: Work directory of the run.
+
+    Raises:
+        FileNotFoundError: It is none.
+    """
+    found = sorted(Path(work_dir).glob('*/vis_data/config.py'))
+    if not found:
+        raise FileNotFoundError(f'{work_dir} is not the work directory of a run: it has no */vis_data/config.py')
+    return Config.fromfile(found[-1])
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, Curve]:

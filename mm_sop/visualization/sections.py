@@ -16,7 +16,6 @@ from mm_sop.visualization.data import build_evaluation_datasets, build_train_dat
 from mm_sop.visualization.galleries import Gallery
 from mm_sop.visualization.montage import to_png
 from mm_sop.visualization.page import Chart, Details, Item, Photo, Section, Table
-from mm_sop.visualization.style import DARK, LIGHT, render
 from mm_sop.visualization.verdict import NETWORKS, Comparison, Verdict
 
 LEAD_CHART = (6.4, 3.6)
@@ -146,7 +145,7 @@ def run_section(config: Config, settings: dict[str, str], seconds: dict[str, flo
     if not seconds:
         return Section('Settings', '', items)
     chart = _chart('time', partial(time_chart, seconds), 'Shares of the time')
-    return Section('Settings and time', f'About {_duration(sum(seconds.values()))} in all.', [chart, *items])
+    return Section('Settings and time', f'About {format_duration(sum(seconds.values()))} in all.', [chart, *items])
 
 
 def _draw_galleries(config: Config, model: nn.Module, seed: int) -> dict[str, Gallery | None]:
@@ -197,8 +196,7 @@ def _knn_item(name: str, records: list[dict], ceiling: dict | None, **size) -> C
 
 
 def _chart(name: str, draw: Callable, text: str) -> Chart:
-    light, dark = (render(lambda theme: draw(theme=theme), theme) for theme in (LIGHT, DARK))
-    return Chart(name, light, dark, f'Chart over the iterations. {text}')
+    return Chart.drawn(name, lambda theme: draw(theme=theme), f'Chart over the iterations. {text}')
 
 
 def _named(scalars: dict[str, Curve], names: Sequence[str]) -> dict[str, Curve]:
@@ -209,7 +207,8 @@ def _percent(score: dict) -> str:
     return f'{100 * score["accuracy"]:.1f}'
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Seconds as hours and minutes, or as minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes} min' if hours else f'{minutes} min {seconds} s'

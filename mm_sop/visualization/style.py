@@ -32,6 +32,9 @@ LIGHT = Theme('light', '#24292f', '#6e7781', '#e4e8ec', ('#0072b2', '#d55e00', '
 DARK = Theme('dark', '#e6edf3', '#9aa4af', '#30363d', ('#56b4e9', '#f0883e', '#2fbf94', '#e0a3c6', '#f0c808'))
 THEMES = (LIGHT, DARK)
 
+LINE_STYLES = ('-', '--', ':')
+"""Styles of further lines, once all colours of the series are in use."""
+
 PIXELS_PER_INCH = 100
 
 
@@ -53,7 +56,7 @@ def chart_style(theme: Theme) -> Iterator[None]:
         'axes.grid': True,
         'axes.grid.axis': 'y',
         'axes.axisbelow': True,
-        'axes.prop_cycle': matplotlib.cycler(color=theme.series),
+        'axes.prop_cycle': matplotlib.cycler(linestyle=LINE_STYLES) * matplotlib.cycler(color=theme.series),
         'grid.color': theme.grid,
         'text.color': theme.ink,
         'xtick.color': theme.quiet,

@@ -13,9 +13,9 @@ from sample_pictures import write_pictures
 
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data
 from mm_sop.engine.weights import WeightsError
+from mm_sop.evaluation.cache import FeatureShards
 from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.mining import (
-    FeatureShards,
     PlainPictures,
     Selection,
     choose_images,
@@ -210,7 +210,7 @@ def test_interrupted_encoding_goes_on(tmp_path, pictures):
     with pytest.raises(KeyboardInterrupt):
         shards.encode(CountingEncoder(), dataset, batch_size=4)
     assert len(list(tmp_path.glob('*.npy'))) == 2
-    (tmp_path / '000000000.npy').write_bytes(b'damaged')
+    (tmp_path / 'features_000000000.npy').write_bytes(b'damaged')
     encoder = CountingEncoder()
     shards.encode(encoder, dataset, batch_size=4)
     assert encoder.calls == 2

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from mm_sop.evaluation import uncertainty
-from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error, count_by_cluster
+from mm_sop.evaluation.uncertainty import (
+    binomial_standard_error,
+    clustered_standard_error,
+    count_by_cluster,
+    standard_error,
+)
 
 
 def by_cluster(correct, clusters, **options):
@@ -66,3 +71,10 @@ def test_seed_and_blocks(monkeypatch):
 def test_one_object_has_no_spread():
     assert by_cluster(np.array([True, False]), np.array([5, 5])) == 0
     assert math.isclose(binomial_standard_error(0.5, 2), math.sqrt(0.125))
+
+
+def test_standard_error_by_clusters_or_pictures():
+    correct, clusters = np.array([True, True, False, False]), np.array([0, 0, 1, 1])
+    assert standard_error(correct) == binomial_standard_error(0.5, 4)
+    assert standard_error(correct, clusters) == clustered_standard_error(*count_by_cluster(correct, clusters))
+    assert standard_error(correct, clusters) > standard_error(correct)

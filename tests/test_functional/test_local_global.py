@@ -1,8 +1,9 @@
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from mm_sop.functional import grid_cells, local_global_similarity, redundancy, uniform_cells
+from mm_sop.functional.local_global import cosine_between_images
 
 
 def test_similarity_is_the_mean_cosine_of_cells_and_vector_with_its_gradients():
@@ -84,3 +85,17 @@ def test_uniform_cells_are_distinct_and_fair():
         assert len(set(positions.tolist())) == 4
         counts[positions] += 1
     assert ((counts - 200) ** 2 / 200).sum() < 37.7
+
+
+def test_cosine_between_images_equals_all_pairs_of_cells():
+    local, whole = normalize(torch.randn(4, 3, 5, dtype=torch.float64), dim=2), torch.randn(4, 5, dtype=torch.float64)
+    whole = normalize(whole, dim=1)
+    cells, wholes = [], []
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                cells += [float(a @ b) for a in local[i] for b in local[j]]
+                wholes += [float(a @ whole[j]) for a in local[i]]
+    means = local.mean(1)
+    assert float(cosine_between_images(means, means)) == pytest.approx(sum(cells) / len(cells))
+    assert float(cosine_between_images(means, whole)) == pytest.approx(sum(wholes) / len(wholes))

@@ -35,3 +35,12 @@ def test_train_speed_of_variants_and_inputs(repository, pictures, tmp_path):
     assert row['speed_ratio'] == 1
     assert row['tflops'] == pytest.approx(row['mfu'])
     assert '| synthetic | checkpointed |' in out.with_suffix('.md').read_text()
+
+
+def test_picture_search_times_every_width(repository, tmp_path):
+    out = tmp_path / 'picture_search.json'
+    small = '--pictures 300 --widths 8 16 --matches 5 --searches 2 --threads 1'
+    results = run(repository / 'tools/benchmarks/picture_search.py', small, out)
+    assert list(results) == ['8', '16']
+    assert all(times['median'] <= times['p95'] for times in results.values())
+    assert '| 16 | ' in out.with_suffix('.md').read_text()

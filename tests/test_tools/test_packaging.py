@@ -71,7 +71,8 @@ def metafile_configs(read):
 
 def test_wheel_ships_package_configs_and_tools(repository, wheel):
     names = {name for name in wheel.namelist() if not name.endswith('/')}
-    expected = {f'mm_sop/{name}' for name in files_below(repository / 'mm_sop', '.py')}
+    suffixes = ('.py', '.html', '.css', '.js', '.svg')
+    expected = {f'mm_sop/{name}' for suffix in suffixes for name in files_below(repository / 'mm_sop', suffix)}
     for folder in ('configs', 'tools'):
         expected |= {f'{MIM}/{folder}/{name}' for name in files_below(repository / folder)}
     expected.add(f'{MIM}/model-index.yml')

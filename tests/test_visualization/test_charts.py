@@ -13,6 +13,7 @@ from mm_sop.visualization.charts import (
     knn_chart,
     seeds_chart,
     spread_apart,
+    spread_chart,
     time_chart,
 )
 from mm_sop.visualization.style import DARK, LIGHT, chart_style, render
@@ -106,3 +107,24 @@ def test_seeds_have_a_line_each_and_one_name_together():
     assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[10, 30], [20, 40], [10]]
     assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ['trained', 'control', 'raw pixels']
+
+
+def test_spread_chart_has_a_mean_and_a_band_of_one_deviation():
+    runs = [([10, 20], [1.0, 2.0]), ([10, 20], [3.0, 8.0])]
+    curves = {'box AP': dict(scratch=runs, sop=[([10, 20], [5.0, 6.0])]), 'mIoU': dict(scratch=runs[:1])}
+    with chart_style(LIGHT):
+        figure = spread_chart(curves, '%', LIGHT, columns=2)
+    boxes, segments = figure.axes
+    assert [list(line.get_ydata()) for line in boxes.lines] == [[2, 5], [5, 6]]
+    band = boxes.collections[0].get_paths()[0].vertices
+    heights = {x: np.ptp(band[band[:, 0] == x, 1]) for x in (10, 20)}
+    assert heights == pytest.approx({10: 2 * 2**0.5, 20: 2 * 18**0.5})
+    assert len(segments.lines) == 1 and segments.get_title(loc='left') == 'mIoU'
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['scratch', 'sop']
+
+
+def test_spread_chart_leaves_places_without_a_panel_empty():
+    curves = {name: dict(scratch=[([1], [2.0])]) for name in 'abc'}
+    with chart_style(LIGHT):
+        figure = spread_chart(curves, '%', LIGHT, columns=2)
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]

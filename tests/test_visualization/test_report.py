@@ -13,7 +13,7 @@ from PIL import Image
 from sample_pictures import write_pictures
 from sop_models import sop_config
 
-from mm_sop.visualization import report, sections
+from mm_sop.visualization import page, report
 from mm_sop.visualization.data import build_evaluation_datasets, build_train_dataset
 from mm_sop.visualization.montage import to_png
 from mm_sop.visualization.report_hook import ReportHook
@@ -35,7 +35,7 @@ def labelled(tmp_path_factory):
 def blank_charts(monkeypatch):
     """Charts take most of the time of a report; they have tests of their own."""
     blank = to_png(Image.new('RGB', (8, 8)))
-    monkeypatch.setattr(sections, 'render', lambda draw, theme: blank)
+    monkeypatch.setattr(page, 'render', lambda draw, theme: blank)
 
 
 def make_config(work_dir, pictures, labelled=None, model=None, report_hook=None, epochs=2):

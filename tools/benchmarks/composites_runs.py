@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from mm_sop.engine.atomic import write_atomically  # noqa: E402
 from mm_sop.evaluation.records import describe_score  # noqa: E402
 from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize  # noqa: E402
 from mm_sop.visualization.charts import comparison_chart  # noqa: E402
-from mm_sop.visualization.style import LIGHT, render  # noqa: E402
+from mm_sop.visualization.style import LIGHT, Theme, render  # noqa: E402
 
 CONDITIONS = """\
 Every run is one process of one thread with the whole batch of 128: BatchNorm sees batches of one size in all of them.
@@ -42,25 +43,29 @@ class Variant(NamedTuple):
         base: Variant with which it is compared seed by seed.
         prepare: Makes what the run needs out of a finished run of the base; called with its folder and its config, it
             gives further options.
+        pretrained: Checkpoint from which it starts, or ``'none'``; None where the config has no place for one.
     """
 
     config: str
     options: tuple[str, ...] = ()
     base: str | None = None
     prepare: Callable[[Path, Path], list[str]] | None = None
+    pretrained: str | None = None
 
 
-class Comparison:
+class Runs:
     """Runs of several variants with several seeds, a few at a time; finished ones are kept.
 
     Args:
         variants: By name.
-        args: With the attributes that :func:`parse_args` gives.
+        args: With the attributes that :func:`add_run_arguments` gives.
+        options: Changes to the configs of all.
     """
 
-    def __init__(self, variants: dict[str, Variant], args: argparse.Namespace) -> None:
-        self.variants = {name: variants[name] for name in args.names}
+    def __init__(self, variants: dict[str, Variant], args: argparse.Namespace, options: Sequence[str] = ()) -> None:
+        self.variants = variants
         self.args = args
+        self.options = options
 
     def train(self) -> None:
         """Train everything, what needs another variant's run last."""
@@ -77,40 +82,78 @@ class Comparison:
 
     def _train_once(self, name: str, seed: int) -> None:
         variant, folder = self.variants[name], self.folder(name, seed)
+        options = [*self.options, *variant.options]
+        settings = [str(variant.config), *options, *([variant.pretrained] if variant.pretrained else [])]
         if (folder / 'finished.json').is_file():
+            self._check_settings(name, seed, settings)
             return
-        options = [f'train_cfg.max_epochs={self.args.epochs}', 'train_dataloader.batch_size=128', *variant.options]
         if variant.prepare:
             base = ROOT / 'configs' / self.variants[variant.base].config
             options += variant.prepare(self.folder(variant.base, seed), base)
         command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'configs' / variant.config, '--seed', seed]
-        command += ['--work-dir', folder, '--resume', *(['--amp'] if self.args.amp else []), '--cfg-options', *options]
+        command += ['--work-dir', folder, '--resume', *(['--amp'] if self.args.amp else [])]
+        command += ['--pretrained', variant.pretrained] if variant.pretrained else []
+        command += ['--cfg-options', *options] if options else []
         begin = time.monotonic()
         cpu_seconds = run_command(command, folder / 'output.txt')
-        record = dict(cpu_seconds=cpu_seconds, seconds=time.monotonic() - begin)
+        record = dict(cpu_seconds=cpu_seconds, seconds=time.monotonic() - begin, settings=settings)
         write_atomically(folder / 'finished.json', json.dumps(record))
         print(f'{name}, seed {seed}: {cpu_seconds / 60:.1f} processor minutes', flush=True)
+
+    def _check_settings(self, name: str, seed: int, settings: list[str]) -> None:
+        """Refuse results of other settings; runs of earlier versions have noted none."""
+        known = self._finished(name, seed).get('settings', settings)
+        if known != settings:
+            raise SystemExit(
+                f'{self.folder(name, seed)} was trained with {shlex.join(known)}, now it would be '
+                f'{shlex.join(settings)}: remove it or choose another --work-dir'
+            )
+
+    def _finished(self, name: str, seed: int) -> dict:
+        return json.loads((self.folder(name, seed) / 'finished.json').read_text())
+
+    def cpu_minutes(self, name: str) -> dict:
+        """Processor minutes of a variant's runs."""
+        return summarize([self._finished(name, seed)['cpu_seconds'] / 60 for seed in self.args.seeds])
+
+    def provenance(self, details: str) -> dict[str, str]:
+        """Command and environment of a report."""
+        return dict(
+            command=shlex.join(['python', *sys.argv]),
+            environment=f'{len(self.args.seeds)} seed(s), {details}, {self.args.jobs} runs at a time on '
+            f'{os.cpu_count()} cores ({processor_name()}), torch {torch.__version__}.',
+        )
+
+
+class Comparison(Runs):
+    """Pretraining runs, compared by k-NN.
+
+    Args:
+        variants: By name.
+        args: With the attributes that :func:`parse_args` gives.
+    """
+
+    def __init__(self, variants: dict[str, Variant], args: argparse.Namespace) -> None:
+        options = [f'train_cfg.max_epochs={args.epochs}', 'train_dataloader.batch_size=128']
+        super().__init__({name: variants[name] for name in args.names}, args, options)
 
     def report(self) -> dict:
         """Accuracies, times and gains."""
         seeds = self.args.seeds
         runs = {name: [read_run(self.folder(name, seed))[0] for seed in seeds] for name in self.variants}
         return dict(
-            command=shlex.join(['python', *sys.argv]),
-            environment=f'{len(seeds)} seed(s), {self.args.epochs} epochs, {self.args.jobs} runs at a time on '
-            f'{os.cpu_count()} cores ({processor_name()}), torch {torch.__version__}.',
+            self.provenance(f'{self.args.epochs} epochs'),
             results={name: self._result(name, runs) for name in self.variants},
             references=_references(next(iter(runs.values()))),
         )
 
     def _result(self, name: str, runs: dict[str, list[dict]]) -> dict:
-        finished = [json.loads((self.folder(name, seed) / 'finished.json').read_text()) for seed in self.args.seeds]
         scores = runs[name][0]['trained']
         variant = self.variants[name]
         result = dict(
             config=variant.config,
             options=variant.options,
-            cpu_minutes=summarize([run['cpu_seconds'] / 60 for run in finished]),
+            cpu_minutes=self.cpu_minutes(name),
             accuracy={score: summarize([run['trained'][score]['accuracy'] for run in runs[name]]) for score in scores},
         )
         if variant.base in runs:
@@ -183,10 +226,14 @@ def write_report(report: dict, out: Path, title: str, explanation: str) -> None:
     """Write a JSON file, a page and a picture, and print the page."""
     accuracies = {name: row['accuracy'] for name, row in report['results'].items()}
     page = format_page(report, out.with_suffix('.png').name, title, explanation)
-    chart = render(partial(comparison_chart, accuracies, report['references']), LIGHT, transparent=False)
+    write_files(report, out, page, partial(comparison_chart, accuracies, report['references']))
+
+
+def write_files(report: dict, out: Path, page: str, draw: Callable[[Theme], Figure]) -> None:
+    """Write a report, its page and its chart beside each other, and print the page."""
     write_atomically(out, json.dumps(report, indent=1) + '\n')
     write_atomically(out.with_suffix('.md'), page)
-    write_atomically(out.with_suffix('.png'), chart)
+    write_atomically(out.with_suffix('.png'), render(draw, LIGHT, transparent=False))
     print(page)
 
 
@@ -200,15 +247,30 @@ def parse_args(variants: dict[str, Variant], name: str, description: str) -> arg
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--names', nargs='+', choices=variants, default=list(variants), metavar='NAME')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=2)
-    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
-    parser.add_argument('--amp', action='store_true', help='bfloat16')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', name))
-    parser.add_argument('--out', type=Path, default=ROOT / f'docs/benchmarks/{name}.json')
+    add_run_arguments(parser, name, os.cpu_count() or 1)
     args = parser.parse_args()
-    args.work_dir = args.work_dir.resolve()
     missing = {variants[name].base for name in args.names if variants[name].prepare} - set(args.names)
     if missing:
         parser.error(f'some variants need runs of others: add {", ".join(sorted(missing))} to --names')
     return args
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, name: str, jobs: int | None = None) -> None:
+    """Add what all benchmarks of several runs take.
+
+    Args:
+        parser: The parser.
+        name: Of the results' files and folder.
+        jobs: Runs at a time, unless told otherwise.
+    """
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=jobs, help='runs at a time')
+    parser.add_argument('--amp', action='store_true', help='bfloat16')
+    parser.add_argument('--work-dir', type=absolute_path, default=absolute_path(f'work_dirs/{name}'))
+    parser.add_argument('--out', type=Path, default=ROOT / f'docs/benchmarks/{name}.json')
+
+
+def absolute_path(path: str) -> Path:
+    """A path that stays right in the folder in which the runs are started."""
+    return Path(path).resolve()

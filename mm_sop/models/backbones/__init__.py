@@ -2,5 +2,6 @@
 
 from mm_sop.models.backbones.masked_vision_transformer import MaskedVisionTransformer
 from mm_sop.models.backbones.rf_resnet import RFResNet
+from mm_sop.models.backbones.windowed_vision_transformer import WindowedVisionTransformer
 
-__all__ = ['MaskedVisionTransformer', 'RFResNet']
+__all__ = ['MaskedVisionTransformer', 'RFResNet', 'WindowedVisionTransformer']

@@ -72,9 +72,11 @@ class MaskedVisionTransformer(VisionTransformer):
         tokens, resolution = self.patch_embed(images)
         if mask is not None:
             tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = self.drop_after_pos(tokens + self._position_embedding(resolution))
-        tokens = self.pre_norm(tokens)
+        return self._encode(self.pre_norm(tokens), resolution)
+
+    def _encode(self, tokens: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, ...]:
         outputs = []
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens)

@@ -1,0 +1,7 @@
+# mask-rcnn_r50-c4_8xb2-ms-1x_coco
+_base_ = [
+    '../_base_/models/mask-rcnn_r50_c4.py',
+    '../_base_/datasets/coco_instance_ms.py',
+    '../_base_/schedules/detection_1x.py',
+    '../_base_/detection_runtime.py',
+]

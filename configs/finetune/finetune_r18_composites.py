@@ -1,0 +1,13 @@
+# finetune_resnet18-narrow_1xb64-coslr-10e_composites: the ResNet of sop/r18_composites.py.
+_base_ = './finetune_vitt_composites.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ResNet_CIFAR',
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        strides=(2, 2, 2, 2)),
+    head=dict(in_channels=128))
+optim_wrapper = dict(
+    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.75, flat_decay_mult=0.0))

@@ -1,0 +1,76 @@
+"""Protocol cards: everything that a figure depends on, so that two figures can be compared."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import mmengine
+import mmpretrain
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mm_sop import __version__
+from mm_sop.datasets.semantic_pairs import describe_data
+from mm_sop.evaluation.cache import READOUTS, content_key
+from mm_sop.evaluation.knn import read_labels
+from mm_sop.evaluation.protocol import EvaluationContext, Protocol
+
+
+def make_card(name: str, protocol: Protocol, context: EvaluationContext, data: Mapping) -> dict:
+    """Describe an evaluation before it runs.
+
+    Args:
+        name: Registered name of the protocol.
+        protocol: The protocol.
+        context: What it runs with.
+        data: What :meth:`Protocol.find_data` returned.
+
+    Returns:
+        Protocol with version and options, encoder with the hash of its checkpoint, transform, layers, data, seed and
+        type, ready for JSON. The same card means the same figures.
+    """
+    return dict(
+        protocol=name,
+        version=protocol.version,
+        options=asdict(protocol),
+        encoder=context.encoder.identity,
+        transform=asdict(context.transform),
+        layers={readout: READOUTS[readout] for readout in protocol.readouts},
+        dtype=context.cache.dtype,
+        data={key: describe_source(source) for key, source in data.items()},
+        seed=context.seed,
+    )
+
+
+def card_key(card: Mapping) -> str:
+    """Short hash of a card."""
+    return content_key(card)
+
+
+def describe_source(source: Dataset | str | Path) -> dict:
+    """Identify a data set by its listing and labels, or a file or folder by names and sizes.
+
+    Args:
+        source: One of what :meth:`Protocol.find_data` returns.
+
+    Returns:
+        Number of pictures or files, and hashes.
+    """
+    if isinstance(source, (str, Path)):
+        return _describe_files(Path(source))
+    labels = read_labels(source, 'class')
+    return dict(describe_data(source), labels=None if labels is None else content_key(dict(labels=labels.tolist())))
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what computes the figures."""
+    modules = dict(torch=torch, numpy=np, mmengine=mmengine, mmpretrain=mmpretrain)
+    return dict(mm_sop=__version__, **{name: module.__version__ for name, module in modules.items()})
+
+
+def _describe_files(path: Path) -> dict:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if file.is_file())
+    listing = [(os.path.relpath(file, path), file.stat().st_size) for file in files]
+    return dict(name=path.name, num_files=len(files), sha256=content_key(dict(files=listing)))

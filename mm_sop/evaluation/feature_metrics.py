@@ -1,0 +1,111 @@
+"""Metrics of features for MMEngine's validation and test loops."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmpretrain.registry import METRICS
+from torch import Tensor
+
+from mm_sop.functional.knn import nearest_neighbors, neighbor_votes
+from mm_sop.functional.rank import effective_rank, rankme
+
+
+class _FeatureMetric(BaseMetric):
+    """Collects the ``feature`` and, where there is one, the label of every picture."""
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the predictions of a batch.
+
+        Args:
+            data_batch: Not used.
+            data_samples: Predictions of a self-supervised model.
+
+        Raises:
+            ValueError: The model gives no features.
+        """
+        for sample in data_samples:
+            if 'feature' not in sample:
+                raise ValueError(
+                    f'{type(self).__name__} needs predictions with `feature`, as self-supervised models give'
+                )
+            label = sample.get('gt_label')
+            self.results.append((sample['feature'].cpu(), None if label is None else int(label)))
+
+
+@METRICS.register_module()
+class KNNMetric(_FeatureMetric):
+    """Accuracy of the weighted vote of the nearest pictures.
+
+    Every picture is classified by all others of the validation set; or, with ``num_bank``, the first pictures of the
+    set vote for the rest (a ``ConcatDataset`` of bank and queries).
+
+    Args:
+        num_neighbors: Number k of neighbours that vote. Defaults to 20.
+        temperature: Temperature of the votes' weights. Defaults to 0.07.
+        num_bank: Number of pictures that vote only. Defaults to None.
+        **kwargs: Arguments of :class:`mmengine.evaluator.BaseMetric`.
+    """
+
+    default_prefix = 'knn'
+
+    def __init__(
+        self, num_neighbors: int = 20, temperature: float = 0.07, num_bank: int | None = None, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_neighbors = num_neighbors
+        self.temperature = temperature
+        self.num_bank = num_bank
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Accuracy in per cent, as MMPretrain's metrics give it.
+
+        Args:
+            results: Feature and label of every picture, in the order of the data set.
+
+        Returns:
+            ``top1``.
+
+        Raises:
+            ValueError: A picture has no label, or there are too few.
+        """
+        if any(label is None for _, label in results):
+            raise ValueError('KNNMetric needs labelled pictures: give val_dataloader.dataset one label for each')
+        features, labels = torch.stack([feature for feature, _ in results]), torch.tensor([each for _, each in results])
+        if self.num_bank is None:
+            cosines, rows = _neighbors_without_itself(features, self.num_neighbors)
+            truth = labels
+        else:
+            bank, queries = features[: self.num_bank], features[self.num_bank :]
+            cosines, rows = nearest_neighbors(queries, bank, self.num_neighbors)
+            truth = labels[self.num_bank :]
+        k, num_classes = self.num_neighbors, int(labels.max()) + 1
+        votes = neighbor_votes(cosines, labels[rows], [k], self.temperature, num_classes)[k]
+        return dict(top1=100 * float((votes.argmax(1) == truth).float().mean()))
+
+
+@METRICS.register_module()
+class RankMetric(_FeatureMetric):
+    """RankMe, and effective rank of the centred features; labels are not needed."""
+
+    default_prefix = 'rank'
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Rank of the features of all pictures.
+
+        Args:
+            results: Feature and label of every picture.
+
+        Returns:
+            ``rankme`` and ``effective_rank``.
+        """
+        features = torch.stack([feature for feature, _ in results])
+        return dict(rankme=rankme(features), effective_rank=effective_rank(features - features.mean(0)))
+
+
+def _neighbors_without_itself(features: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
+    cosines, rows = nearest_neighbors(features, features, num_neighbors + 1)
+    # Of several equal pictures it may be another one that is cut off, then the last one goes.
+    others = (rows != torch.arange(len(rows))[:, None]).int()
+    order = others.argsort(dim=1, descending=True, stable=True)[:, :num_neighbors]
+    return cosines.gather(1, order), rows.gather(1, order)

@@ -1,0 +1,238 @@
+"""One line from a checkpoint to a ready encoder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS
+from PIL import Image
+from torch import Tensor, nn
+
+from mm_sop.engine.formats import from_format
+from mm_sop.engine.launch import load_config, training_dataset
+from mm_sop.engine.stored_config import stored_config
+from mm_sop.engine.weights import (
+    WeightsError,
+    find_prefix,
+    load_complete,
+    read_checkpoint,
+    read_state_dict,
+    strip_prefix,
+)
+from mm_sop.evaluation.encoders import hash_file, load_network
+from mm_sop.evaluation.mining import find_pipeline, view_size
+from mm_sop.evaluation.protocol import EvaluationTransform
+from mm_sop.models.utils.readout import read_out
+
+SPECIFICATION = 'mm_sop.json'
+"""File of an export that says what it holds."""
+
+
+@dataclass
+class EncoderSpecification:
+    """What an encoder is, ready for JSON.
+
+    Attributes:
+        backbone: Config of the network, or None for those of other libraries.
+        mean: Mean of R, G, B, of 0 ... 255.
+        std: Standard deviation.
+        image_size: Side of the square that the network sees, in pixels.
+        network: ``'teacher'`` or ``'student'``.
+        origin: Where the weights come from: ``checkpoint``, its ``checkpoint_sha256`` and, where known, ``method``,
+            ``data``, ``epoch``, ``iter`` and others.
+        weights: In an export, the file with the weights.
+        format: In an export, the names that they have there, see :data:`mm_sop.engine.formats.TABLES`.
+    """
+
+    backbone: dict | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    image_size: int
+    network: str = 'teacher'
+    origin: dict = field(default_factory=dict)
+    weights: str | None = None
+    format: str | None = None
+
+    def dumps(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+
+class Encoder(nn.Module):
+    """Network with the preparation of its pictures, in evaluation mode.
+
+    Args:
+        network: Backbone.
+        specification: What it is.
+
+    Attributes:
+        transform: Resizes (bicubic) and crops one picture, as the evaluation protocols do.
+    """
+
+    def __init__(self, network: nn.Module, specification: EncoderSpecification) -> None:
+        super().__init__()
+        self.network = network
+        self.specification = specification
+        self.transform = EvaluationTransform(specification.image_size)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            self._prepare_array = Compose(self.transform.array_steps)
+        for name in ('mean', 'std'):
+            values = torch.tensor(getattr(specification, name)).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Image.Image | Tensor | Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Encode pictures.
+
+        Args:
+            images: See :meth:`prepare`.
+
+        Returns:
+            Global representation, (B, D), and local map, (B, D', h, w).
+        """
+        readout = read_out(self.network, self.prepare(images))
+        return readout.global_features, readout.local_map
+
+    def prepare(self, images: Image.Image | Tensor | Sequence[Image.Image]) -> Tensor:
+        """Bring pictures into the form that the network takes.
+
+        Args:
+            images: A PIL picture or several, which are resized and cropped; or a tensor, RGB, (3, H, W) or
+                (B, 3, H, W), uint8 or of 0 ... 1, whose size stays.
+
+        Returns:
+            Normalised images on the network's device, (B, 3, H, W).
+
+        Raises:
+            ValueError: The pictures are something else.
+        """
+        if isinstance(images, Image.Image):
+            images = [images]
+        if not isinstance(images, Tensor):
+            images = torch.stack([self._from_pil(image) for image in images])
+        images = images[None] if images.ndim == 3 else images
+        if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
+            raise ValueError(f'expected images (B, {self.mean.shape[1]}, H, W), got {tuple(images.shape)}')
+        scale = 255 if images.is_floating_point() else 1
+        return (images.to(self.mean.device, torch.float32) * scale - self.mean) / self.std
+
+    def _from_pil(self, image: Image.Image) -> Tensor:
+        bgr = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+        return self._prepare_array(dict(img=bgr))['inputs'].flip(0)
+
+
+def load(
+    path_or_name: str | Path,
+    network: str = 'teacher',
+    config: str | Path | Config | None = None,
+    source: str | None = None,
+    image_size: int | None = None,
+    num_heads: int | None = None,
+    trusted: bool = False,
+) -> Encoder:
+    """Load an encoder with its transform.
+
+    Args:
+        path_or_name: Checkpoint of a run, which says itself what network it holds; folder written by
+            ``tools/export.py``; checkpoint of another library, with ``source``; address of such a file (``https://...``);
+            or ``hf:OWNER/NAME``, an export on the Hugging Face hub.
+        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
+        config: Config of the run, for checkpoints that do not hold theirs.
+        source: Other origin of the checkpoint, see :func:`mm_sop.evaluation.encoders.load_network`.
+        image_size: Side that pictures get. Defaults to that of pretraining; 224 where it is unknown.
+        num_heads: Attention heads of networks that are known by their shapes alone.
+        trusted: Whether code in the checkpoint may run.
+
+    Returns:
+        The encoder: ``encoder(images)`` gives global representations, (B, D), and local maps, (B, D', h, w).
+
+    Raises:
+        WeightsError: Nothing is there, or it does not hold all of a network that is known.
+    """
+    path = _fetch(str(path_or_name))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        if path.is_dir():
+            encoder = _load_export(path)
+        else:
+            encoder = _load_checkpoint(path, network, config, source, num_heads, trusted)
+    if image_size is None or image_size == encoder.specification.image_size:
+        return encoder
+    encoder.specification.image_size = image_size
+    return Encoder(encoder.network, encoder.specification)
+
+
+def _fetch(name: str) -> Path:
+    if name.startswith('hf:'):
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise WeightsError(f'{name} needs `pip install huggingface_hub`') from error
+        return Path(snapshot_download(name.removeprefix('hf:')))
+    if urlparse(name).scheme in ('http', 'https'):
+        path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(name).path).name)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(name, str(path))
+        return path
+    if not Path(name).exists():
+        raise WeightsError(
+            f'no checkpoint {Path(name).absolute()}: expected a file, a folder, an address or hf:OWNER/NAME'
+        )
+    return Path(name)
+
+
+def _load_export(folder: Path) -> Encoder:
+    if not (folder / SPECIFICATION).is_file():
+        raise WeightsError(f'{folder} has no {SPECIFICATION}: expected a folder written by tools/export.py')
+    specification = EncoderSpecification(**json.loads((folder / SPECIFICATION).read_text()))
+    if specification.format is None:
+        raise WeightsError(f'{folder} holds a program, not weights: load {specification.weights} with its own runtime')
+    module = MODELS.build(specification.backbone)
+    state = from_format(read_state_dict(folder / specification.weights), specification.format)
+    names = [name for name in module.state_dict() if name != 'mask_token']
+    prefix = find_prefix(state, names, ('backbone.', ''), str(folder))
+    load_complete(module, strip_prefix(state, prefix), str(folder), ('mask_token',))
+    return Encoder(module, specification)
+
+
+def _load_checkpoint(
+    path: Path,
+    network: str,
+    config: str | Path | Config | None,
+    source: str | None,
+    num_heads: int | None,
+    trusted: bool,
+) -> Encoder:
+    content = read_checkpoint(path, trusted)
+    if isinstance(config, (str, Path)):
+        config = load_config(config)
+    if config is None and source is None:
+        config = stored_config(content, str(path))
+    loaded = load_network(path, config, source, network, None, num_heads, trusted)
+    meta = content.get('meta') or {}
+    origin = dict(checkpoint=path.name, checkpoint_sha256=hash_file(path), source=source)
+    origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
+    if config is not None:
+        origin.update(method=config.model.get('type'), data=(training_dataset(config) or {}).get('data_root'))
+    specification = EncoderSpecification(
+        loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
+        **loaded.normalization,
+        image_size=_image_size(loaded.backbone, config),
+        network=network,
+        origin=origin,
+    )
+    return Encoder(loaded.module, specification)
+
+
+def _image_size(backbone: dict | None, config: Config | None) -> int:
+    size = (backbone or {}).get('img_size')
+    if size is None and config is not None and 'train_dataloader' in config:
+        size = view_size(find_pipeline(config))
+    return max(size) if isinstance(size, Sequence) else size or 224

@@ -1,0 +1,79 @@
+"""Projector of a checkpoint, for features between the encoder and the loss."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from mm_sop.engine.weights import load_complete, read_state_dict, strip_prefix
+from mm_sop.models.necks import SOPNeck
+
+_ACTIVATIONS = (nn.ReLU, nn.GELU)
+
+
+class FrozenProjector(nn.Module):
+    """The network that follows an encoder in pretraining, in evaluation mode.
+
+    Args:
+        neck: A neck on pooled vectors, (n, D) or in tuples; one that pools by itself will do. The prototypes that
+            DINO's neck ends with are left out.
+    """
+
+    def __init__(self, neck: nn.Module) -> None:
+        super().__init__()
+        self.neck = getattr(neck, 'projector', neck)
+        self.pools = getattr(neck, 'with_avg_pool', False)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Follow pooled features through the projector.
+
+        Args:
+            features: Outputs of the encoder, (n, D), on the projector's device.
+
+        Returns:
+            ``encoding``, the features themselves; ``hidden1``, ``hidden2``, ..., the outputs of the activations; and
+            ``embedding``, the output of the projector: H, P and Z in "Clustering Properties of Self-Supervised
+            Learning", section 3.
+        """
+        hidden = []
+        inputs = features[..., None, None] if self.pools else features
+        with ExitStack() as stack:
+            for module in self.neck.modules():
+                if isinstance(module, _ACTIVATIONS):
+                    handle = module.register_forward_hook(lambda *call: hidden.append(call[2].clone()))
+                    stack.callback(handle.remove)
+            output = self.neck(inputs if isinstance(self.neck, SOPNeck) else (inputs,))
+        embedding = output if isinstance(output, Tensor) else output[-1]
+        taps = {f'hidden{number}': each for number, each in enumerate(hidden, start=1)}
+        return dict(encoding=features, **taps, embedding=embedding)
+
+
+def load_projector(config: Config, checkpoint: str | Path, prefix: str) -> FrozenProjector | None:
+    """Build the projector that belongs to an encoder.
+
+    Args:
+        config: Config of the pretraining.
+        checkpoint: Weights.
+        prefix: Beginning of the encoder's names in the checkpoint, such as ``'teacher.backbone.'``.
+
+    Returns:
+        The projector on the CPU, or None if config or checkpoint have none.
+
+    Raises:
+        WeightsError: The checkpoint holds another projector.
+    """
+    settings = config.model.get('neck')
+    if settings is None or not prefix.endswith('backbone.'):
+        return None
+    prefix = f'{prefix.removesuffix("backbone.")}neck.'
+    state = strip_prefix(read_state_dict(checkpoint), prefix)
+    if not state:
+        return None
+    neck = MODELS.build(settings)
+    load_complete(neck, state, f'{checkpoint} (prefix {prefix!r})')
+    return FrozenProjector(neck)

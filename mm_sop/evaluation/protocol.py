@@ -1,0 +1,261 @@
+"""What every evaluation protocol gets, does and gives back.
+
+A protocol is a dataclass in a module of :mod:`mm_sop.evaluation.protocols`, whose fields are its options::
+
+    @PROTOCOLS.register_module('nearest')
+    @dataclass
+    class NearestProtocol(Protocol):
+        readout: str = 'global'
+
+        @property
+        def readouts(self):
+            return (self.readout,)
+
+        def find_data(self, context):
+            folder = context.find('birds', 'class folders with pictures')
+            return dict(birds=LabelledImages(folder, pipeline=context.transform.steps))
+
+        def run(self, context, data):
+            features = context.features(data['birds'], self.readout)
+            accuracy, matrix = ...
+            chart = Chart.drawn('confusion', partial(confusion_chart, matrix), 'Confusion of the classes')
+            return ProtocolResult(dict(accuracy=Score(accuracy)), pictures=[chart])
+
+All processes call both methods and must come to the same result. Whatever is random is drawn from ``context.seed``.
+The framework keeps the result under a key of everything it depends on, and adds to its card what all protocols share.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from mmengine.registry import Registry
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mm_sop.evaluation.cache import FeatureCache
+from mm_sop.evaluation.encoders import FrozenEncoder
+from mm_sop.evaluation.projector import FrozenProjector
+from mm_sop.visualization.page import Chart, Photo
+
+PROTOCOLS = Registry('evaluation protocol', scope='mm_sop', locations=['mm_sop.evaluation.protocols'])
+"""All protocols by the name that ``tools/evaluate.py --protocols`` takes."""
+
+
+class MissingDataError(FileNotFoundError):
+    """The data of a protocol are absent; the message says in one line what is expected where."""
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """How pictures are prepared: resized, and cropped in the centre.
+
+    Args:
+        crop_size: Side of the square that the encoder sees, in pixels.
+        resize_edge: Length of the shorter side before the crop. Defaults to None: 8/7 of the crop, as 256 to 224; crops
+            below 160 pixels show the whole shorter side.
+        interpolation: Filter of the resizing: ``'bicubic'``, ``'bilinear'`` or ``'lanczos'`` by Pillow, which smooths
+            when it shrinks, or ``'area'`` by OpenCV.
+    """
+
+    crop_size: int = 224
+    resize_edge: int | None = None
+    interpolation: str = 'bicubic'
+
+    def __post_init__(self) -> None:
+        if self.resize_edge is None:
+            edge = self.crop_size if self.crop_size < 160 else round(self.crop_size * 8 / 7)
+            object.__setattr__(self, 'resize_edge', edge)
+        if not 0 < self.crop_size <= self.resize_edge:
+            raise ValueError(f'crop_size={self.crop_size} must lie in [1, resize_edge={self.resize_edge}]')
+
+    @property
+    def steps(self) -> list[dict]:
+        """Pipeline of a data set whose samples have ``img_path``."""
+        return [dict(type='LoadPicture'), *self.array_steps]
+
+    @property
+    def array_steps(self) -> list[dict]:
+        """Pipeline of a data set whose samples have ``img``, BGR."""
+        backend = 'cv2' if self.interpolation == 'area' else 'pillow'
+        return [
+            dict(type='ResizeEdge', scale=self.resize_edge, interpolation=self.interpolation, backend=backend),
+            dict(type='CenterCrop', crop_size=self.crop_size),
+            dict(type='PackInputs'),
+        ]
+
+
+@dataclass
+class EvaluationContext:
+    """What an evaluation runs with.
+
+    Attributes:
+        encoder: The frozen network on its device.
+        data: Folder of all data sets.
+        work_dir: Folder of results, cache and other files.
+        cache: Features on the disk.
+        transform: How pictures are prepared.
+        seed: Seed of whatever is random.
+        batch_size: Pictures encoded at once by one process.
+        num_workers: Worker processes that load pictures.
+        readouts: What the protocols together read out, see :data:`READOUTS`; one pass serves all.
+        projector: What followed the encoder in pretraining, on its device, or None.
+    """
+
+    encoder: FrozenEncoder
+    data: Path
+    work_dir: Path
+    cache: FeatureCache
+    transform: EvaluationTransform = field(default_factory=EvaluationTransform)
+    seed: int = 0
+    batch_size: int = 256
+    num_workers: int = 2
+    readouts: Sequence[str] = ('global',)
+    projector: FrozenProjector | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the encoder."""
+        return next(self.encoder.parameters()).device
+
+    def features(self, dataset: Dataset, readout: str = 'global') -> Tensor:
+        """Features of a data set, from the cache or extracted by all processes together.
+
+        Args:
+            dataset: Data set whose pipeline is ``context.transform.steps``.
+            readout: One of :data:`READOUTS`.
+
+        Returns:
+            Features, (N, D), fp32, on the CPU.
+        """
+        wanted = dict.fromkeys((*self.readouts, readout))
+        loading = dict(batch_size=self.batch_size, num_workers=self.num_workers)
+        return self.cache.read(self.encoder, dataset, asdict(self.transform), tuple(wanted), **loading)[readout]
+
+    def project(self, encodings: Tensor) -> dict[str, Tensor]:
+        """Follow global features through the projector.
+
+        Args:
+            encodings: Features of the encoder, (N, D).
+
+        Returns:
+            ``encoding`` and, where there is a projector, what :class:`FrozenProjector` gives, on the encoder's device.
+        """
+        encodings = encodings.to(self.device)
+        return dict(encoding=encodings) if self.projector is None else self.projector(encodings)
+
+    def find(self, name: str | Path, expected: str) -> Path:
+        """Find a file or folder of the data.
+
+        Args:
+            name: Path below :attr:`data`.
+            expected: What should be there, for the message.
+
+        Raises:
+            MissingDataError: It does not exist.
+        """
+        path = self.data / name
+        if not path.exists():
+            raise MissingDataError(f'{path} does not exist: expected {expected}')
+        return path
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of a result.
+
+    Attributes:
+        value: The figure; shares and accuracies in [0, 1].
+        error: Standard error, or deviation over repeated tries; None if there is none.
+        percent: Whether it is shown in per cent.
+    """
+
+    value: float
+    error: float | None = None
+    percent: bool = True
+
+
+@dataclass
+class ProtocolResult:
+    """What a protocol found.
+
+    Attributes:
+        scores: Figures by name, the most important first.
+        card: What only the protocol knows of how they came about (chosen options, lists, number of queries), for JSON.
+        pictures: Charts and galleries, with names that are unique within the protocol.
+    """
+
+    scores: Mapping[str, Score]
+    card: dict = field(default_factory=dict)
+    pictures: Sequence[Chart | Photo] = ()
+
+
+class Protocol(ABC):
+    """Base class of all protocols; see the head of this module for how to write one.
+
+    Attributes:
+        version: To be raised when a change of the code changes the figures; kept results count no more then.
+    """
+
+    version: ClassVar[int] = 1
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Which of :data:`READOUTS` are asked of :meth:`EvaluationContext.features`."""
+        return ()
+
+    @abstractmethod
+    def find_data(self, context: EvaluationContext) -> dict[str, Dataset | Path]:
+        """Find the data, without encoding anything.
+
+        Args:
+            context: What the evaluation runs with.
+
+        Returns:
+            Data sets, or files and folders, by name. The result is kept under a key of their content: listings of data
+            sets, names and sizes of files.
+
+        Raises:
+            MissingDataError: They are absent; the protocol is then listed as skipped.
+        """
+
+    @abstractmethod
+    def run(self, context: EvaluationContext, data: dict) -> ProtocolResult:
+        """Evaluate.
+
+        Args:
+            context: What the evaluation runs with.
+            data: What :meth:`find_data` returned.
+
+        Returns:
+            Scores, card and pictures.
+        """
+
+
+def protocol_names() -> list[str]:
+    """Names of all protocols."""
+    PROTOCOLS.import_from_location()
+    return list(PROTOCOLS.module_dict)
+
+
+def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
+    """Build a protocol by its name.
+
+    Args:
+        name: Registered name.
+        options: Values of its fields.
+
+    Raises:
+        ValueError: Name or option is unknown.
+    """
+    if name not in protocol_names():
+        raise ValueError(f'no protocol {name!r}: choose among {", ".join(protocol_names())}')
+    protocol = PROTOCOLS.get(name)
+    unknown = set(options or {}) - set(protocol.__dataclass_fields__)
+    if unknown:
+        known = ', '.join(protocol.__dataclass_fields__)
+        raise ValueError(f'protocol {name} has no option {", ".join(sorted(unknown))}: its options are {known}')
+    return protocol(**(options or {}))

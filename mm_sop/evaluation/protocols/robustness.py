@@ -1,0 +1,212 @@
+"""How much of a classification survives when pictures or representations are disturbed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dataset import ConcatDataset
+from mmengine.logging import print_log
+from torch.utils.data import Dataset
+
+from mm_sop.datasets.labelled_images import LabelledImages
+from mm_sop.datasets.transforms.corruptions import CORRUPTIONS, SEVERITIES
+from mm_sop.evaluation.classification import class_labels
+from mm_sop.evaluation.disturbances import InternalCorruption, PixelAttack
+from mm_sop.evaluation.frozen_classifiers import CLASSIFIERS, FrozenClassifiers, map_pictures
+from mm_sop.evaluation.knn import read_labels
+from mm_sop.evaluation.perturbed_data import (
+    BACKGROUNDS,
+    find_backgrounds,
+    find_corrupted,
+    match_classes,
+    perturb_dataset,
+    random_subset,
+)
+from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
+from mm_sop.evaluation.sources import find_classification
+from mm_sop.evaluation.uncertainty import standard_error
+from mm_sop.visualization.robustness import perturbation_gallery, robustness_charts
+
+Correct = dict[float | str, dict[str, np.ndarray]]
+"""Whether each prediction is right, bool, (tries, N), by level and classifier."""
+
+
+@PROTOCOLS.register_module('robustness')
+@dataclass
+class RobustnessProtocol(Protocol):
+    """Accuracy under disturbances, of classifiers that learnt from undisturbed training pictures.
+
+    - The 15 corruptions of ImageNet-C in 5 severities, read where the set exists, else generated.
+    - Occluded and shuffled patches (Naseer et al.).
+    - Backgrounds of ImageNet-9, and ImageNet-A, where the sets exist.
+    - Cells of the last map dropped, or disturbed by noise, before they are pooled (CO-SSL, internal corruption).
+    - Projected gradient descent on the pixels (CO-SSL).
+
+    Disturbed pixels meet a k-NN vote and a linear head on the network's own representation. The head alone meets the
+    attacks; internal corruption meets a linear head on the mean of the map.
+
+    Args:
+        max_images: Pictures of each test set, drawn at random; None for all.
+        num_neighbors: Neighbours that vote.
+        penalty: Weight of the penalty of the linear heads.
+        imagenet_c: Folder of ImageNet-C below the data.
+        imagenet_a: Folder of ImageNet-A below the data.
+        backgrounds: Folder of ImageNet-9 below the data.
+        occluded: Shares of occluded patches.
+        shuffled: Rows and columns of shuffled patches.
+        dropped: Shares of dropped cells.
+        noises: Deviations of the noise in multiples of the map's own.
+        repeats: Draws of cells and of noise.
+        epsilons: Largest changes of a pixel, of 0 ... 1.
+        step_sizes: Steps of the attack as shares of the largest change.
+        steps: Numbers of steps of the attack.
+    """
+
+    max_images: int | None = 500
+    num_neighbors: int = 20
+    penalty: float = 1e-4
+    imagenet_c: str = 'imagenet-c'
+    imagenet_a: str = 'imagenet-a'
+    backgrounds: str = 'backgrounds'
+    occluded: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    shuffled: Sequence[int] = (2, 4, 8)
+    dropped: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    noises: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    repeats: int = 3
+    epsilons: Sequence[float] = (0.003, 0.01, 0.03, 0.1)
+    step_sizes: Sequence[float] = (0.025, 0.1)
+    steps: Sequence[int] = (1, 5)
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        return 'global', 'patch'
+
+    def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
+        found = find_classification(context.data, context.transform)
+        sets = dict(test=list(found.values())[-1])
+        folders = {name: context.data / getattr(self, name) for name in ('imagenet_c', 'imagenet_a', 'backgrounds')}
+        if folders['backgrounds'].is_dir():
+            sets.update(find_backgrounds(folders['backgrounds'], context.transform))
+        if folders['imagenet_a'].is_dir():
+            sets['imagenet_a'] = LabelledImages(folders['imagenet_a'], context.transform.steps)
+        data = dict(train=found['train'])
+        data.update({name: random_subset(each, self.max_images, context.seed) for name, each in sets.items()})
+        if folders['imagenet_c'].is_dir():
+            for name, severities in find_corrupted(folders['imagenet_c'], context.transform).items():
+                data[name] = ConcatDataset([random_subset(each, self.max_images, context.seed) for each in severities])
+        return data
+
+    def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
+        labels = class_labels(data['train'])
+        own, pooled = (
+            FrozenClassifiers(features.to(context.device), labels, self.num_neighbors, self.penalty)
+            for features in (context.features(data['train'], readout) for readout in self.readouts)
+        )
+        judge = _Judge(context, data, own)
+        correct = dict(clean={0: judge.classify(data['test'], {})})
+        correct.update(self._disturb_pixels(judge))
+        correct.update(self._swap_sets(judge))
+        inside = InternalCorruption(context.encoder, pooled, self.dropped, self.noises, self.repeats, context.seed)
+        attack = PixelAttack(context.encoder, own, self.epsilons, self.step_sizes, self.steps, context.seed)
+        for name, disturbance in (('internal corruption', inside), ('attacks', attack)):
+            print_log(f'Robustness: {name}', logger='current')
+            correct.update(judge.disturb(disturbance))
+        accuracies = {kind: _accuracies(levels) for kind, levels in correct.items()}
+        card = dict(accuracies=accuracies, corruptions='read' if 'fog' in data else 'generated')
+        gallery = perturbation_gallery(data, self.occluded[2:3], self.shuffled[1:2], context.seed)
+        return ProtocolResult(self._summarize(correct, data), card, [*robustness_charts(accuracies), gallery])
+
+    def _disturb_pixels(self, judge: '_Judge') -> dict[str, Correct]:
+        kinds = {**dict.fromkeys(CORRUPTIONS, SEVERITIES), 'occlusion': self.occluded, 'shuffle': self.shuffled}
+        correct = {}
+        for number, (kind, levels) in enumerate(kinds.items(), start=1):
+            correct[kind] = judge.perturb(kind, levels)
+            print_log(f'Robustness: {kind}, {number} of {len(kinds)}', logger='current')
+        return correct
+
+    def _swap_sets(self, judge: '_Judge') -> dict[str, Correct]:
+        listing = judge.context.data / self.backgrounds / 'in_to_in9.json'
+        correct = {}
+        variants = {name: judge.classify_other(name, listing) for name in BACKGROUNDS if name in judge.data}
+        if variants:
+            correct['background'] = variants
+        if 'imagenet_a' in judge.data:
+            correct['imagenet_a'] = {0: judge.classify_other('imagenet_a', restrict=True)}
+        return correct
+
+    def _summarize(self, correct: Mapping[str, Correct], data: Mapping[str, Dataset]) -> dict[str, Score]:
+        families = dict(corrupted=list(CORRUPTIONS))
+        for kind, corruption in CORRUPTIONS.items():
+            families.setdefault(corruption.family, []).append(kind)
+        single = [kind for kind in correct if kind not in (*CORRUPTIONS, 'clean', 'background')]
+        scores = {}
+        for name, kinds in dict(clean=['clean'], **families, **{kind: [kind] for kind in single}).items():
+            tries = [found for kind in kinds for found in correct[kind].values()]
+            scores.update(_mean_scores(name, tries, data.get(kinds[0], data['test'])))
+        for variant, found in correct.get('background', {}).items():
+            scores.update(_mean_scores(f'background_{variant}', [found], data[variant]))
+        for classifier in CLASSIFIERS:
+            same, rand = (scores.get(f'background_mixed_{name}_{classifier}') for name in ('same', 'rand'))
+            if same and rand:
+                scores[f'background_gap_{classifier}'] = Score(same.value - rand.value)
+        return scores
+
+
+class _Judge:
+    """Classifies whatever is made of the test pictures."""
+
+    def __init__(self, context: EvaluationContext, data: Mapping[str, Dataset], classifiers: FrozenClassifiers) -> None:
+        self.context, self.data, self.classifiers = context, data, classifiers
+
+    def classify(self, dataset: Dataset, made: Mapping, **options) -> dict[str, np.ndarray]:
+        """Whether each prediction is right, bool, (1, N), by classifier; ``made`` tells apart pictures of one name."""
+        context = self.context
+        transform, loading = dict(asdict(context.transform), **made), (context.batch_size, context.num_workers)
+        features = context.cache.read(context.encoder, dataset, transform, ('global',), *loading)['global']
+        predicted = self.classifiers.predict(features.to(context.device), **options)
+        truth = torch.from_numpy(read_labels(dataset, 'class'))
+        return {name: (each == truth).numpy()[None] for name, each in predicted.items()}
+
+    def perturb(self, kind: str, levels: Sequence[float]) -> Correct:
+        """Judge all levels of a corruption, of occlusion or of shuffling, read where it is among the data."""
+        dataset = self.data.get(kind)
+        if dataset is None:
+            dataset = perturb_dataset(self.data['test'], kind, levels, self.context.seed)
+            right = self.classify(dataset, dict(perturbation=kind, levels=list(levels), seed=self.context.seed))
+        else:
+            groups = match_classes(dataset.datasets[0], self.data['train'])
+            right = self.classify(dataset, dict(set=kind), groups=groups)
+        parts = {name: np.split(each, len(levels), axis=1) for name, each in right.items()}
+        return {level: {name: each[row] for name, each in parts.items()} for row, level in enumerate(levels)}
+
+    def classify_other(self, name: str, listing: Path | None = None, restrict: bool = False) -> dict[str, np.ndarray]:
+        """Judge a set that may have other classes, see :func:`match_classes`."""
+        groups = match_classes(self.data[name], self.data['train'], listing)
+        return self.classify(self.data[name], dict(set=name), groups=groups, restrict=restrict)
+
+    def disturb(self, disturbance: InternalCorruption | PixelAttack) -> dict[str, Correct]:
+        """Judge all kinds and levels of what disturbs the network."""
+        right = map_pictures(self.context, self.data['test'], disturbance)
+        correct = {}
+        for kind, levels in disturbance.kinds.items():
+            tries = right[kind].bool().numpy().T.reshape(-1, len(levels), len(self.data['test']))
+            correct[kind] = {level: dict(linear=tries[:, column]) for column, level in enumerate(levels)}
+        return correct
+
+
+def _accuracies(levels: Correct) -> dict[str, dict[str, float]]:
+    return {str(level): {name: float(each.mean()) for name, each in found.items()} for level, found in levels.items()}
+
+
+def _mean_scores(name: str, tries: Sequence[Mapping[str, np.ndarray]], dataset: Dataset) -> dict[str, Score]:
+    """Mean over levels and pictures, with the error over objects, or over pictures where those are unknown."""
+    source = dataset.datasets[0] if isinstance(dataset, ConcatDataset) else dataset
+    identities, scores = read_labels(source, 'identity'), {}
+    for classifier in tries[0]:
+        correct = np.concatenate([found[classifier] for found in tries])
+        clusters = np.arange(correct.shape[1]) if identities is None else identities
+        error = standard_error(correct.ravel(), np.tile(clusters, len(correct)))
+        scores[f'{name}_{classifier}'] = Score(float(correct.mean()), error)
+    return scores

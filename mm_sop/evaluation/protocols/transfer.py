@@ -1,0 +1,138 @@
+"""Transfer to small classification sets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
+from torch.utils.data import Dataset
+
+from mm_sop.evaluation.protocol import (
+    PROTOCOLS,
+    EvaluationContext,
+    EvaluationTransform,
+    MissingDataError,
+    Protocol,
+    ProtocolResult,
+    Score,
+)
+from mm_sop.evaluation.protocols.knn import KNNProtocol
+from mm_sop.evaluation.protocols.linear import LinearProtocol
+from mm_sop.evaluation.sources import find_classification
+from mm_sop.visualization.page import Chart
+from mm_sop.visualization.representation_charts import transfer_chart
+
+MMPRETRAIN_SETS = {
+    'food-101': dict(type='Food101', split=('train', 'test')),
+    'Flowers102': dict(type='Flowers102', split=('trainval', 'test'), classes=range(102)),
+    'Stanford_Cars': dict(type='StanfordCars', split=('train', 'test')),
+    'fgvc-aircraft-2013b': dict(type='FGVCAircraft', split=('trainval', 'test')),
+    'dtd': dict(type='DTD', split=('trainval', 'test')),
+    'Oxford-IIIT_Pets': dict(type='OxfordIIITPet', split=('trainval', 'test')),
+    'caltech-101': dict(type='Caltech101', split=('train', 'test')),
+    'SUN397': dict(type='SUN397', split=('train', 'test')),
+    'CUB_200_2011': dict(type='CUB', split=('train', 'test')),
+}
+"""Folders in the layout that MMPretrain's data set of this type documents; ``classes`` where it knows no names."""
+
+OTHER_SETS = ('cifar10', 'cifar100', 'stl10', '.')
+"""Folders in a layout of :func:`find_classification`; ``'.'`` is the data folder itself."""
+
+
+@PROTOCOLS.register_module('transfer')
+@dataclass
+class TransferProtocol(Protocol):
+    """k-NN and linear accuracy on every classification set that there is.
+
+    Both are those of the protocols `knn` and `linear` on the plain pictures. The accuracy is over pictures for all
+    sets; some papers average over classes on Flowers, Pets, Aircraft and Caltech.
+
+    Args:
+        sets: Folders below the data: of :data:`MMPRETRAIN_SETS`, or in a layout of the protocol `knn`.
+        num_neighbors: Neighbours that vote.
+        linear: Options of the protocol `linear`.
+    """
+
+    sets: Sequence[str] = (*MMPRETRAIN_SETS, *OTHER_SETS)
+    num_neighbors: int = 20
+    linear: dict = field(default_factory=dict)
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for each in self._classifiers().values() for name in each.readouts))
+
+    def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
+        found, absent = {}, []
+        for name in self.sets:
+            try:
+                parts = find_set(context.data / name, context.transform)
+            except MissingDataError:
+                absent.append(name)
+            else:
+                found.update({f'{_title(name)}/{part}': dataset for part, dataset in parts.items()})
+        if not found:
+            raise MissingDataError(
+                f'{context.data} has none of the sets {", ".join(self.sets)}, see docs/evaluation.md'
+            )
+        print_log(f'transfer: no folder {", ".join(absent)} in {context.data}', 'current')
+        return found
+
+    def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
+        scores, card = {}, {}
+        names = list(dict.fromkeys(key.rpartition('/')[0] for key in data))
+        for number, name in enumerate(names, start=1):
+            parts = {key.rpartition('/')[2]: dataset for key, dataset in data.items() if key.startswith(f'{name}/')}
+            own = replace(context, work_dir=context.work_dir / 'transfer' / name)
+            for kind, protocol in self._classifiers(len(parts['train'])).items():
+                print_log(f'transfer: {name} ({number} of {len(names)}), {kind} ...', 'current')
+                result = protocol.run(own, parts)
+                chosen = {key: score for key, score in result.scores.items() if '_class' in key}
+                scores.update({f'{name}_{kind}_{key.split("_class")[0]}': score for key, score in chosen.items()})
+                card[f'{name}_{kind}'] = result.card
+        return ProtocolResult(scores, card, [_transfer_picture(scores)])
+
+    def _classifiers(self, num_pictures: int | None = None) -> dict[str, Protocol]:
+        num_neighbors = min(self.num_neighbors, num_pictures or self.num_neighbors)
+        knn = KNNProtocol(num_neighbors=(num_neighbors,), labels=('class',), shares=(), shots=())
+        return dict(knn=knn, linear=LinearProtocol(**self.linear))
+
+
+def find_set(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset]:
+    """Find training and test pictures of a small set.
+
+    Args:
+        folder: Its folder, see :data:`MMPRETRAIN_SETS` and :data:`OTHER_SETS`.
+        transform: How pictures are prepared.
+
+    Returns:
+        ``train`` and test sets by name.
+
+    Raises:
+        MissingDataError: There is no such set.
+    """
+    known = MMPRETRAIN_SETS.get(folder.name)
+    if known is None:
+        return find_classification(folder, transform)
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder} does not exist: expected the layout of MMPretrain's {known['type']}")
+    options = dict(type=known['type'], data_root=str(folder), pipeline=transform.steps)
+    if 'classes' in known:
+        options['metainfo'] = dict(classes=tuple(map(str, known['classes'])))
+    parts = zip(('train', 'test'), known['split'], strict=True)
+    return {name: DATASETS.build(dict(options, split=split)) for name, split in parts}
+
+
+def _title(name: str) -> str:
+    return 'composites' if name == '.' else name
+
+
+def _transfer_picture(scores: dict[str, Score]) -> Chart:
+    accuracies = {}
+    for name, score in scores.items():
+        *set_name, kind, part = name.split('_')
+        accuracies.setdefault(kind, {})[f'{"_".join(set_name)} {part}'] = (score.value, score.error)
+    draw = partial(transfer_chart, accuracies)
+    return Chart.drawn('transfer', draw, 'Accuracy by k-NN and by a linear classifier on every test set.')

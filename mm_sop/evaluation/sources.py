@@ -1,0 +1,109 @@
+"""Labelled data for classification protocols, in the layouts in which they are published."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from mm_sop.datasets.cifar_pictures import CIFAR10Pictures, CIFAR100Pictures
+from mm_sop.datasets.labelled_images import LabelledImages
+from mm_sop.datasets.listed_images import rows_of_list
+from mm_sop.datasets.semantic_pairs import picture_info
+from mm_sop.datasets.stl10_pictures import STL10Pictures
+from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
+
+LAYOUTS = (
+    'classes/{bank,seen,test}.json (photo composites), train/<class>/ and val/<class>/ (ImageNet), '
+    'cifar-10-batches-py/, cifar-100-python/, or train_X.bin (stl10_binary)'
+)
+
+SUBSET_LISTS = {'1%': '1percent.txt', '10%': '10percent.txt'}
+"""SimCLR's lists of pictures, by share of the labels."""
+
+
+def find_classification(folder: str | Path, transform: EvaluationTransform) -> dict[str, BaseDataset]:
+    """Find a labelled training set and its test sets.
+
+    Args:
+        folder: Folder in one of :data:`LAYOUTS`.
+        transform: How pictures are prepared.
+
+    Returns:
+        ``train``, and every other name is a test set.
+
+    Raises:
+        MissingDataError: The folder has none of the layouts.
+        ValueError: Training and test sets have different classes.
+    """
+    folder = Path(folder)
+    found = _find(folder, transform)
+    if found is None:
+        raise MissingDataError(f'{folder} has no labelled pictures: expected {LAYOUTS}')
+    classes = found['train'].metainfo['classes']
+    for name, dataset in found.items():
+        if dataset.metainfo['classes'] != classes:
+            raise ValueError(f'{folder}: train and {name} have different classes, {len(classes)} in train')
+    return found
+
+
+def _find(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset] | None:
+    if (folder / 'classes/bank.json').is_file():
+        names = dict(train='bank', seen='seen', test='test')
+        return {name: LabelledImages(folder / 'classes' / part, transform.steps) for name, part in names.items()}
+    if (folder / 'train').is_dir() and (folder / 'val').is_dir():
+        return {name: LabelledImages(folder / name, transform.steps) for name in ('train', 'val')}
+    arrays = dict(labelled=True, pipeline=transform.array_steps)
+    for marker, kind in (('cifar-10-batches-py', CIFAR10Pictures), ('cifar-100-python', CIFAR100Pictures)):
+        if (folder / marker).is_dir():
+            return {name: kind(data_root=str(folder), split=name, **arrays) for name in ('train', 'test')}
+    if (folder / 'train_X.bin').is_file():
+        return {name: STL10Pictures(data_root=str(folder), split=name, **arrays) for name in ('train', 'test')}
+    return None
+
+
+def find_subset_lists(folder: str | Path) -> dict[str, Path]:
+    """SimCLR's lists that lie in a folder, by share of the labels."""
+    return {share: Path(folder, name) for share, name in SUBSET_LISTS.items() if Path(folder, name).is_file()}
+
+
+def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
+    """Rows of a data set that a list of file names chooses.
+
+    Args:
+        path: Text file with one file name in each line, such as ``n01440764_10074.JPEG``; folders do not matter.
+        dataset: Data set whose samples have ``img_path``.
+
+    Returns:
+        Rows in the order of the list, int64.
+
+    Raises:
+        FileNotFoundError: The list does not exist.
+        ValueError: It is empty, or names pictures that the data set does not have.
+    """
+    files = [str(picture_info(dataset, row)['img_path']) for row in range(len(dataset))]
+    return np.array(rows_of_list(path, files), dtype=np.int64)
+
+
+def draw_per_class(labels: np.ndarray, counts: int | float, generator: np.random.Generator) -> np.ndarray:
+    """Draw pictures of every class.
+
+    Args:
+        labels: Class of every picture, (N,).
+        counts: Pictures of each class, or a share in (0, 1) of them, rounded and at least 1.
+        generator: Source of randomness.
+
+    Returns:
+        Rows in rising order. A class with fewer pictures gives all.
+    """
+    chosen = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = counts if isinstance(counts, int) else max(1, round(counts * len(rows)))
+        chosen.append(generator.permutation(rows)[:count])
+    return np.sort(np.concatenate(chosen))
+
+
+def class_names(dataset: BaseDataset) -> Sequence[str]:
+    """Names of the classes of a data set."""
+    return [str(name) for name in dataset.metainfo['classes']]

@@ -1,0 +1,122 @@
+"""Write an encoder for a library, and compare what the library makes of it with our features."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mm_sop.datasets.unlabelled_images import list_images
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.evaluation.loading import SPECIFICATION, Encoder
+from mm_sop.export.card import write_card
+from mm_sop.export.target import TARGETS, Encode, ExportError, Target
+from mm_sop.models.utils.readout import read_out
+
+TOLERANCE = 1e-4
+"""Largest absolute difference of features that an export may have."""
+
+
+def export(
+    encoder: Encoder,
+    target: str,
+    folder: str | Path,
+    pictures: Sequence[Image.Image],
+    run: str | Path | None = None,
+    licence: str = 'apache-2.0',
+) -> dict[str, float]:
+    """Write an encoder for a library.
+
+    The folder appears when it is complete and the library, loading it again, gives the same features.
+
+    Args:
+        encoder: The encoder.
+        target: One of :data:`TARGETS`.
+        folder: Where to write; must not exist.
+        pictures: Pictures on which features are compared.
+        run: Folder of the run, whose records give the figures of the model card. Defaults to None, no figures.
+        licence: Licence of the weights, for the card.
+
+    Returns:
+        Largest absolute differences, of ``global`` where the library has such a thing, and ``local_map``.
+
+    Raises:
+        ExportError: The library cannot express the network, the folder exists, or features differ.
+    """
+    folder, writer = Path(folder), TARGETS[target]
+    writer.check(encoder.network)
+    if folder.exists():
+        raise ExportError(f'{folder} exists: delete it, or choose another --out')
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
+    temporary.mkdir(parents=True)
+    try:
+        _write(encoder, writer, temporary, folder)
+        differences = compare(encoder, writer.load(temporary), pictures)
+        _check(differences, target)
+        write_card(encoder, writer, temporary, folder, differences, len(pictures), run, licence)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return differences
+
+
+def _write(encoder: Encoder, target: Target, temporary: Path, folder: Path) -> None:
+    target.write(encoder, temporary, folder)
+    specification = replace(encoder.specification, weights=target.weights, format=target.format(encoder.network))
+    write_atomically(temporary / SPECIFICATION, specification.dumps())
+
+
+@torch.no_grad()
+def compare(encoder: Encoder, encode: Encode, pictures: Sequence[Image.Image]) -> dict[str, float]:
+    """Largest absolute differences between our features and a library's.
+
+    Args:
+        encoder: Ours.
+        encode: The library's.
+        pictures: The pictures.
+    """
+    images = encoder.prepare(pictures)
+    ours = read_out(encoder.network, images)
+    features, local_map = encode(images)
+    differences = {} if features is None else {'global': _difference(features, ours.global_features)}
+    return differences | {'local_map': _difference(local_map, ours.local_map)}
+
+
+def _difference(theirs: Tensor, ours: Tensor) -> float:
+    if theirs.shape != ours.shape:
+        raise ExportError(
+            f'the features that were loaded back have the shape {tuple(theirs.shape)}, not {tuple(ours.shape)}'
+        )
+    return float((theirs - ours).abs().max())
+
+
+def _check(differences: dict[str, float], target: str) -> None:
+    # A comparison with NaN is False.
+    if not all(value <= TOLERANCE for value in differences.values()):
+        raise ExportError(f'{target} gives other features: {json.dumps(differences)}, at most {TOLERANCE} is allowed')
+
+
+def sample_pictures(folder: str | Path, count: int = 8) -> list[Image.Image]:
+    """Pictures from a folder, evenly spaced in its sorted listing.
+
+    Args:
+        folder: The folder.
+        count: At most so many.
+
+    Raises:
+        ExportError: The folder does not exist.
+        ValueError: There is no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise ExportError(
+            f'no pictures to compare features on: {folder} does not exist. Give a folder with --data, or make the '
+            'composites: tools/prepare_data.py composites --only classes'
+        )
+    paths = list_images(folder)
+    chosen = paths[:: -(-len(paths) // count)]
+    return [Image.open(path).convert('RGB') for path in chosen]

@@ -1,0 +1,113 @@
+"""Exports that need no library of models: safetensors, ONNX, TorchScript."""
+
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.evaluation.loading import Encoder, load
+from mm_sop.export.target import Encode, ExportError, Target, read_global_and_local, save_safetensors
+
+
+class Safetensors(Target):
+    """The weights by our names; ``mm_sop.load`` reads the folder."""
+
+    name = 'safetensors'
+    package = 'safetensors'
+
+    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+        save_safetensors(self.converted(encoder), folder / self.weights)
+
+    def usage(self, encoder: Encoder, folder: Path) -> str:
+        return f"import mm_sop\nencoder = mm_sop.load('{folder}')\nfeatures, local_map = encoder(image)"
+
+    def load(self, folder: Path) -> Encode:
+        network = load(folder).network
+        return lambda images: read_global_and_local(network, images)
+
+
+class ONNX(Target):
+    """A program for ONNX runtimes, for any number of pictures of the export's size."""
+
+    name = 'onnx'
+    package = 'onnxscript'
+    weights = 'model.onnx'
+
+    def format(self, network: nn.Module) -> None:
+        return None
+
+    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+        program = torch.onnx.export(
+            _Program(encoder.network),
+            (_example(encoder),),
+            input_names=['images'],
+            output_names=['global', 'local_map'],
+            dynamic_shapes=dict(images={0: torch.export.Dim('batch', min=1)}),
+            dynamo=True,
+            verbose=False,
+        )
+        program.save(folder / self.weights)
+
+    def usage(self, encoder: Encoder, folder: Path) -> str:
+        return (
+            'import onnxruntime\n'
+            f"session = onnxruntime.InferenceSession('{folder}/{self.weights}')\n"
+            'features, local_map = session.run(None, dict(images=images.numpy()))'
+        )
+
+    def load(self, folder: Path) -> Encode:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ExportError('the check of --to onnx needs `pip install onnxruntime`') from error
+        session = onnxruntime.InferenceSession(str(folder / self.weights), providers=['CPUExecutionProvider'])
+        return lambda images: tuple(map(torch.from_numpy, session.run(None, dict(images=images.numpy()))))
+
+
+class TorchScript(Target):
+    """A traced program that needs nothing but torch, for any number of pictures of the export's size."""
+
+    name = 'torchscript'
+    weights = 'model.pt'
+
+    def format(self, network: nn.Module) -> None:
+        return None
+
+    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+        with warnings.catch_warnings():
+            # The size of the map becomes a constant, as it should.
+            warnings.simplefilter('ignore', torch.jit.TracerWarning)
+            program = torch.jit.trace(_Program(encoder.network), _example(encoder), check_trace=False)
+        buffer = io.BytesIO()
+        torch.jit.save(program, buffer)
+        write_atomically(folder / self.weights, buffer.getvalue())
+
+    def usage(self, encoder: Encoder, folder: Path) -> str:
+        return f"import torch\nmodel = torch.jit.load('{folder}/{self.weights}')\nfeatures, local_map = model(images)"
+
+    def load(self, folder: Path) -> Encode:
+        return torch.jit.load(folder / self.weights)
+
+
+class _Program(nn.Module):
+    """What ONNX and TorchScript hold: normalised images to global representations and local maps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        if hasattr(network, 'out_type'):
+            self.network.out_type = 'raw'
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return read_global_and_local(self.network, images)
+
+
+def _example(encoder: Encoder) -> Tensor:
+    # A batch of 1 would be taken for a constant.
+    size = encoder.specification.image_size
+    return torch.zeros(2, 3, size, size)

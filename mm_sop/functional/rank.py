@@ -1,0 +1,147 @@
+"""How many dimensions features use, and how they are spread over the sphere."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Largest block of the matrix of distances that is held at once, in bytes.
+_DISTANCE_BLOCK = 2**27
+
+
+def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
+    """Smooth rank of features, of "RankMe" (Garrido et al., 2023, equation 1).
+
+    The exponential of the entropy of ``p_k = s_k / sum(s) + epsilon``, where s are the singular values of the features,
+    which are not centred. The paper takes 25,600 pictures.
+
+    Args:
+        features: Features, (N, D).
+        epsilon: Added to the shares, which do not sum to one then, as published.
+
+    Returns:
+        Between 1 and min(N, D), up to epsilon.
+
+    Raises:
+        ValueError: The features are no matrix or not finite.
+    """
+    return _exponential_entropy(singular_values(features), epsilon)
+
+
+def effective_rank(features: Tensor) -> float:
+    """Effective rank of "The effective rank: A measure of effective dimensionality" (Roy & Vetterli, 2007).
+
+    Args:
+        features: Matrix, (N, D); centre its columns for the rank of the variation alone.
+
+    Returns:
+        Exponential of the entropy of the singular values as shares of their sum, in [1, min(N, D)].
+
+    Raises:
+        ValueError: The features are no matrix or not finite.
+    """
+    return _exponential_entropy(singular_values(features), 0.0)
+
+
+def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> float:
+    """Smooth rank of what tells pictures apart relative to what differs between their views.
+
+    "LiDAR" (Thilak et al., 2023, equations 3 to 6): every picture is a class of its own, whose members are its views.
+    Of the covariances between and within the classes, Sb and Sw + delta I, the eigenvalues of Sw^-1/2 Sb Sw^-1/2 are
+    taken as shares of their sum, plus epsilon; the result is the exponential of their entropy. The paper has 1,000
+    pictures with 50 views.
+
+    Args:
+        embeddings: Embeddings of n pictures in q views, (n, q, D).
+        delta: Added to the diagonal within classes.
+        epsilon: Added to the shares.
+
+    Returns:
+        Between 1 and min(n - 1, D), up to epsilon.
+
+    Raises:
+        ValueError: There are fewer than 2 pictures or views, or values that are not finite.
+    """
+    if embeddings.ndim != 3 or min(embeddings.shape[:2]) < 2:
+        raise ValueError(f'LiDAR needs (n, q, D) with at least 2 pictures in 2 views, got {tuple(embeddings.shape)}')
+    _check_finite(embeddings)
+    centers = embeddings.double().mean(1)
+    residuals = (embeddings.double() - centers[:, None]).flatten(0, 1)
+    offsets = centers - centers.mean(0)
+    within = residuals.T @ residuals / len(residuals) + delta * torch.eye(centers.shape[1]).to(centers)
+    # With Sw = L L^T the matrix L^-1 Sb L^-T has the same eigenvalues, the squares of these singular values.
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), offsets.T, upper=False)
+    eigenvalues = torch.linalg.svdvals(whitened).square() / len(offsets)
+    return _exponential_entropy(eigenvalues, epsilon)
+
+
+def uniformity(features: Tensor, temperature: float = 2.0) -> float:
+    """Logarithm of the mean Gaussian potential of all pairs of different rows.
+
+    "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere" (Wang &
+    Isola, 2020, section 4.1.2): ``log mean exp(-t |x - y|^2)`` on unit rows. Smaller is more uniform.
+
+    Args:
+        features: Features, (N, D), of any length.
+        temperature: Temperature t.
+
+    Returns:
+        In [-4 t, 0].
+
+    Raises:
+        ValueError: There are fewer than 2 rows, or they are not finite.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f'uniformity needs at least 2 features (N, D), got {tuple(features.shape)}')
+    _check_finite(features)
+    rows = normalize(features.double(), dim=1)
+    block = max(1, _DISTANCE_BLOCK // (8 * len(rows)))
+    total = sum((2 * temperature * (part @ rows.T - 1)).exp().sum() for part in rows.split(block))
+    # Every row is counted with itself, at distance 0.
+    itself = (2 * temperature * (rows.square().sum(1) - 1)).exp().sum()
+    return float(((total - itself) / (len(rows) * (len(rows) - 1))).log())
+
+
+def alignment(first: Tensor, second: Tensor, exponent: float = 2.0) -> float:
+    """Mean distance of two views of one picture on the sphere (Wang & Isola, 2020, section 4.1.1).
+
+    Args:
+        first: Features of one view, (N, D), of any length.
+        second: Features of the other views in the same order, (N, D).
+        exponent: Exponent of the distance.
+
+    Returns:
+        ``mean |x - y|^exponent`` on unit rows; smaller is better aligned.
+
+    Raises:
+        ValueError: The shapes differ, or features are not finite.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f'alignment needs two views (N, D), got {tuple(first.shape)} and {tuple(second.shape)}')
+    _check_finite(first, second)
+    distances = (normalize(first.double(), dim=1) - normalize(second.double(), dim=1)).norm(dim=1)
+    return float(distances.pow(exponent).mean())
+
+
+def singular_values(features: Tensor) -> Tensor:
+    """Singular values of features in falling order, fp64.
+
+    Args:
+        features: Features, (N, D).
+
+    Raises:
+        ValueError: The features are no matrix or not finite.
+    """
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f'expected features (N, D), got {tuple(features.shape)}')
+    _check_finite(features)
+    return torch.linalg.svdvals(features.double())
+
+
+def _exponential_entropy(values: Tensor, epsilon: float) -> float:
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def _check_finite(*tensors: Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError('features are not finite: the network has diverged')

@@ -1,0 +1,91 @@
+"""Scores of ranked lists, by the rules of the revisited Oxford and Paris sets."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Indices = Tensor | Sequence[int]
+
+
+def average_precision(ranking: Indices, positives: Indices, junk: Indices = ()) -> float:
+    """Area under the precision-recall curve of one query, by trapezoids.
+
+    Junk is taken out of the ranking before it is scored (Radenovic et al., Revisiting Oxford and Paris). Between two
+    positives the precision falls, so the area of a step is the mean of the precision before and after the positive.
+
+    Args:
+        ranking: Indices of the database, best first, each at most once. Positives that it lacks are never found.
+        positives: Indices of the pictures to be found.
+        junk: Indices of pictures that count neither as right nor as wrong.
+
+    Returns:
+        Average precision in [0, 1]; nan without positives.
+
+    Raises:
+        ValueError: If the ranking repeats an index, or an index is positive and junk at once.
+    """
+    return ranks_to_average_precision(positive_ranks(ranking, positives, junk), len(set(_to_list(positives))))
+
+
+def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> Tensor:
+    """Find the positives in a ranking without its junk.
+
+    Args:
+        ranking: Indices of the database, best first, each at most once.
+        positives: Indices of the pictures to be found.
+        junk: Indices of pictures to be left out.
+
+    Returns:
+        Rising ranks from 0, int64, (number of positives in the ranking,).
+
+    Raises:
+        ValueError: If the ranking repeats an index, or an index is positive and junk at once.
+    """
+    both = set(_to_list(positives)) & set(_to_list(junk))
+    if both:
+        raise ValueError(f'{sorted(both)[:5]} are positives and junk at once: check the ground truth')
+    ranking, positives, junk = (torch.as_tensor(indices, dtype=torch.int64) for indices in (ranking, positives, junk))
+    if len(ranking.unique()) < len(ranking):
+        raise ValueError('the ranking names a picture twice')
+    kept = ranking[~torch.isin(ranking, junk)]
+    return torch.isin(kept, positives).nonzero().squeeze(1)
+
+
+def ranks_to_average_precision(ranks: Tensor, num_positives: int) -> float:
+    """Average precision of :func:`average_precision` from the ranks of the positives.
+
+    Args:
+        ranks: Rising ranks from 0, (n,).
+        num_positives: Number of positives, at least n.
+    """
+    if not num_positives:
+        return float('nan')
+    ranks = ranks.double()
+    found = torch.arange(len(ranks), device=ranks.device, dtype=ranks.dtype)
+    before = torch.where(ranks > 0, found / ranks.clamp(min=1), 1.0)
+    after = (found + 1) / (ranks + 1)
+    return float((before + after).sum() / (2 * num_positives))
+
+
+def ranks_to_precision(ranks: Tensor, cutoff: int) -> float:
+    """Share of positives among the first pictures.
+
+    Where the last positive comes earlier than the cutoff only the pictures up to it count, so that queries with few
+    positives can reach 1 (the revisited rule).
+
+    Args:
+        ranks: Rising ranks of the positives from 0, (n,).
+        cutoff: Number k of pictures, positive.
+
+    Returns:
+        Precision in [0, 1]; 0 if no positive was found.
+    """
+    if not len(ranks):
+        return 0.0
+    cutoff = min(cutoff, int(ranks[-1]) + 1)
+    return int((ranks < cutoff).sum()) / cutoff
+
+
+def _to_list(indices: Indices) -> list[int]:
+    return indices.tolist() if isinstance(indices, Tensor) else list(indices)

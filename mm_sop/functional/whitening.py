@@ -1,0 +1,41 @@
+"""Whitening of features, and their generalised mean."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Directions of less variance than this share of the largest are noise that whitening would blow up.
+_LEAST_VARIANCE = 1e-5
+
+
+def fit_whitening(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Learn to whiten normalised features from pictures that are not evaluated.
+
+    Args:
+        features: Features, (N, D), of any length.
+
+    Returns:
+        Mean, (D,), and projection, (D, D), for :func:`whiten`, fp64.
+
+    Raises:
+        ValueError: If there are fewer than two features.
+    """
+    if len(features) < 2:
+        raise ValueError(f'whitening is learnt from at least two pictures, got {len(features)}')
+    features = normalize(features.double(), dim=1)
+    mean = features.mean(0)
+    variances, directions = torch.linalg.eigh((features - mean).T @ (features - mean) / len(features))
+    # The second bound is for networks that have collapsed.
+    floor = max(_LEAST_VARIANCE * float(variances[-1]), torch.finfo(torch.float32).eps ** 2)
+    return mean, directions / variances.clamp(min=floor).sqrt()
+
+
+def whiten(features: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
+    """Whiten features, (n, D), and normalise them; mean and projection are those of :func:`fit_whitening`."""
+    centred = normalize(features.double(), dim=1) - mean
+    return normalize(centred @ projection, dim=1).to(features.dtype)
+
+
+def generalized_mean(local_map: Tensor, power: float = 4.0) -> Tensor:
+    """Generalised mean over the places of a map, (B, D, h, w) -> (B, D); negative values count as 1e-6."""
+    return local_map.clamp(min=1e-6).pow(power).mean((-2, -1)).pow(1 / power)

@@ -1,0 +1,89 @@
+"""Vision transformer for large pictures."""
+
+from collections.abc import Sequence
+
+from mmdet.registry import MODELS as DETECTION_MODELS
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from mm_sop.models.backbones.masked_vision_transformer import MaskedVisionTransformer
+from mm_sop.models.utils.windows import WindowAttention
+
+
+@DETECTION_MODELS.register_module()
+@MODELS.register_module()
+class WindowedVisionTransformer(MaskedVisionTransformer):
+    """A pretrained vision transformer as backbone of a detector or segmentor, of "Exploring Plain Vision Transformer
+    Backbones for Object Detection" (ViTDet, arXiv 2203.16527).
+
+    Most blocks attend within windows; a few, evenly spaced, attend everywhere and carry information between windows.
+    Unlike in ViTDet the [CLS] token stays, as in pretraining: it attends to every window and keeps the mean. Features
+    equal those of the plain transformer where one window covers the map. The weights are those of
+    :class:`MaskedVisionTransformer` without the mask embedding. :class:`PretrainedBackbone` resizes the position
+    embedding to ``img_size`` once; pictures of another size have it resized on their way.
+
+    Args:
+        *args: Arguments of MMPretrain's ``VisionTransformer``.
+        window_size: Side of a window in patches; None for attention everywhere. Defaults to 14, the map of a picture of
+            224 pixels in patches of 16.
+        global_indices: Blocks that attend everywhere. Defaults to None: the last one of each quarter.
+        out_type: Defaults to ``'featmap'``, maps (B, D, h, w).
+        **kwargs: Arguments of :class:`MaskedVisionTransformer`, such as ``frozen_stages``, the number of frozen blocks.
+
+    Raises:
+        ValueError: ``window_size`` or a global block is out of range.
+    """
+
+    def __init__(
+        self,
+        *args,
+        window_size: int | None = 14,
+        global_indices: Sequence[int] | None = None,
+        out_type: str = 'featmap',
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, out_type=out_type, **kwargs)
+        # Nothing is masked; several processes would wait for its gradient.
+        self.mask_token = None
+        self.windows = None if window_size is None else WindowAttention(window_size)
+        if self.windows is not None:
+            self._install_windows(global_indices)
+        # The parent froze before a convolutional stem replaced its own.
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+
+    def _install_windows(self, global_indices: Sequence[int] | None) -> None:
+        depth = self.num_layers
+        if global_indices is None:
+            global_indices = [-(-quarter * depth // 4) - 1 for quarter in (1, 2, 3, 4)]
+        if not all(0 <= index < depth for index in global_indices):
+            raise ValueError(f'global_indices={tuple(global_indices)}: the transformer has blocks 0 ... {depth - 1}')
+        for index in set(range(depth)) - set(global_indices):
+            self.layers[index].attn.scaled_dot_product_attention = self.windows
+
+    def train(self, mode: bool = True) -> 'WindowedVisionTransformer':
+        """Switch between training and evaluation; frozen blocks, and a convolutional stem with them, stay as they are.
+
+        Args:
+            mode: True for training.
+        """
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Encode images.
+
+        Args:
+            images: (B, C, H, W), H and W multiples of the patch size.
+
+        Returns:
+            Output of every layer in ``out_indices``, by default the last one, (B, D, h, w).
+        """
+        return super().forward(images)
+
+    def _encode(self, tokens: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, ...]:
+        if self.windows is not None:
+            self.windows.grid = tuple(resolution)
+        return super()._encode(tokens, resolution)

@@ -1,0 +1,147 @@
+"""Heads that give every place of a feature map a class."""
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+
+class SegmentationHead(BaseModule):
+    """Joins feature maps and classifies their places with one linear layer; subclasses say how they are joined.
+
+    Args:
+        in_channels: Widths of the maps.
+        channels: Width of the joined map.
+        num_classes: Number C of classes.
+        ignore_index: Value of pixels without a label. Defaults to 255.
+        loss: Loss of logits, (B, C, H, W), and labels, (B, H, W). Defaults to cross-entropy, averaged over the pixels
+            that have a label.
+        init_cfg: Initialisation. Defaults to a normal distribution of deviation 0.01 for convolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        num_classes: int,
+        ignore_index: int = 255,
+        loss: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type='Normal', layer='Conv2d', std=0.01))
+        self.in_channels = tuple(in_channels)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.loss_module = MODELS.build(loss or dict(type='mmdet.CrossEntropyLoss', avg_non_ignore=True))
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Join the maps.
+
+        Args:
+            features: Maps, (B, D, h, w) each, the finest first.
+
+        Returns:
+            One map, (B, ``channels``, h, w), of the size of the first.
+        """
+        raise NotImplementedError
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Classify all places.
+
+        Args:
+            features: Maps, (B, D, h, w) each, the finest first.
+
+        Returns:
+            Logits, (B, C, h, w), of the size of the first map.
+
+        Raises:
+            ValueError: The features are no maps of these widths.
+        """
+        shapes = [tuple(feature.shape) for feature in features]
+        if [len(shape) for shape in shapes] != [4] * len(self.in_channels) or any(
+            shape[1] != width for shape, width in zip(shapes, self.in_channels, strict=True)
+        ):
+            raise ValueError(
+                f'{type(self).__name__} expects maps (B, D, h, w) of widths {self.in_channels}, got {shapes}: set '
+                "in_channels and the backbone's out_indices alike; a vision transformer needs out_type='featmap'"
+            )
+        return self.classifier(self.join(features))
+
+    def loss(self, features: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Compare logits, enlarged to the picture, with the labels.
+
+        Args:
+            features: Maps, the finest first.
+            labels: Classes, (B, H, W).
+
+        Returns:
+            ``loss_seg``.
+        """
+        logits = resize(self(features).float(), labels.shape[-2:])
+        return dict(loss_seg=self.loss_module(logits, labels.long(), ignore_index=self.ignore_index))
+
+
+@MODELS.register_module()
+class LinearSegmentationHead(SegmentationHead):
+    """BatchNorm and a linear classifier on feature maps side by side, as DINOv2 evaluates frozen encoders.
+
+    Args:
+        in_channels: Widths of the maps, for instance those of the last four blocks.
+        num_classes: Number of classes.
+        norm_cfg: Normalisation. Defaults to BatchNorm.
+        **kwargs: Arguments of :class:`SegmentationHead`.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_classes: int, norm_cfg: dict | None = None, **kwargs) -> None:
+        channels = sum(in_channels)
+        super().__init__(in_channels, channels, num_classes, **kwargs)
+        self.norm = build_norm_layer(norm_cfg or dict(type='BN'), channels)[1]
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Bring the maps to one size, put them side by side and normalise."""
+        return self.norm(torch.cat([resize(feature, features[0].shape[-2:]) for feature in features], dim=1))
+
+
+@MODELS.register_module()
+class FPNSegmentationHead(SegmentationHead):
+    """Small decoder on a feature pyramid: a 3x3 convolution on every level, and their sum at the finest resolution.
+
+    The semantic branch of `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_ with one
+    convolution for a level instead of one for each doubling of its size.
+
+    Args:
+        in_channels: Widths of the levels.
+        num_classes: Number of classes.
+        channels: Width of the decoder. Defaults to 128.
+        norm_cfg: Normalisation. Defaults to BatchNorm.
+        **kwargs: Arguments of :class:`SegmentationHead`.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        channels: int = 128,
+        norm_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(in_channels, channels, num_classes, **kwargs)
+        norm_cfg = norm_cfg or dict(type='BN')
+        self.convs = nn.ModuleList(
+            ConvModule(width, channels, 3, padding=1, norm_cfg=norm_cfg) for width in in_channels
+        )
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Sum of the convolved levels at the size of the first."""
+        size = features[0].shape[-2:]
+        return sum(resize(conv(feature), size) for conv, feature in zip(self.convs, features, strict=True))
+
+
+def resize(feature_map: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation of a map, (B, D, h, w), to a size (H, W)."""
+    return interpolate(feature_map, size=tuple(size), mode='bilinear', align_corners=False)

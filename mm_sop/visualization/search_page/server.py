@@ -1,0 +1,307 @@
+"""HTTP server of the search page."""
+
+import ipaddress
+import json
+import random
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from mm_sop.datasets.transforms.loading import decode_image
+from mm_sop.evaluation.loading import Encoder
+from mm_sop.evaluation.picture_index import PictureIndex
+
+THUMBNAIL_SIDE = 256
+PICTURE_SIDE = 1600
+MOST_MATCHES = 200
+
+_FOLDER = Path(__file__).parent
+_FILES = {
+    '/': ('search.html', 'text/html; charset=utf-8'),
+    '/search.css': ('search.css', 'text/css; charset=utf-8'),
+    '/search.js': ('search.js', 'text/javascript; charset=utf-8'),
+    '/icon.svg': ('icon.svg', 'image/svg+xml'),
+}
+_HEADERS = {
+    'Content-Security-Policy': (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    'X-Content-Type-Options': 'nosniff',
+    'X-Frame-Options': 'DENY',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Resource-Policy': 'same-origin',
+    'Cache-Control': 'no-cache',
+}
+_JSON = 'application/json'
+
+
+class RequestError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: HTTP status.
+        message: Why, for the reader of the page.
+    """
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SearchServer(ThreadingHTTPServer):
+    """Serves the search page and the pictures of an index, which are asked for by number alone.
+
+    Pictures are always decoded and sent as JPEG. Requests must name the server by an IP address, ``localhost`` or one
+    of its own names, so that a foreign page cannot reach it by a name that it has pointed here (DNS rebinding).
+
+    Args:
+        index: The index.
+        encoder: Its encoder.
+        host: Address to listen on.
+        port: Port, 0 for any that is free.
+        names: Other names by which it may be asked for.
+        max_upload: Largest upload in bytes.
+        max_pixels: Largest width times height of an uploaded picture.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+
+    def __init__(
+        self,
+        index: PictureIndex,
+        encoder: Encoder,
+        host: str = '127.0.0.1',
+        port: int = 0,
+        names: Sequence[str] = (),
+        max_upload: int = 32 * 2**20,
+        max_pixels: int = 50_000_000,
+    ) -> None:
+        self.index = index
+        self.encoder = encoder
+        self.names = {'localhost', host.lower(), *(name.lower() for name in names)}
+        self.max_upload = max_upload
+        self.max_pixels = max_pixels
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        self.thumbnail = lru_cache(4096)(lambda number: self.picture(number, THUMBNAIL_SIDE))
+        # Decoding and encoding take much memory and all cores: one upload at a time.
+        self._encoding = Lock()
+        super().__init__((host, port), SearchHandler)
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        host, port = self.server_address[:2]
+        return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
+
+    def describe(self) -> dict:
+        """What is searched with what."""
+        origin = self.encoder.specification.origin
+        return dict(
+            pictures=len(self.index),
+            unreadable=len(self.index.unreadable),
+            folder=self.index.folder.absolute().name,
+            encoder=str(origin.get('checkpoint', 'encoder')),
+            max_upload=self.max_upload,
+        )
+
+    def list_pictures(self, name: str, count: int) -> dict:
+        """Pictures whose path has a text in it, or any pictures if it is empty."""
+        if name:
+            numbers = [row for row, file in enumerate(self.index.files) if name.lower() in file.path.lower()]
+        else:
+            numbers = random.sample(range(len(self.index)), min(count, len(self.index)))
+        return dict(total=len(numbers), pictures=[self._entry(number) for number in numbers[:count]])
+
+    def search(self, features: torch.Tensor, count: int) -> dict:
+        """The pictures most alike, and how long it took to find them."""
+        started = time.perf_counter()
+        cosines, numbers = self.index.search(features, count)
+        seconds = time.perf_counter() - started
+        matches = [dict(self._entry(number), score=cosine) for cosine, number in zip(cosines, numbers, strict=True)]
+        return dict(seconds=seconds, matches=matches)
+
+    def search_like(self, number: int, count: int) -> dict:
+        """The pictures most like one of the index, without itself, whose ``name`` is given."""
+        found = self.search(self.index.features[number], count + 1)
+        others = [match for match in found['matches'] if match['number'] != number][:count]
+        return dict(found, matches=others, name=self.index.files[number].path)
+
+    def encode(self, content: bytes) -> torch.Tensor:
+        """Features of an uploaded picture, (D,).
+
+        Raises:
+            RequestError: It is none, or too large.
+        """
+        with self._encoding, torch.inference_mode():
+            try:
+                picture = decode_image(content, self.max_pixels)
+            except Exception as error:  # decoders raise almost anything on broken bytes
+                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                raise RequestError(HTTPStatus.BAD_REQUEST, f'This is no picture that can be read: {reason}') from error
+            return self.encoder(Image.fromarray(np.ascontiguousarray(picture[..., ::-1])))[0][0].cpu()
+
+    def picture(self, number: int, side: int) -> bytes:
+        """A picture of the index as JPEG, shrunk to a longest side.
+
+        Raises:
+            RequestError: Its file is gone or broken.
+        """
+        try:
+            picture = decode_image(self.index.path(number).read_bytes())
+        except Exception as error:
+            message = 'The picture has been removed or changed since it was indexed'
+            raise RequestError(HTTPStatus.NOT_FOUND, message) from error
+        factor = min(1.0, side / max(picture.shape[:2]))
+        height, width = (max(1, round(factor * length)) for length in picture.shape[:2])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+
+    def is_own_name(self, host: str) -> bool:
+        """Whether a ``Host`` header names this server by a name that no one else can give it."""
+        match = re.fullmatch(r'(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?', host.lower())
+        name = match[1].strip('[]') if match else ''
+        try:
+            return name in self.names or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    def handle_error(self, request, client_address) -> None:
+        """Keep silent about clients that have gone away."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+    def _entry(self, number: int) -> dict:
+        return dict(number=number, name=self.index.files[number].path)
+
+
+class SearchHandler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    protocol_version = 'HTTP/1.1'
+    server_version, sys_version = 'mm-sop', ''
+    # Seconds that a client may be silent.
+    timeout = 30
+
+    def do_GET(self) -> None:
+        """Answer a request that has no body."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """Answer an upload."""
+        self._answer(self._post)
+
+    def log_message(self, *args) -> None:
+        """Requests are not logged."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what the base class cannot read, with the headers of every answer."""
+        status = HTTPStatus(code)
+        self.close_connection = True
+        self._send(status, json.dumps(dict(error=status.phrase)).encode(), _JSON)
+
+    def _answer(self, respond: Callable[[SplitResult], tuple[bytes, str]]) -> None:
+        status = HTTPStatus.OK
+        length = self.headers.get('Content-Length', '')
+        self._unread = int(length) if re.fullmatch('[0-9]{1,18}', length) else None
+        try:
+            self._check_sender()
+            content, kind = respond(urlsplit(self.path))
+        except RequestError as error:
+            self._discard()
+            status, kind = error.status, _JSON
+            content = json.dumps(dict(error=str(error))).encode()
+        self._send(status, content, kind)
+
+    def _discard(self) -> None:
+        """Read what a refused client still sends, else it may not see the answer; but not for ever."""
+        left = min(self._unread or 0, 8 * self.server.max_upload)
+        while left and (chunk := self.rfile.read(min(left, 2**16))):
+            left -= len(chunk)
+        self.close_connection = True
+
+    def _check_sender(self) -> None:
+        host, origin = self.headers.get('Host', ''), self.headers.get('Origin')
+        if not self.server.is_own_name(host):
+            raise RequestError(HTTPStatus.FORBIDDEN, 'This server is not known by that name; see --allow-name')
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise RequestError(HTTPStatus.FORBIDDEN, 'Requests from other pages are refused')
+
+    def _get(self, url: SplitResult) -> tuple[bytes, str]:
+        if url.path in _FILES:
+            name, kind = _FILES[url.path]
+            return (_FOLDER / name).read_bytes(), kind
+        if url.path.startswith('/thumbnail/'):
+            return self.server.thumbnail(self._number(url.path.removeprefix('/thumbnail/'))), 'image/jpeg'
+        if url.path.startswith('/picture/'):
+            return self.server.picture(self._number(url.path.removeprefix('/picture/')), PICTURE_SIDE), 'image/jpeg'
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        if url.path == '/index':
+            return self._json(self.server.describe())
+        if url.path == '/pictures':
+            return self._json(self.server.list_pictures(query.get('name', ''), _count(query)))
+        if url.path == '/search':
+            number = self._number(query.get('picture', ''))
+            return self._json(self.server.search_like(number, _count(query)))
+        raise RequestError(HTTPStatus.NOT_FOUND, 'There is nothing here')
+
+    def _post(self, url: SplitResult) -> tuple[bytes, str]:
+        content = self._read_body()
+        if url.path != '/search':
+            raise RequestError(HTTPStatus.NOT_FOUND, 'There is nothing here')
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        return self._json(self.server.search(self.server.encode(content), _count(query)))
+
+    def _read_body(self) -> bytes:
+        length = self._unread
+        if length is None:
+            raise RequestError(HTTPStatus.LENGTH_REQUIRED, 'An upload must say its length')
+        if length > self.server.max_upload:
+            message = f'The picture has more than the {self.server.max_upload / 2**20:.0f} MiB that are allowed'
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+        self._unread = 0
+        content = self.rfile.read(length)
+        if len(content) < length:
+            raise RequestError(HTTPStatus.BAD_REQUEST, 'The upload broke off')
+        return content
+
+    def _number(self, text: str) -> int:
+        if not re.fullmatch(r'[0-9]{1,9}', text) or int(text) >= len(self.server.index):
+            raise RequestError(HTTPStatus.NOT_FOUND, 'There is no picture of that number')
+        return int(text)
+
+    def _json(self, content: dict) -> tuple[bytes, str]:
+        return json.dumps(content).encode(), _JSON
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header('Content-Type', kind)
+        self.send_header('Content-Length', str(len(content)))
+        if self.close_connection:
+            self.send_header('Connection', 'close')
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _count(query: dict[str, str]) -> int:
+    text = query.get('count', '48')
+    if not re.fullmatch(r'[0-9]{1,4}', text) or not 0 < int(text) <= MOST_MATCHES:
+        raise RequestError(HTTPStatus.BAD_REQUEST, f'count must be 1 ... {MOST_MATCHES}')
+    return int(text)

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+from mmpretrain.registry import TRANSFORMS
+from sample_pictures import smooth_picture
+
+from mm_sop.datasets.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from mm_sop.datasets.transforms.perturb import Perturb, occlude_patches, picture_generator, shuffle_patches
+
+
+@pytest.fixture(scope='module')
+def picture():
+    """A smooth picture with edges, 64 pixels wide and 56 high."""
+    image = np.asarray(smooth_picture((64, 56), 3)).copy()
+    image[16:40, 20:36] = (30, 200, 120)
+    return image
+
+
+def draw(image, name, severity, seed=0):
+    return corrupt(image, name, severity, np.random.default_rng(seed))
+
+
+def difference(first, second):
+    return np.abs(first.astype(float) - second).mean()
+
+
+def test_fifteen_corruptions_in_four_families():
+    families = [corruption.family for corruption in CORRUPTIONS.values()]
+    assert {family: families.count(family) for family in families} == dict(noise=3, blur=4, weather=4, digital=4)
+    assert all(len(corruption.strengths) == 5 for corruption in CORRUPTIONS.values())
+
+
+@pytest.mark.parametrize('name', CORRUPTIONS)
+def test_corruptions_keep_the_form_and_repeat(picture, name):
+    before = picture.copy()
+    for severity in SEVERITIES:
+        result = draw(picture, name, severity)
+        assert result.shape == picture.shape and result.dtype == np.uint8
+        assert np.array_equal(result, draw(picture, name, severity))
+        assert difference(result, picture) > 0.2
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize(
+    'name', sorted(set(CORRUPTIONS) - {'elastic_transform', 'snow', 'frost', 'fog', 'glass_blur', 'pixelate'})
+)
+def test_higher_severities_change_more(picture, name):
+    changes = [difference(draw(picture, name, severity), picture) for severity in SEVERITIES]
+    assert changes == sorted(changes)
+
+
+def grey(level=128, side=96):
+    return np.full((side, side, 3), level, np.uint8)
+
+
+@pytest.mark.parametrize('severity', SEVERITIES)
+def test_noise_has_the_published_strength(severity):
+    noisy = draw(grey(), 'gaussian_noise', severity) / 255
+    unclipped = 128 / 255 + CORRUPTIONS['gaussian_noise'].strengths[severity - 1] * np.random.default_rng(1).normal(
+        size=200_000
+    )
+    assert noisy.std() == pytest.approx(unclipped.clip(0, 1).std(), rel=0.03)
+    photons = CORRUPTIONS['shot_noise'].strengths[severity - 1]
+    expected = (np.random.default_rng(1).poisson(128 / 255 * photons, 200_000) / photons).clip(0, 1)
+    assert (draw(grey(), 'shot_noise', severity) / 255).std() == pytest.approx(expected.std(), rel=0.03)
+    speckled = draw(grey(), 'impulse_noise', severity)
+    share = CORRUPTIONS['impulse_noise'].strengths[severity - 1]
+    assert (speckled == 0).mean() == pytest.approx(share / 2, rel=0.15)
+    assert (speckled == 255).mean() == pytest.approx(share / 2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    'name', ['defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur', 'elastic_transform', 'pixelate']
+)
+def test_displacing_and_blurring_leave_a_flat_picture(name):
+    assert difference(draw(grey(77), name, 5), grey(77)) <= 1
+
+
+def test_lengths_follow_the_size():
+    """A point is spread over a disc of the published radius, as a share of the side."""
+    for side in (112, 224, 448):
+        point = np.zeros((side, side, 3), np.uint8)
+        point[side // 2, side // 2] = 255
+        kernel = CORRUPTIONS['defocus_blur'].draw(point.astype(np.float32), 10, None)[..., 0]
+        radius = np.sqrt((kernel > 0.5 * kernel.max()).sum() / np.pi)
+        assert radius == pytest.approx(10 * side / 224, rel=0.07)
+
+
+def test_brightness_and_contrast_by_hand():
+    image = grey(100)
+    image[:48] = 60
+    assert np.unique(draw(image, 'brightness', 2)).tolist() == [111, 151]  # 0.2 is 51 levels
+    assert np.unique(draw(image, 'contrast', 3)).tolist() == [76, 84]  # 80 -+ 20 * 0.2
+
+
+def test_pixelate_by_hand():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:4, :4] = 200
+    image[0, 4] = 160
+    result = draw(image, 'pixelate', 5)  # four pixels become one
+    assert (result[:4, :4] == 200).all() and (result[:4, 4:] == 10).all() and (result[4:] == 0).all()
+
+
+def test_unknown_corruption():
+    with pytest.raises(ValueError, match="no corruption 'rain' of severity 1: choose among gaussian_noise, "):
+        draw(grey(), 'rain', 1)
+    with pytest.raises(ValueError, match='severity 6'):
+        draw(grey(), 'fog', 6)
+    with pytest.raises(ValueError, match="name='rain'.*occlusion, shuffle"):
+        Perturb('rain', 1)
+
+
+def test_perturbation_depends_on_seed_and_picture_alone(picture):
+    def apply(image, **settings):
+        transform = TRANSFORMS.build(dict(type='Perturb', **settings))
+        np.random.random()
+        return transform(dict(img=image.copy()))['img']
+
+    settings = dict(name='gaussian_noise', level=3)
+    first = apply(picture, **settings)
+    assert np.array_equal(first, apply(picture, **settings))
+    assert not np.array_equal(first, apply(picture, seed=1, **settings))
+    other = picture.copy()
+    other[0, 0, 0] ^= 1
+    assert difference(apply(other, **settings), first) > 5
+
+
+def test_occlusion_hides_the_share(picture):
+    image = np.maximum(np.asarray(smooth_picture((56, 56), 1)), 1)
+    for share in (0.0, 0.25, 0.9, 1.0):
+        result = occlude_patches(image, share, picture_generator(image))
+        hidden = (result == 0).all(2)
+        assert hidden.mean() == pytest.approx(round(share * 196) / 196)
+        blocks = hidden.reshape(14, 4, 14, 4)
+        assert (blocks.any((1, 3)) == blocks.all((1, 3))).all()
+        assert np.array_equal(result[~hidden], image[~hidden])
+
+
+@pytest.mark.parametrize('size', [(12, 12), (13, 15)])
+def test_shuffling_moves_whole_patches(size):
+    image = np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(*size, 3)
+    result = shuffle_patches(image, 4, np.random.default_rng(0))
+    patches = [
+        {part[row : row + 3, column : column + 3].tobytes() for row in range(0, 12, 3) for column in range(0, 12, 3)}
+        for part in (image, result)
+    ]
+    assert patches[0] == patches[1] and not np.array_equal(result, image)
+    assert np.array_equal(result[12:], image[12:]) and np.array_equal(result[:, 12:], image[:, 12:])

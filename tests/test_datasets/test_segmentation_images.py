@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from mmcv.transforms import Compose
+from mmpretrain.registry import DATASETS
+from PIL import Image
+from segmentation_pictures import write_segmentation_set
+
+from mm_sop.datasets.transforms import UnreadableImageError
+
+PREFIX = dict(img_path='images/training', seg_map_path='annotations/training')
+METAINFO = dict(classes=('ground', 'box', 'crate'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
+
+
+def build(root, type='SegmentationImages', num_classes=3, **options):
+    pipeline = [dict(type='LoadPicture'), dict(type='LoadSegmentationMap', num_classes=num_classes, **options)]
+    metainfo = METAINFO if type == 'SegmentationImages' else None
+    return DATASETS.build(
+        dict(type=type, data_root=str(root), data_prefix=PREFIX, metainfo=metainfo, pipeline=pipeline)
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_segmentation_set(tmp_path)
+    return tmp_path
+
+
+def save_labels(root, labels, name='0.png'):
+    Image.fromarray(np.asarray(labels, np.uint8)).save(root / 'annotations/training' / name)
+
+
+def test_pictures_come_with_their_maps(root):
+    dataset = build(root)
+    assert len(dataset) == 4 and dataset.metainfo['classes'] == METAINFO['classes']
+    sample = dataset[2]
+    expected = np.asarray(Image.open(root / 'annotations/training/2.png'))
+    assert np.array_equal(sample['gt_seg_map'], expected) and set(np.unique(expected)) == {0, 1, 2}
+
+
+def test_label_zero_of_ade20k_is_no_class(root):
+    dataset = build(root, 'ADE20KImages', num_classes=150, reduce_zero_label=True)
+    assert len(dataset.metainfo['classes']) == len(dataset.metainfo['palette']) == 150
+    labels = np.asarray(Image.open(root / 'annotations/training/0.png')).astype(int)
+    assert np.array_equal(dataset[0]['gt_seg_map'], np.where(labels == 0, 255, labels - 1))
+
+
+def test_a_palette_is_read_as_labels(root):
+    labels = np.arange(48 * 32).reshape(32, 48) % 3
+    picture = Image.fromarray(labels.astype(np.uint8), 'P')
+    picture.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200])
+    picture.save(root / 'annotations/training/0.png')
+    assert np.array_equal(build(root)[0]['gt_seg_map'], labels)
+
+
+def test_a_missing_map_is_found_at_once(root):
+    (root / 'annotations/training/1.png').unlink()
+    with pytest.raises(FileNotFoundError, match=r'1 of 4 pictures have no label map: .*1\.png'):
+        build(root)
+
+
+def test_missing_folders_are_named(root, tmp_path_factory):
+    for picture in (root / 'images/training').iterdir():
+        picture.unlink()
+    with pytest.raises(FileNotFoundError, match=r'no pictures \*\.jpg below .*images/training'):
+        build(root)
+    with pytest.raises(FileNotFoundError, match=r'images/training is no folder: .*data_prefix\.img_path'):
+        build(tmp_path_factory.mktemp('empty'))
+
+
+def test_labels_beyond_the_classes_are_named(root):
+    labels = np.zeros((32, 48))
+    labels[3, 4] = 7
+    save_labels(root, labels)
+    with pytest.raises(
+        ValueError, match=r'0\.png has the labels \[7\], expected 0 \.\.\. 2 or 255: check num_classes=3'
+    ):
+        build(root)[0]
+
+
+@pytest.mark.parametrize('shape', [(16, 48), (32, 48, 3)])
+def test_maps_of_another_shape_are_named(root, shape):
+    save_labels(root, np.zeros(shape))
+    with pytest.raises(ValueError, match=r'0\.png has the shape \(.*one label for each pixel'):
+        build(root)[0]
+
+
+def test_damaged_maps_are_unreadable_pictures(root):
+    path = root / 'annotations/training/0.png'
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UnreadableImageError, match=r'0\.png'):
+        build(root)[0]
+
+
+def test_maps_follow_their_pictures(root):
+    dataset = build(root)
+    geometry = Compose([
+        dict(
+            type='RandomResize', scale=(96, 64), ratio_range=(0.5, 2.0), keep_ratio=True, resize_type='mmdet.Resize'
+        ),
+        dict(type='mmdet.RandomCrop', crop_size=(24, 24)),
+        dict(type='mmdet.RandomFlip', prob=0.5),
+    ])  # fmt: skip
+    for index in range(4):
+        np.random.seed(index)
+        sample = geometry(dataset[index])
+        assert sample['gt_seg_map'].shape == sample['img'].shape[:2]
+        crate = sample['gt_seg_map'] == 2
+        # The last rectangle lies on top and is green, before darker things.
+        if crate.any() and not crate.all():
+            assert sample['img'][crate, 1].mean() > sample['img'][~crate, 1].mean() + 50

@@ -1,0 +1,128 @@
+"""Features on the disk."""
+
+import numpy as np
+import pytest
+import torch
+from distributed import run_distributed
+from evaluation_encoders import make_context, make_encoder, write_classes
+
+from mm_sop.datasets import LabelledImages
+from mm_sop.evaluation.cache import READOUTS, FeatureCache, distinct_readouts
+
+
+class CountingEncoder:
+    """Passes on to an encoder, counts its batches and stops at one of them."""
+
+    def __init__(self, encoder, stop_at=None):
+        self.encoder, self.calls, self.stop_at = encoder, 0, stop_at
+        self.identity, self.network, self.parameters = encoder.identity, encoder.network, encoder.parameters
+
+    def read(self, batch, num_blocks=1):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        return self.encoder.read(batch, num_blocks)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_classes(tmp_path / 'pictures', 6)
+    return tmp_path / 'pictures'
+
+
+@pytest.fixture
+def context(folder, tmp_path):
+    return make_context(folder, tmp_path / 'work', 'transformer')
+
+
+def read_directly(context, dataset, num_blocks=1):
+    images = torch.stack([dataset[row]['inputs'] for row in range(len(dataset))])
+    return context.encoder.read(dict(inputs=images, data_samples=[]), num_blocks)
+
+
+def test_readouts_are_those_of_the_network(context, folder):
+    dataset = LabelledImages(folder, context.transform.steps)
+    context.readouts = tuple(READOUTS)
+    expected = read_directly(context, dataset, 4)
+    patch = expected.local_map.mean((2, 3))
+    wanted = {
+        'global': expected.global_features,
+        'patch': patch,
+        'global+patch': torch.cat([expected.global_features, patch], 1),
+        'last4': torch.cat(expected.summaries, 1),
+    }
+    for readout, features in wanted.items():
+        torch.testing.assert_close(context.features(dataset, readout), features)
+
+
+def test_one_pass_serves_all_readouts_and_later_calls(context, folder):
+    dataset = LabelledImages(folder, context.transform.steps)
+    context.encoder = encoder = CountingEncoder(context.encoder)
+    context.readouts = ('global', 'last4')
+    first = context.features(dataset)
+    # 18 pictures in shards of 8, 8 and 2, and batches of 4
+    assert encoder.calls == 5
+    assert torch.equal(context.features(dataset), first)
+    assert context.features(dataset, 'last4').shape == (18, 64)
+    assert encoder.calls == 5
+    context.features(dataset, 'patch')
+    assert encoder.calls == 10
+
+
+def test_interrupted_extraction_goes_on(context, folder):
+    dataset = LabelledImages(folder, context.transform.steps)
+    expected = read_directly(context, dataset).global_features
+    plain, context.encoder = context.encoder, CountingEncoder(context.encoder, stop_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        context.features(dataset)
+    context.encoder = CountingEncoder(plain)
+    torch.testing.assert_close(context.features(dataset), expected)
+    assert context.encoder.calls == 3
+    assert sorted(path.name for path in context.cache.folder.glob('*/*')) == ['definition.json', 'global.npy']
+
+
+def test_key_depends_on_weights_transform_data_and_type(context, folder, tmp_path):
+    dataset = LabelledImages(folder, context.transform.steps)
+    context.features(dataset)
+    context.cache.read(make_encoder('transformer', seed=1), dataset, dict(), ('global',))
+    context.cache.read(context.encoder, dataset, dict(crop_size=16), ('global',))
+    context.features(LabelledImages(folder, context.transform.steps, indices=5))
+    FeatureCache(context.cache.folder, 'bfloat16').read(context.encoder, dataset, dict(), ('global',))
+    assert len(list(context.cache.folder.iterdir())) == 5
+
+
+def test_bfloat16_takes_half_the_bytes(context, folder):
+    dataset = LabelledImages(folder, context.transform.steps)
+    exact = context.features(dataset)
+    context.cache = FeatureCache(context.work_dir / 'half', 'bfloat16')
+    rounded = context.features(dataset)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+    stored = np.load(next(context.cache.folder.glob('*/global.npy')), mmap_mode='r')
+    assert stored.itemsize == 2
+    with pytest.raises(ValueError, match='float32 or bfloat16'):
+        FeatureCache(context.work_dir, 'float16')
+
+
+def test_unknown_readout_is_refused(context, folder):
+    with pytest.raises(ValueError, match='no readout last9: choose among global'):
+        context.features(LabelledImages(folder, context.transform.steps), 'last9')
+
+
+def test_readouts_that_coincide_are_left_out():
+    assert distinct_readouts(make_encoder('resnet'), tuple(READOUTS), 32) == ['global', 'last4']
+    assert distinct_readouts(make_encoder('transformer'), tuple(READOUTS), 32) == list(READOUTS)
+
+
+def extract(rank, world_size, folder, work_dir):
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmpretrain')
+    context = make_context(folder, work_dir)
+    return context.features(LabelledImages(folder, context.transform.steps), 'last4')
+
+
+def test_two_processes_equal_one(folder, tmp_path):
+    (one,) = run_distributed(extract, str(folder), str(tmp_path / 'one'), world_size=1)
+    for features in run_distributed(extract, str(folder), str(tmp_path / 'two')):
+        torch.testing.assert_close(features, one)

@@ -1,0 +1,178 @@
+"""k-NN, linear and logistic protocols on folders with pictures of three colours."""
+
+import numpy as np
+import pytest
+import torch
+from distributed import run_distributed
+from evaluation_encoders import make_context, write_classes
+from torch.nn.functional import linear
+
+from mm_sop.evaluation.classification import class_labels, label_subsets, score_accuracy, score_tries
+from mm_sop.evaluation.logistic import fit_logistic, standardize
+from mm_sop.evaluation.protocols.knn import KNNProtocol
+from mm_sop.evaluation.protocols.linear import LinearProtocol
+from mm_sop.evaluation.protocols.logistic import LogisticProtocol
+from mm_sop.functional.knn import knn_scores
+
+FEW = dict(shares=(0.5,), shots=(1, 2), tries=3)
+GRID = dict(learning_rates=(1e-5, 0.1, 1.0), weight_decays=(0.0,), epochs=4, batch_size=8, validation=0.25)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Twelve training and four validation pictures of each class."""
+    folder = tmp_path_factory.mktemp('data')
+    write_classes(folder / 'train', 12)
+    write_classes(folder / 'val', 4, seed=1)
+    return folder
+
+
+@pytest.fixture
+def context(data, tmp_path):
+    return make_context(data, tmp_path)
+
+
+def run(protocol, context):
+    return protocol.run(context, protocol.find_data(context))
+
+
+def features_and_labels(protocol, context):
+    data = protocol.find_data(context)
+    features = [context.features(data[name]) for name in ('train', 'val')]
+    return *features, *[class_labels(data[name]) for name in ('train', 'val')]
+
+
+def accuracy_of(votes, truth):
+    return float((votes.argmax(1) == truth).float().mean())
+
+
+def test_knn_scores_are_those_of_the_function(context):
+    protocol = KNNProtocol(num_neighbors=(1, 5, 99), **FEW)
+    result = run(protocol, context)
+    train, val, labels, truth = features_and_labels(protocol, context)
+    for k, votes in knn_scores(train, labels, val, [1, 5]).items():
+        assert result.scores[f'val_class_k{k}'].value == pytest.approx(accuracy_of(votes, truth))
+    assert 'val_class_k99' not in result.scores
+    assert [picture.name for picture in result.pictures] == ['confusion_val', 'few_labels']
+    assert result.card['subsets']['2 shot'] == dict(labels=6, tries=3, drawn='per class')
+
+
+def test_knn_with_few_labels(context):
+    protocol = KNNProtocol(num_neighbors=(5,), **FEW)
+    result = run(protocol, context)
+    train, val, labels, truth = features_and_labels(protocol, context)
+    subsets = label_subsets(context, protocol.find_data(context)['train'], **FEW)
+    for subset, k in {'50%': 5, '1 shot': 1, '2 shot': 2}.items():
+        found = [
+            accuracy_of(knn_scores(train[rows], labels[rows], val, k)[k], truth)
+            for rows in map(torch.from_numpy, subsets[subset])
+        ]
+        score = result.scores[f'val_class_{subset.replace(" ", "_")}']
+        assert score.value == pytest.approx(np.mean(found))
+        assert score.error == pytest.approx(np.std(found, ddof=1))
+
+
+def test_lists_beside_the_data_replace_draws(tmp_path):
+    write_classes(tmp_path / 'train', 3)
+    write_classes(tmp_path / 'val', 1)
+    (tmp_path / '1percent.txt').write_text('blue_0_2.png\ngreen_0_1.png\n')
+    context = make_context(tmp_path, tmp_path / 'work')
+    train = KNNProtocol().find_data(context)['train']
+    subsets = label_subsets(context, train, (0.01, 0.1), (), 2)
+    assert [rows.tolist() for rows in subsets['1%']] == [[2, 4]]
+    assert len(subsets['10%']) == 2
+
+
+def test_logistic_scores_are_those_of_the_function(context):
+    protocol = LogisticProtocol(max_iterations=50, **FEW)
+    result = run(protocol, context)
+    train, val, labels, truth = features_and_labels(protocol, context)
+    subsets = label_subsets(context, protocol.find_data(context)['train'], **FEW)
+    found = []
+    for rows in map(torch.from_numpy, subsets['2 shot']):
+        few, test = standardize(train[rows], val)
+        weight, bias = fit_logistic(few, labels[rows], 3, max_iterations=50)
+        found.append(accuracy_of(linear(test, weight, bias), truth))
+    assert result.scores['val_class_2_shot'].value == pytest.approx(np.mean(found))
+    assert list(result.scores) == ['val_class_1_shot', 'val_class_2_shot', 'val_class_50%']
+
+
+def test_linear_learns_and_reports_what_it_chose(context):
+    result = run(LinearProtocol(**dict(GRID, epochs=40)), context)
+    assert result.scores['val_class'].value > 0.8
+    chosen = result.card['chosen']
+    assert chosen['validation_accuracy'] == max(max(each) for each in result.card['validation'].values())
+    assert chosen['lr'] > 1e-5
+    assert result.card['classifiers'] == 2 * 2 * 3
+    assert [picture.name for picture in result.pictures] == ['grid', 'confusion_val']
+    assert not list(context.work_dir.glob('*.pth'))
+
+
+@pytest.mark.parametrize('augment', [False, True])
+def test_interrupted_linear_training_goes_on(context, monkeypatch, augment):
+    protocol = LinearProtocol(augment=augment, **GRID)
+    steps = []
+
+    def stop(step, total):
+        steps.append(step)
+        if len(steps) == 11:
+            raise KeyboardInterrupt
+        return 0.5
+
+    monkeypatch.setattr('mm_sop.evaluation.protocols.linear.cosine_factor', lambda step, total: 0.5)
+    straight = run(protocol, context)
+    monkeypatch.setattr('mm_sop.evaluation.protocols.linear.cosine_factor', stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(protocol, context)
+    resumed = run(protocol, context)
+    assert resumed.card == straight.card
+    assert resumed.scores == straight.scores
+    assert 0 not in steps[11:]
+
+
+def train_augmented(rank, world_size, data, work_dir):
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmpretrain')
+    result = run(LinearProtocol(augment=True, **GRID), make_context(data, work_dir))
+    knn = run(KNNProtocol(num_neighbors=(1, 5), **FEW), make_context(data, work_dir))
+    return result.card, result.scores, knn.scores
+
+
+def test_two_processes_equal_one(data, tmp_path):
+    ((card, scores, knn),) = run_distributed(train_augmented, str(data), str(tmp_path / 'one'), world_size=1)
+    for other, other_scores, other_knn in run_distributed(train_augmented, str(data), str(tmp_path / 'two')):
+        assert other == card
+        assert other_scores == scores
+        assert other_knn == knn
+
+
+def test_batches_that_processes_cannot_share_are_refused(context):
+    with pytest.raises(ValueError, match='batch_size=64 must be a multiple of the 1 processes and at most the 27'):
+        run(LinearProtocol(augment=True, **dict(GRID, batch_size=64)), context)
+
+
+class Objects:
+    """Data set of which only labels are known."""
+
+    def __init__(self, identities):
+        self.identities = identities
+
+    def __len__(self):
+        return len(self.identities)
+
+    def get_data_info(self, index):
+        return dict(identity=self.identities[index])
+
+
+def test_errors_are_over_unseen_objects():
+    correct = np.array([True] * 8 + [False] * 8)
+    shown = Objects([0] * 8 + [1] * 8)
+    assert score_accuracy(correct, shown, Objects([0, 1])).error == pytest.approx(0.125)
+    assert score_accuracy(correct, shown, Objects([5])).error == pytest.approx(np.sqrt(1 / 8), rel=0.1)
+
+
+def test_tries():
+    assert score_tries([0.5]).error is None
+    assert score_tries([0.4, 0.6]).value == pytest.approx(0.5)
+    assert score_tries([0.4, 0.6]).error == pytest.approx(np.sqrt(0.02))

@@ -1,0 +1,225 @@
+"""From a checkpoint to an encoder, and what is refused on the way."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from timm.models.vision_transformer import VisionTransformer
+
+import mm_sop
+from mm_sop.engine.stored_config import parse_assignments
+from mm_sop.engine.weights import WeightsError
+from mm_sop.evaluation.encoders import build_encoder
+from mm_sop.models.utils.readout import read_out
+
+ARCH = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
+VIT = dict(type='MaskedVisionTransformer', arch=ARCH, img_size=32, patch_size=8)
+RESNET = dict(type='ResNet', depth=18, stem_channels=4, base_channels=4)
+
+
+class Opener:
+    def __reduce__(self):
+        return (print, ('code was run',))
+
+
+def build(backbone):
+    network = MODELS.build(dict(backbone))
+    # MMPretrain's own `eval` returns None.
+    network.eval()
+    return network
+
+
+def save(path, backbone, **entries):
+    torch.manual_seed(0)
+    network = build(backbone)
+    state = {f'backbone.{name}': value for name, value in network.state_dict().items()}
+    cfg = Config(dict(model=dict(type='SimSiam', backbone=backbone), seed=3)).pretty_text
+    torch.save(dict(dict(state_dict=state, meta=dict(cfg=cfg, iter=5)), **entries), path)
+    return network
+
+
+@pytest.mark.parametrize('backbone', [VIT, RESNET])
+def test_checkpoints_say_themselves_what_they_hold(backbone, tmp_path):
+    network = save(tmp_path / 'w.pth', backbone)
+    encoder = mm_sop.load(tmp_path / 'w.pth')
+    assert encoder.specification.image_size == backbone.get('img_size', 224)
+    assert encoder.specification.origin['iter'] == 5
+    images = torch.rand(2, 3, 32, 64)
+    features, local_map = encoder(images)
+    output = network(encoder.prepare(images))[-1]
+    expected = output[:, 0] if backbone is VIT else output.mean((2, 3))
+    torch.testing.assert_close(features, expected)
+    grid = output[:, 1:].transpose(1, 2).reshape(2, 32, 4, 8) if backbone is VIT else output
+    torch.testing.assert_close(local_map, grid)
+    assert mm_sop.load(tmp_path / 'w.pth', image_size=64).transform.crop_size == 64
+
+
+def test_stored_configs_are_not_run():
+    text = "import os\nos.abort()\na = dict(b=[1, (2.5, -1e-3)], c=None)\nd = os.getcwd()\ne = {'f': True}\n"
+    assert parse_assignments(text) == dict(a=dict(b=[1, (2.5, -1e-3)], c=None), e=dict(f=True))
+
+
+def test_config_is_asked_for_where_it_is_unknown(tmp_path):
+    network = save(tmp_path / 'w.pth', RESNET, meta=dict(cfg='model = build()'))
+    with pytest.raises(WeightsError, match=r'does not say what network it holds: give the config .*--from'):
+        mm_sop.load(tmp_path / 'w.pth')
+    encoder = mm_sop.load(tmp_path / 'w.pth', config=Config(dict(model=dict(backbone=RESNET))))
+    assert torch.equal(encoder.network.conv1.weight, network.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(patch_size=16), r'patch_embed.projection.weight(?s:.*)another patch size or width'),
+        (dict(img_size=64), r'pos_embed +\(1, 17, 32\), expected \(1, 65, 32\)(?s:.*)another number of positions'),
+        (dict(arch=dict(ARCH, num_layers=4)), r'missing +backbone.layers.3.ln1.weight'),
+        (dict(arch=dict(ARCH, num_layers=2)), r'unexpected +layers.2.ln1.weight'),
+        (RESNET, 'does not hold this network'),
+    ],
+)
+def test_other_architectures_are_refused(change, message, tmp_path):
+    save(tmp_path / 'w.pth', VIT)
+    backbone = RESNET if change is RESNET else dict(VIT, **change)
+    with pytest.raises(WeightsError, match=message):
+        mm_sop.load(tmp_path / 'w.pth', config=Config(dict(model=dict(backbone=backbone))))
+
+
+def test_missing_position_embedding_is_named(tmp_path):
+    save(tmp_path / 'w.pth', VIT)
+    content = torch.load(tmp_path / 'w.pth')
+    del content['state_dict']['backbone.pos_embed']
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(WeightsError, match=r'missing +backbone.pos_embed(?s:.*)no position embedding'):
+        mm_sop.load(tmp_path / 'w.pth')
+
+
+def test_code_is_run_on_request_only(tmp_path, capsys):
+    save(tmp_path / 'w.pth', RESNET, hook=Opener())
+    with pytest.raises(
+        WeightsError, match='would run code. If you trust where it comes from, `tools/export.py .* --trust'
+    ):
+        mm_sop.load(tmp_path / 'w.pth')
+    assert 'code was run' not in capsys.readouterr().out
+    mm_sop.load(tmp_path / 'w.pth', trusted=True)
+    assert 'code was run' in capsys.readouterr().out
+
+
+def test_damaged_files_are_refused(tmp_path):
+    save(tmp_path / 'w.pth', VIT)
+    whole = (tmp_path / 'w.pth').read_bytes()
+    for length in (0, 100, len(whole) // 2, len(whole) - 10):
+        (tmp_path / 'w.pth').write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match='w.pth (cannot be read|is damaged)'):
+            mm_sop.load(tmp_path / 'w.pth')
+    with pytest.raises(WeightsError, match='no checkpoint .*expected a file, a folder, an address'):
+        mm_sop.load(tmp_path / 'other.pth')
+
+
+def test_imported_encoders_serve_mining_and_evaluation(tmp_path):
+    torch.save(VisionTransformer(32, 8, embed_dim=64, depth=1, num_heads=1).state_dict(), tmp_path / 'w.pth')
+    config = Config(dict(model=dict(data_preprocessor=dict(to_rgb=True))))
+    encoder = build_encoder(config, tmp_path / 'w.pth', 'timm')
+    readout = encoder.read(dict(inputs=torch.zeros(2, 3, 32, 32, dtype=torch.uint8), data_samples=[]))
+    assert readout.local_map.shape == (2, 64, 4, 4)
+    assert encoder.identity['source'] == 'timm'
+
+
+@pytest.mark.parametrize('kind', ['MaskedVisionTransformer', 'VisionTransformer'])
+def test_imports_are_starting_points_of_training(kind, tmp_path):
+    network = save(tmp_path / 'w.pth', dict(VIT, type='VisionTransformer', out_type='raw'))
+    init_cfg = dict(type='PretrainedBackbone', checkpoint=str(tmp_path / 'w.pth'))
+    head = dict(type='DINOHead', num_prototypes=8)
+    neck = dict(type='DINONeck', in_channels=32, hid_channels=8, bottleneck_channels=4, num_prototypes=8)
+    model = MODELS.build(
+        dict(type='DINO', backbone=dict(VIT, type=kind, out_type='raw'), neck=neck, head=head, init_cfg=init_cfg)
+    )
+    model.init_weights()
+    for backbone in (model.backbone, model.teacher['backbone']):
+        for name, value in network.state_dict().items():
+            assert torch.equal(backbone.state_dict()[name], value), name
+
+
+def test_last_blocks_of_a_transformer_are_normed_tokens():
+    network = build(VIT)
+    images = torch.randn(2, 3, 32, 32)
+    tokens, resolution = network.patch_embed(images)
+    tokens = torch.cat([network.cls_token.expand(2, -1, -1), tokens], 1) + network.pos_embed
+    states = []
+    for layer in network.layers:
+        tokens = layer(tokens)
+        states.append(network.ln1(tokens))
+    readout = read_out(network, images, 2)
+    for state, summary, grid in zip(states[1:], readout.summaries, readout.maps, strict=True):
+        torch.testing.assert_close(summary, state[:, 0])
+        torch.testing.assert_close(grid.flatten(2).transpose(1, 2), state[:, 1:])
+    torch.testing.assert_close(readout.global_features, states[-1][:, 0])
+    assert readout.local_map.shape == (2, 32, *resolution)
+    for out_type in ('cls_token', 'featmap'):
+        network.out_type = out_type
+        torch.testing.assert_close(read_out(network, images).local_map, readout.local_map)
+    with pytest.raises(ValueError, match='4 blocks of MaskedVisionTransformer cannot be read: it has 3'):
+        read_out(network, images, 4)
+
+
+def test_last_stages_of_resnets_are_the_same_in_all_libraries():
+    import timm
+    from torchvision.models import resnet18
+
+    images = torch.randn(2, 3, 32, 32)
+    reference = resnet18().eval()
+    others = [timm.create_model('resnet18', num_classes=0), MODELS.build(dict(type='ResNet', depth=18))]
+    reference.fc = torch.nn.Identity()
+    expected = read_out(reference, images, 3)
+    assert [grid.shape[1] for grid in expected.maps] == [128, 256, 512]
+    for network in others:
+        network.load_state_dict(reference.state_dict())
+        network.eval()
+        found = read_out(network, images, 3)
+        torch.testing.assert_close(found.global_features, expected.global_features)
+        for pair in zip(found.maps + found.summaries, expected.maps + expected.summaries, strict=True):
+            torch.testing.assert_close(*pair)
+
+
+def test_blocks_of_timm_and_torchvision_transformers_agree():
+    from torchvision.models import VisionTransformer as Theirs
+
+    from mm_sop.engine.formats import from_format, to_format
+
+    ours = VisionTransformer(32, 8, embed_dim=32, depth=2, num_heads=2, num_classes=0).eval()
+    theirs = Theirs(32, 8, 2, 2, 32, 128).eval()
+    theirs.heads = torch.nn.Identity()
+    theirs.load_state_dict(to_format(from_format(ours.state_dict(), 'timm'), 'torchvision'))
+    images = torch.randn(2, 3, 32, 32)
+    for pair in zip(read_out(ours, images, 2), read_out(theirs, images, 2), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+def test_maps_of_other_networks():
+    from torchvision.models import mobilenet_v3_small
+
+    network = mobilenet_v3_small().eval()
+    network.classifier = torch.nn.Identity()
+    readout = read_out(network, torch.randn(1, 3, 64, 64))
+    assert readout.local_map.shape == (1, 576, 2, 2)
+    torch.testing.assert_close(readout.global_features, readout.local_map.mean((2, 3)))
+    swin = build(dict(type='SwinTransformer', arch='tiny', img_size=64, window_size=2))
+    assert read_out(swin, torch.randn(1, 3, 64, 64)).local_map.shape == (1, 768, 2, 2)
+
+
+def test_names_of_other_places(tmp_path, monkeypatch):
+    save(tmp_path / 'w.pth', RESNET)
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        (tmp_path / 'w.pth').rename(path)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    for _ in range(2):
+        assert mm_sop.load('https://example.org/runs/w.pth?download=1').specification.backbone['depth'] == 18
+    assert asked == ['https://example.org/runs/w.pth?download=1']
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name: str(tmp_path / name))
+    with pytest.raises(WeightsError, match='no checkpoint .*owner/name|owner/name has no mm_sop.json'):
+        mm_sop.load('hf:owner/name')

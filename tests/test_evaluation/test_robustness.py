@@ -1,0 +1,242 @@
+"""Robustness protocol on folders with pictures of three colours."""
+
+import json
+import shutil
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from distributed import run_distributed
+from evaluation_encoders import make_context, write_classes
+from mmengine.dataset import default_collate
+from PIL import Image
+from torch import nn
+
+from mm_sop.datasets.labelled_images import LabelledImages
+from mm_sop.datasets.transforms.corruptions import CORRUPTIONS
+from mm_sop.evaluation.disturbances import InternalCorruption, PixelAttack, batch_labels
+from mm_sop.evaluation.encoders import FrozenEncoder
+from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers, map_pictures
+from mm_sop.evaluation.perturbed_data import find_backgrounds, find_corrupted, match_classes, perturb_dataset
+from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
+from mm_sop.evaluation.protocols.robustness import RobustnessProtocol
+from mm_sop.models.utils.readout import read_out
+
+TRANSFORM = EvaluationTransform(32)
+QUICK = dict(
+    num_neighbors=5, occluded=(0.0, 1.0), shuffled=(1, 4), dropped=(0.0, 0.9), noises=(0.0, 50.0), repeats=2,
+    epsilons=(0.0, 0.3), step_sizes=(0.2,), steps=(1, 8),
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Training and validation pictures of three classes, and tiny ImageNet-9 and -A folders."""
+    folder = tmp_path_factory.mktemp('data')
+    write_classes(folder / 'train', 10)
+    write_classes(folder / 'val', 4, seed=1)
+    for variant in ('original', 'mixed_same'):
+        write_classes(folder / f'backgrounds/{variant}/val', 3, seed=2)
+    # Pictures of the same names that show another class.
+    for name, other in (('blue', 'green'), ('green', 'red'), ('red', 'blue')):
+        for path in sorted((folder / f'backgrounds/original/val/{other}').iterdir()):
+            target = folder / f'backgrounds/mixed_rand/val/{name}' / path.name.replace(other, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    write_classes(folder / 'imagenet-a', 2, classes=('blue', 'green'), seed=3)
+    return folder
+
+
+def write_corrupted(folder, families=('noise', 'blur', 'weather', 'digital')):
+    """Black pictures at severity 5, one-coloured ones otherwise, in the layout of ImageNet-C."""
+    for kind, corruption in CORRUPTIONS.items():
+        for severity in range(1, 6):
+            for channel, name in enumerate(('red', 'green', 'blue')):
+                pixels = np.zeros((32, 32, 3), np.uint8)
+                pixels[..., channel] = 0 if severity == 5 else 220
+                path = folder / (corruption.family if families else '') / kind / str(severity) / name / 'a.png'
+                path.parent.mkdir(parents=True)
+                Image.fromarray(pixels).save(path)
+
+
+def run(context):
+    protocol = RobustnessProtocol(**QUICK)
+    return protocol.run(context, protocol.find_data(context))
+
+
+def make_color_context(data, work_dir):
+    """Context with a network that gives the colours of 4 x 4 cells."""
+    context = make_context(data, work_dir)
+    network = nn.Conv2d(3, 3, 8, stride=8, bias=False)
+    network.weight.data = torch.eye(3)[..., None, None].expand(3, 3, 8, 8) / 64
+    identity = dict(checkpoint='colours.pth', checkpoint_sha256='')
+    context.encoder = FrozenEncoder(network, (120.0,) * 3, (60.0,) * 3, to_rgb=True, identity=identity)
+    return context
+
+
+@pytest.fixture
+def result(data):
+    """One run for all tests; only inside of a test transforms are found by their names."""
+    return run_once(data)
+
+
+@cache
+def run_once(data):
+    return run(make_color_context(data, data / 'work'))
+
+
+def test_undisturbed_levels_equal_clean_accuracy(result):
+    found = result.card['accuracies']
+    clean = found['clean']['0']
+    assert found['occlusion']['0.0'] == clean and found['shuffle']['1'] == clean
+    for kind in ('dropped_cells', 'zeroed_cells', 'dropped_block', 'attack_1x0.2', 'attack_8x0.2'):
+        assert found[kind][next(iter(found[kind]))]['linear'] == pytest.approx(clean['linear'])
+    assert found['map_noise']['0.0']['linear'] == pytest.approx(clean['linear'])
+
+
+def test_disturbances_harm(result):
+    found = result.card['accuracies']
+    assert found['clean']['0']['linear'] > 0.8
+    assert found['occlusion']['1.0'] == pytest.approx(dict(knn=1 / 3, linear=1 / 3))
+    assert found['attack_8x0.2']['0.3']['linear'] < 0.2
+    assert found['map_noise']['50.0']['linear'] < 0.8
+
+
+def test_swapped_backgrounds_and_other_sets(result):
+    scores = {name: score.value for name, score in result.scores.items()}
+    assert scores['background_mixed_same_linear'] == scores['background_original_linear'] > 0.7
+    assert scores['background_mixed_rand_linear'] < 0.3
+    gap = scores['background_mixed_same_linear'] - scores['background_mixed_rand_linear']
+    assert scores['background_gap_linear'] == pytest.approx(gap)
+    assert scores['imagenet_a_linear'] > 0.7
+
+
+def test_scores_are_means_over_levels(result):
+    found, scores = result.card['accuracies'], result.scores
+    for classifier in ('knn', 'linear'):
+        everything = [each[classifier] for kind in CORRUPTIONS for each in found[kind].values()]
+        assert len(everything) == 75
+        assert scores[f'corrupted_{classifier}'].value == pytest.approx(np.mean(everything))
+        blur = [each[classifier] for kind in CORRUPTIONS if 'blur' in kind for each in found[kind].values()]
+        assert scores[f'blur_{classifier}'].value == pytest.approx(np.mean(blur))
+    assert result.card['corruptions'] == 'generated'
+    names = {picture.name for picture in result.pictures}
+    assert names == {'corruptions', 'occlusion', 'shuffle', 'internal', 'noise', 'attack', 'backgrounds', 'disturbed'}
+
+
+def test_stored_corruptions_are_read(data, tmp_path):
+    for name in ('train', 'val'):
+        (tmp_path / name).symlink_to(data / name)
+    write_corrupted(tmp_path / 'imagenet-c')
+    found = run(make_color_context(tmp_path, tmp_path / 'work')).card
+    assert found['corruptions'] == 'read' and 'background' not in found['accuracies']
+    for kind in CORRUPTIONS:
+        levels = found['accuracies'][kind]
+        assert levels['1'] == levels['4'] and levels['5'] == pytest.approx(dict(knn=1 / 3, linear=1 / 3))
+
+
+def test_layouts_of_imagenet_c(tmp_path):
+    write_corrupted(tmp_path, families=())
+    assert [len(each) for each in find_corrupted(tmp_path, TRANSFORM)['fog']] == [3] * 5
+    shutil.rmtree(tmp_path / 'fog/4')
+    with pytest.raises(MissingDataError, match='lacks fog/4: expected <corruption>/<1 ... 5>/<class>/'):
+        find_corrupted(tmp_path, TRANSFORM)
+
+
+def test_backgrounds_without_an_original(data, tmp_path):
+    assert list(find_backgrounds(data / 'backgrounds', TRANSFORM)) == ['original', 'mixed_same', 'mixed_rand']
+    shutil.copytree(data / 'backgrounds/mixed_rand', tmp_path / 'mixed_rand')
+    with pytest.raises(MissingDataError, match='no original/val/<class>/'):
+        find_backgrounds(tmp_path, TRANSFORM)
+
+
+def named(*classes):
+    return SimpleNamespace(metainfo=dict(classes=classes), data_root='set')
+
+
+def test_classes_are_matched_by_name_or_listing(tmp_path):
+    train = named('cat', 'dog', 'emu', 'fox')
+    assert match_classes(named('fox', 'cat'), train).tolist() == [1, -1, -1, 0]
+    listing = tmp_path / 'in_to_in9.json'
+    assert match_classes(named('fox', 'cat'), train, listing).tolist() == [1, -1, -1, 0]
+    listing.write_text(json.dumps({'0': 1, '1': 1, '2': -1, '3': 0}))
+    assert match_classes(named('00_canine', '01_pet'), train, listing).tolist() == [1, 1, -1, 0]
+    with pytest.raises(ValueError, match='class gnu of set is none of the 4 training classes'):
+        match_classes(named('cat', 'gnu'), train)
+
+
+def test_answers_are_mapped_or_restricted():
+    features = torch.eye(4).repeat(3, 1)
+    classifiers = FrozenClassifiers(features, torch.arange(4).repeat(3), num_neighbors=99)
+    assert classifiers.num_neighbors == 12
+    queries = torch.eye(4)[[0, 1, 3]] + 0.1 * torch.eye(4)[[1, 2, 2]]
+    groups = np.array([7, -1, 5, 7])
+    assert classifiers.predict(queries)['linear'].tolist() == [0, 1, 3]
+    for answers in (classifiers.predict(queries, groups)[name].tolist() for name in ('knn', 'linear')):
+        assert answers == [7, -1, 7]
+    assert classifiers.predict(queries, groups, restrict=True)['linear'].tolist() == [7, 5, 7]
+
+
+def test_linear_head_is_that_of_standardised_features():
+    features, labels = 5 + 3 * torch.randn(60, 4) * torch.tensor([1.0, 10.0, 0.1, 0.0]), torch.arange(60) % 3
+    first = FrozenClassifiers(features, labels).logits(features)
+    moved = FrozenClassifiers(2 * features - 7, labels).logits(2 * features - 7)
+    torch.testing.assert_close(first, moved, atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture
+def setting(data, tmp_path):
+    context = make_context(data, tmp_path, kind='transformer')
+    train, test = (LabelledImages(data / name, context.transform.steps) for name in ('train', 'val'))
+    labels = torch.tensor([train.get_data_info(row)['gt_label'] for row in range(len(train))])
+    classifiers = {name: FrozenClassifiers(context.features(train, name), labels) for name in ('global', 'patch')}
+    return context, test, classifiers
+
+
+def disturbances(context, classifiers):
+    inside = InternalCorruption(context.encoder, classifiers['patch'], (0.5, 0.9), (1.0,), repeats=2)
+    attack = PixelAttack(context.encoder, classifiers['global'], (0.01, 0.05), (0.5,), (2,))
+    return inside, attack
+
+
+def test_disturbances_do_not_depend_on_the_batch(setting):
+    context, test, classifiers = setting
+    for disturbance in disturbances(context, classifiers):
+        context.batch_size = 12
+        whole = map_pictures(context, test, disturbance)
+        context.batch_size = 5
+        for kind, right in map_pictures(context, test, disturbance).items():
+            assert torch.equal(right, whole[kind])
+
+
+def test_attack_meets_the_pixels_of_the_pictures(setting):
+    context, test, classifiers = setting
+    attack = PixelAttack(context.encoder, classifiers['global'], (0.0,), (0.5,), (1,))
+    batch = default_collate([test[row] for row in (0, 5, 11)])
+    pixels = attack._to_pixels(context.encoder.data_preprocessor(batch, False)['inputs'])
+    torch.testing.assert_close(pixels, batch['inputs'][:, [2, 1, 0]] / 255)
+    images = context.encoder.data_preprocessor(batch, False)['inputs']
+    expected = classifiers['global'].logits(read_out(context.encoder.network, images).global_features)
+    torch.testing.assert_close(attack._logits(pixels), expected, atol=1e-4, rtol=1e-4)
+    assert batch_labels(batch).tolist() == [0, 1, 2]
+
+
+def test_perturbed_pictures_come_level_after_level(setting):
+    context, test, _ = setting
+    disturbed = perturb_dataset(test, 'occlusion', (0.0, 1.0), seed=0)
+    assert len(disturbed) == 24
+    assert torch.equal(disturbed[3]['inputs'], test[3]['inputs']) and not disturbed[15]['inputs'].any()
+    assert test[3]['inputs'].any()
+
+
+def run_in_process(rank, world_size, data, work_dir):
+    found = run(make_color_context(data, work_dir))
+    return found.card['accuracies'], {name: score.value for name, score in found.scores.items()}
+
+
+def test_processes_agree_with_one(data, result, tmp_path):
+    for accuracies, scores in run_distributed(run_in_process, str(data), str(tmp_path)):
+        assert accuracies == result.card['accuracies']
+        assert scores == pytest.approx({name: score.value for name, score in result.scores.items()})

@@ -1,0 +1,111 @@
+"""From training to predictions, with the commands of the README."""
+
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detection_data import SIZE, write_coco
+from mmengine.config import Config
+from PIL import Image
+
+from mm_sop.evaluation.detection import format_result
+from mm_sop.visualization.detections import draw_detections
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory, repository):
+    folder = tmp_path_factory.mktemp('scenes')
+    classes = Config.fromfile(repository / 'configs/_base_/datasets/composites_scenes.py').metainfo.classes
+    for split in ('train', 'val'):
+        write_coco(folder, classes, f'annotations/instances_{split}.json', split, num_pictures=4)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, repository):
+    """Call a script as from the command line, in this process."""
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        runpy.run_path(str(repository / 'tools' / name), run_name='__main__')
+
+    return call
+
+
+def test_train_test_detect(run, scenes, work_dir, repository, capsys):
+    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+    small = ['train_dataloader.batch_size=2', 'train_cfg.max_iters=2', 'log_level=ERROR']
+    for loader in ('train', 'val'):
+        small += [f'{loader}_dataloader.num_workers=0', f'{loader}_dataloader.persistent_workers=False']
+    options = ['--data', scenes, '--work-dir', work_dir]
+    run('train.py', config, *options, '--pretrained', 'none', '--cfg-options', *small)
+    checkpoint = work_dir / 'iter_2.pth'
+
+    loader = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
+    run('test.py', config, checkpoint, '--data', scenes, '--cfg-options', *loader)
+    result = json.loads((work_dir / 'test/iter_2.json').read_text())
+    assert result['pictures'] == 4 and len(result['checkpoint_sha256']) == 64
+    assert {'coco/bbox_mAP', 'coco/segm_mAP_50'} <= result['metrics'].keys()
+    assert '| masks | ' in (work_dir / 'test/iter_2.md').read_text()
+
+    pictures = [scenes / 'val/0.png', scenes / 'val/2.png']
+    run('detect.py', checkpoint, *pictures, '--out', work_dir / 'drawn', '--min-score', 0)
+    detections = json.loads((work_dir / 'drawn/detections.json').read_text())
+    assert list(detections) == [str(path) for path in pictures]
+    assert Image.open(work_dir / 'drawn/2.png').size == (640, 427)
+    for objects in detections.values():
+        scores = [item['score'] for item in objects]
+        assert scores == sorted(scores, reverse=True)
+        assert all(0 <= value <= SIZE[0] for item in objects for value in item['box'][::2])
+
+    (work_dir / 'no.jpg').write_bytes(b'no picture')
+    with pytest.raises(SystemExit, match=r'detect.py: .*no.jpg'):
+        run('detect.py', checkpoint, work_dir / 'no.jpg', '--out', work_dir / 'drawn')
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'].pop('backbone.conv1.weight')
+    torch.save(content, work_dir / 'partial.pth')
+    partial = work_dir / 'partial.pth'
+    for script, *arguments in (('test.py', config, partial), ('detect.py', partial, 'x')):
+        with pytest.raises(SystemExit, match=r'missing +backbone.conv1.weight'):
+            run(script, *arguments)
+
+
+def test_training_without_checkpoint_is_refused(run, scenes, work_dir, repository):
+    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+    with pytest.raises(SystemExit, match='train.py: .*--pretrained none to train from scratch'):
+        run(
+            'train.py',
+            config,
+            '--data',
+            scenes,
+            '--work-dir',
+            work_dir,
+            '--cfg-options',
+            'train_dataloader.batch_size=2',
+        )
+
+
+def test_table():
+    metrics = {'coco/bbox_mAP': 0.1234, 'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP_l': -1.0, 'coco/segm_mAP': 0.2}
+    text = format_result(dict(config='c.py', checkpoint='x.pth', pictures=3, metrics=metrics))
+    assert '| boxes | 12.3 | 50.0 | – | – | – | – |' in text
+    assert '| masks | 20.0 |' in text
+    voc = format_result(dict(config='c.py', checkpoint='x.pth', pictures=3, metrics={'pascal_voc/AP50': 0.25}))
+    assert '| pascal_voc/AP50 | 0.25 |' in voc
+
+
+def test_drawing():
+    picture = np.full((40, 80, 3), 255, np.uint8)
+    mask = np.zeros((40, 80), bool)
+    mask[10:20, 20:40] = True
+    item = dict(score=0.9, box=[20, 10, 40, 20], mask=mask) | {'class': 'b'}
+    drawing = np.asarray(draw_detections(picture, [item], ('a', 'b'), min_side=160))
+    assert drawing.shape == (80, 160, 3)
+    assert tuple(drawing[30, 60]) not in ((255, 255, 255), (0, 0, 0))
+    # The outline has the colour of the second class, pixels far away stay white.
+    assert tuple(drawing[30, 40]) == (0xD5, 0x5E, 0x00)
+    assert (drawing[60:] == 255).all()
+    assert (np.asarray(draw_detections(picture, [], ('a',))) == 255).all()

@@ -1,0 +1,126 @@
+import json
+import re
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+from sop_models import sop_config
+
+from mm_sop.evaluation.protocol import ProtocolResult, Score
+from mm_sop.evaluation.records import KNNRecords
+from mm_sop.evaluation.results import EvaluationResults, finished_record
+from mm_sop.visualization import page
+from mm_sop.visualization.compare import MOST_RUNS, config_differences, read_runs, write_comparison
+from mm_sop.visualization.montage import to_png
+
+
+@pytest.fixture
+def blank_charts(monkeypatch):
+    """Charts have tests of their own."""
+    blank = to_png(Image.new('RGB', (8, 8)))
+    monkeypatch.setattr(page, 'render', lambda draw, theme: blank)
+
+
+def score(accuracy):
+    return dict(accuracy=accuracy, standard_error=0.01)
+
+
+def write_run(folder, accuracies, seed=0, loss=3.0, **scores):
+    """A work directory as a run leaves it."""
+    log = folder / '20260101_000000' / 'vis_data'
+    log.mkdir(parents=True)
+    config = Config(dict(model=sop_config(), randomness=dict(seed=seed), work_dir=str(folder), note='a|b'))
+    config.dump(log / 'config.py')
+    lines = [dict(step=step, loss=loss, time=2.0, images_per_second=10.0 * step, memory=9) for step in (1, 2, 3)]
+    (log / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    records = KNNRecords(folder)
+    records.add(dict(network='raw_pixels', iter=None, epoch=None, seconds=1.0, scores=dict(seen_class_k5=score(0.99))))
+    for iteration, accuracy in accuracies.items():
+        scores_now = dict(seen_class_k5=score(accuracy))
+        records.add(dict(network='teacher', iter=iteration, epoch=1, seconds=2.0, scores=scores_now))
+        records.add(
+            dict(network='student', iter=iteration, epoch=1, seconds=0.0, scores=dict(seen_class_k5=score(0.9)))
+        )
+    results = EvaluationResults(folder / 'evaluation')
+    for checkpoint, value in scores.items():
+        base = dict(protocol='linear', checkpoint=checkpoint, key=checkpoint, card={})
+        results.add(*finished_record(base, ProtocolResult({'top1_accuracy': Score(value, 0.02)}), 1.0))
+    skipped = dict(
+        protocol='retrieval', checkpoint='a', key='', status='skipped', reason='absent', card={}, seconds=0.0
+    )
+    results.add(skipped)
+    return folder
+
+
+def test_page_tables_and_figures(tmp_path, blank_charts):
+    first = write_run(tmp_path / 'one' / 'run', {0: 0.2, 5: 0.4}, older=0.5, newer=0.61)
+    second = write_run(tmp_path / '<two>' / 'run', {0: 0.7, 5: 0.3}, seed=1)
+    target = write_comparison(read_runs([first, second]), tmp_path / 'out')
+    assert sorted(path.name for path in target.parent.iterdir()) == ['compare.json', 'compare.md', 'index.html']
+
+    data = json.loads((tmp_path / 'out/compare.json').read_text())
+    one, two = data['runs']['one/run'], data['runs']['<two>/run']
+    assert one['knn']['seen_class_k5']['accuracy'] == 0.4 and two['knn']['seen_class_k5']['accuracy'] == 0.3
+    assert one['evaluation'] == {'linear/top1_accuracy': dict(value=0.61, error=0.02, percent=True)}
+    assert two['evaluation'] == {}
+    cost = one['cost']
+    assert cost['iterations'] == 3 and cost['images per second'] == 20 and cost['peak memory in MiB'] == 9
+    # Three iterations of two seconds, and the four records of both networks and the one of the pixels.
+    assert cost['seconds of training'] == 6 and cost['seconds of evaluation'] == 5 and cost['seconds in all'] == 11
+    assert 0 < cost['parameters of the backbone'] < cost['trained parameters']
+    assert data['config_differences'] == {'randomness.seed': ['0', '1']}
+
+    table = (tmp_path / 'out/compare.md').read_text()
+    assert '| in % | one/run | <two>/run |' in table
+    assert '| seen class, k = 5 | 40.0 ± 1.0 | 30.0 ± 1.0 |' in table
+    assert '| linear: top1 accuracy | 61.0 ± 2.0 |  |' in table
+    assert '| randomness.seed | 0 | 1 |' in table
+    assert 'Best at “seen class, k = 5” by k-NN: one/run with 40.0 ± 1.0 %.' in table
+
+    html = target.read_text()
+    assert '<two>' not in html and '&lt;two&gt;/run' in html
+    titles = ['k-nearest neighbours during training', 'Evaluation protocols', 'Cost', 'Differences of the configs']
+    assert re.findall('<h2>(.*?)</h2>', html) == [*titles, 'Training']
+    assert 'alt="loss over the iterations' in html and 'http' not in re.sub('data:.*?"', '', html)
+
+
+def test_charts_are_drawn_for_more_runs_than_colours(tmp_path):
+    runs = read_runs([write_run(tmp_path / f'r{number}', {0: 0.1, 5: 0.1 * number}) for number in range(6)])
+    write_comparison(runs, tmp_path / 'out')
+    html = (tmp_path / 'out/index.html').read_text()
+    # Of k-NN accuracy, loss, speed: light and dark.
+    assert html.count('data:image/png') == 6
+
+
+def test_runs_that_have_logged_nothing(tmp_path, blank_charts):
+    work_dir = tmp_path / 'new'
+    (work_dir / 'a' / 'vis_data').mkdir(parents=True)
+    Config(dict(model=sop_config())).dump(work_dir / 'a/vis_data/config.py')
+    write_comparison(read_runs([work_dir]), tmp_path / 'out')
+    text = (tmp_path / 'out/compare.md').read_text()
+    assert 'No run has been evaluated yet' in text and 'The configs are equal' in text
+
+
+def test_differences_name_items_by_their_type():
+    first = dict(
+        a=1, hooks=[dict(type='A', x=1), dict(type='B', x=1)], steps=[dict(type='C', y=1), dict(type='C', y=2)]
+    )
+    second = dict(a=1, hooks=[dict(type='B', x=2)], steps=[dict(type='C', y=1), dict(type='C', y=3)], new={})
+    assert config_differences([first, second]) == {
+        'hooks[A].type': ['A', '–'],
+        'hooks[A].x': ['1', '–'],
+        'hooks[B].x': ['1', '2'],
+        'new': ['–', '{}'],
+        'steps[1].y': ['2', '3'],
+    }
+    assert config_differences([first, first]) == {}
+
+
+def test_bad_runs(tmp_path):
+    run = write_run(tmp_path / 'run', {0: 0.1})
+    with pytest.raises(FileNotFoundError, match='nowhere is not the work directory of a run'):
+        read_runs([run, tmp_path / 'nowhere'])
+    with pytest.raises(ValueError, match='twice'):
+        read_runs([run, tmp_path / 'run'])
+    with pytest.raises(ValueError, match=f'at most {MOST_RUNS}'):
+        read_runs([tmp_path / str(number) for number in range(MOST_RUNS + 1)])

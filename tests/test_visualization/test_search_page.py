@@ -1,0 +1,245 @@
+import io
+import json
+import re
+import socket
+import struct
+import zlib
+from http.client import HTTPConnection
+from threading import Thread
+from urllib.parse import quote
+
+import pytest
+from mmengine.registry import init_default_scope
+from picture_encoders import small_encoder
+from PIL import Image
+from sample_pictures import smooth_picture, write_pictures
+
+from mm_sop.evaluation.picture_index import PictureIndex
+from mm_sop.visualization.search_page import SearchServer
+
+NASTY = '<script>alert(1)<!-- &amp; "\'.png'
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    init_default_scope('mmpretrain')
+    folder = tmp_path_factory.mktemp('searched')
+    write_pictures(folder / 'pictures', 12)
+    smooth_picture(size=(400, 300), seed=5).save(folder / 'pictures' / NASTY, dpi=(72, 72))
+    smooth_picture(size=(700, 3), seed=6).save(folder / 'pictures' / 'thin.png')
+    (folder / 'pictures' / 'broken.png').write_bytes(b'x')
+    (folder / 'secret.txt').write_text('secret')
+    index, encoder = PictureIndex(folder / 'pictures', folder / 'store'), small_encoder()
+    index.update(encoder)
+    with SearchServer(index, encoder, names=['Gallery'], max_upload=40_000, max_pixels=250_000) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def ask(server):
+    connection = HTTPConnection(*server.server_address[:2], timeout=30)
+
+    def ask(path, body=None, headers=None, method=None):
+        connection.request(method or ('GET' if body is None else 'POST'), path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    yield ask
+    connection.close()
+
+
+def as_png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def number_of(server, name):
+    return next(number for number, file in enumerate(server.index.files) if name in file.path)
+
+
+def chunk(kind, content):
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+
+def bomb(side):
+    """PNG of a few bytes that says to be a square of a size."""
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + header + chunk(b'IDAT', zlib.compress(b'\0' * 1000)) + chunk(b'IEND', b'')
+
+
+def error(answer):
+    status, headers, content = answer
+    assert headers['Content-Type'] == 'application/json'
+    return status, json.loads(content)['error']
+
+
+def test_it_listens_on_this_machine_alone(server):
+    assert server.server_address[0] == '127.0.0.1'
+    assert server.url == f'http://127.0.0.1:{server.server_address[1]}/'
+
+
+def test_page_loads_nothing_from_elsewhere(ask):
+    kinds = {'/': 'text/html', '/search.css': 'text/css', '/search.js': 'text/javascript', '/icon.svg': 'image/svg+xml'}
+    for path, kind in kinds.items():
+        status, headers, content = ask(path)
+        assert status == 200 and headers['Content-Type'].split(';')[0] == kind
+        assert re.findall(r'https?://(?!www\.w3\.org/2000/svg)', content.decode()) == []
+        linked = re.findall(r'(?:src|href)="(/[^"]*)"', content.decode()) if path == '/' else []
+        assert set(linked) <= set(kinds) and len(linked) == (3 if path == '/' else 0)
+
+
+def test_every_answer_has_the_security_headers(ask):
+    for path in ('/', '/index', '/thumbnail/0', '/nothing'):
+        headers = ask(path)[1]
+        assert "default-src 'none'" in headers['Content-Security-Policy']
+        assert 'unsafe' not in headers['Content-Security-Policy']
+        assert headers['X-Content-Type-Options'] == 'nosniff'
+        assert headers['Cross-Origin-Resource-Policy'] == 'same-origin'
+        assert 'Python' not in headers['Server']
+    status, headers, _ = ask('/', method='PUT')
+    assert status == 501 and headers['X-Content-Type-Options'] == 'nosniff'
+
+
+def test_description(ask):
+    description = json.loads(ask('/index')[2])
+    expected = dict(pictures=14, unreadable=1, folder='pictures', encoder='small.pth', max_upload=40_000)
+    assert description == expected
+
+
+def test_names_are_data_and_not_markup(server, ask):
+    status, headers, content = ask('/pictures?name=' + quote('SCRIPT'))
+    assert status == 200 and headers['Content-Type'] == 'application/json'
+    found = json.loads(content)
+    assert found == dict(total=1, pictures=[dict(number=number_of(server, NASTY), name=NASTY)])
+    script = ask('/search.js')[2].decode()
+    assert 'innerHTML' not in script and 'insertAdjacentHTML' not in script
+
+
+def test_listing(ask):
+    assert len(json.loads(ask('/pictures?count=5')[2])['pictures']) == 5
+    found = json.loads(ask('/pictures?name=a/&count=2')[2])
+    assert found['total'] == 6 and len(found['pictures']) == 2
+
+
+def test_search_by_a_picture_of_the_index(server, ask):
+    found = json.loads(ask('/search?picture=3&count=7')[2])
+    assert found['name'] == server.index.files[3].path
+    scores = [match['score'] for match in found['matches']]
+    assert len(scores) == 7 and scores == sorted(scores, reverse=True)
+    assert 3 not in [match['number'] for match in found['matches']]
+
+
+def test_search_by_an_upload(server, ask):
+    status, _, content = ask('/search?count=3', server.index.path(4).read_bytes())
+    matches = json.loads(content)['matches']
+    assert status == 200 and len(matches) == 3
+    assert matches[0]['number'] == 4 and matches[0]['score'] == pytest.approx(1, abs=1e-5)
+
+
+def test_pictures_are_sent_as_jpeg(server, ask):
+    sizes = {}
+    for name in (NASTY, 'thin'):
+        for kind in ('thumbnail', 'picture'):
+            status, headers, content = ask(f'/{kind}/{number_of(server, name)}')
+            assert status == 200 and headers['Content-Type'] == 'image/jpeg'
+            picture = Image.open(io.BytesIO(content))
+            assert picture.format == 'JPEG'
+            sizes[name, kind] = picture.size
+    assert sizes[NASTY, 'thumbnail'] == (256, 192) and sizes[NASTY, 'picture'] == (400, 300)
+    assert sizes['thin', 'thumbnail'] == (256, 1)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        '/thumbnail/14', '/thumbnail/-1', '/thumbnail/', '/thumbnail/../../secret.txt', '/picture/..%2f..%2fsecret.txt',
+        '/../secret.txt', '/..%2fsecret.txt', '//etc/passwd', '/server.py', '/search?picture=x', '/search?picture=99',
+        '/search', '/thumbnail/0/../1', '/thumbnail/%D9%A1', '/thumbnail/9999999999',
+    ],
+)  # fmt: skip
+def test_nothing_but_indexed_pictures_is_served(ask, path):
+    status, reason = error(ask(path))
+    assert status == 404 and reason
+
+
+@pytest.mark.parametrize('count', ['0', '-1', 'x', '201', '99999'])
+def test_bad_counts(ask, count):
+    assert error(ask(f'/search?picture=1&count={count}'))[0] == 400
+
+
+def test_foreign_host_names_are_refused(ask):
+    for host in ('evil.example', 'evil.example:8642', '127.0.0.1.evil.example', '', '@127.0.0.1:x', '[::1'):
+        for path in ('/', '/index', '/thumbnail/0'):
+            assert error(ask(path, headers={'Host': host}))[0] == 403
+    for host in ('localhost:1', '127.0.0.1', '[::1]:80', '192.168.1.7:8642', 'gallery', 'GALLERY:99'):
+        assert ask('/index', headers={'Host': host})[0] == 200
+
+
+def test_uploads_from_other_pages_are_refused(server, ask):
+    picture = as_png(smooth_picture())
+    own = server.url.rstrip('/')
+    assert error(ask('/search', picture, {'Origin': 'http://evil.example'}))[0] == 403
+    assert error(ask('/search', picture, {'Origin': 'null'}))[0] == 403
+    assert ask('/search', picture, {'Origin': own})[0] == 200
+
+
+def test_large_uploads_are_refused(ask):
+    status, reason = error(ask('/search', b'x' * 40_001))
+    assert status == 413 and 'MiB' in reason
+    assert error(ask('/search', bomb(501)))[0] == 400
+    assert error(ask('/search', bomb(60_000)))[0] == 400
+    assert ask('/search', as_png(Image.new('RGB', (500, 500))))[0] == 200
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'no picture', as_png(smooth_picture())[:300], b'<svg onload="alert(1)"/>', b'GIF89a', b'\xff\xd8\xff'],
+)
+def test_broken_uploads_are_explained(ask, content):
+    status, reason = error(ask('/search', content))
+    assert status == 400 and reason.startswith('This is no picture that can be read')
+    assert ask('/index')[0] == 200
+
+
+def test_uploads_need_a_length_and_all_of_their_bytes(server, ask):
+    for header, expected in ((b'', b'411'), (b'Content-Length: -5\r\n', b'411'), (b'Content-Length: 99\r\n', b'400')):
+        with socket.create_connection(server.server_address[:2], timeout=30) as client:
+            client.sendall(b'POST /search HTTP/1.1\r\nHost: localhost\r\n' + header + b'\r\nabc')
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1000).startswith(b'HTTP/1.1 ' + expected)
+    # A client that goes away before it has its answer.
+    with socket.create_connection(server.server_address[:2]) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        client.sendall(b'GET /picture/0 HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    assert ask('/index')[0] == 200
+
+
+def test_uploads_go_nowhere_else(ask):
+    assert error(ask('/index', b'x'))[0] == 404
+
+
+def test_removed_and_replaced_files(tmp_path):
+    write_pictures(tmp_path / 'pictures', 3, nested=False)
+    (tmp_path / 'secret.txt').write_text('secret')
+    index, encoder = PictureIndex(tmp_path / 'pictures', tmp_path / 'store'), small_encoder()
+    index.update(encoder)
+    index.path(0).unlink()
+    index.path(0).symlink_to(tmp_path / 'secret.txt')
+    index.path(1).unlink()
+    with SearchServer(index, encoder) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        connection = HTTPConnection(*server.server_address[:2], timeout=30)
+        for number in (0, 1):
+            connection.request('GET', f'/picture/{number}')
+            response = connection.getresponse()
+            assert response.status == 404 and 'removed or changed' in json.loads(response.read())['error']
+        connection.close()
+        server.shutdown()
+
+
+def test_a_port_in_use_is_an_error(server):
+    with pytest.raises(OSError):
+        SearchServer(server.index, server.encoder, port=server.server_address[1])

@@ -1,0 +1,134 @@
+"""Exact nearest neighbours: this project against faiss, scikit-learn and plain torch, interleaved in one process.
+
+python tools/benchmarks/search.py writes docs/benchmarks/search.json and search.md.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import faiss
+import numpy as np
+import sklearn
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.functional.knn import nearest_neighbors
+
+Search = Callable[[Tensor, Tensor, int], np.ndarray]
+"""Rows of the nearest neighbours, (n, k), of normalised queries in a normalised bank."""
+
+
+def search_ours(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    return nearest_neighbors(queries, bank, count)[1].numpy()
+
+
+def search_faiss(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    index = faiss.IndexFlatIP(bank.shape[1])
+    index.add(bank.numpy())
+    return index.search(queries.numpy(), count)[1]
+
+
+def search_sklearn(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    # On the sphere the Euclidean order is that of the cosines.
+    index = NearestNeighbors(n_neighbors=count, algorithm='brute').fit(bank.numpy())
+    return index.kneighbors(queries.numpy(), return_distance=False)
+
+
+def search_torch(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    return torch.cat([(rows @ bank.T).topk(count, dim=1).indices for rows in queries.split(512)]).numpy()
+
+
+SEARCHES: dict[str, Search] = {
+    'mm_sop': search_ours,
+    'faiss IndexFlatIP': search_faiss,
+    'scikit-learn brute': search_sklearn,
+    'torch matmul + topk': search_torch,
+}
+
+
+def brute_force(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    """Neighbours in fp64; of equal cosines the smaller row comes first."""
+    cosines = queries.double() @ bank.double().T
+    return cosines.sort(dim=1, descending=True, stable=True).indices[:, :count].numpy()
+
+
+def recall(rows: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the true neighbours that were found."""
+    return float(np.mean([len(np.intersect1d(*pair)) / len(pair[1]) for pair in zip(rows, truth, strict=True)]))
+
+
+def keeps_ties_in_order(search: Search) -> bool:
+    """Whether copies of one vector are found in the order of their rows."""
+    bank = normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), dim=1).repeat(20, 1)
+    return np.array_equal(search(bank[:40], bank, 10), brute_force(bank[:40], bank, 10))
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict]:
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (
+        normalize(torch.randn(count, args.dim, generator=generator), dim=1) for count in (args.bank, args.queries)
+    )
+    checked = queries[: args.checked]
+    truth = brute_force(checked, bank, args.neighbors)
+    results = {name: dict(seconds=[], ties_by_row=keeps_ties_in_order(search)) for name, search in SEARCHES.items()}
+    for repeat in range(args.repeats):
+        for name, search in SEARCHES.items():
+            started = time.perf_counter()
+            rows = search(queries, bank, args.neighbors)
+            results[name]['seconds'].append(round(time.perf_counter() - started, 3))
+            results[name]['recall'] = recall(rows[: args.checked], truth)
+            print(f'repeat {repeat + 1} of {args.repeats}: {name} {results[name]["seconds"][-1]:.1f} s', flush=True)
+    for result in results.values():
+        pairs = zip(result['seconds'], results['faiss IndexFlatIP']['seconds'], strict=True)
+        result['ratio_to_faiss'] = round(median(own / faiss_seconds for own, faiss_seconds in pairs), 3)
+    return results
+
+
+def format_table(record: dict) -> str:
+    sizes = f'{record["bank"]:,} x {record["queries"]:,} features of width {record["dim"]}, top {record["neighbors"]}'
+    lines = [
+        '# Exact search',
+        '',
+        f'{sizes}, {record["threads"]} threads. All methods take turns in one process; the ratio is the median over',
+        f'{record["repeats"]} turns of the time divided by that of faiss in the same turn.',
+        '',
+        '| method | seconds, median | ratio to faiss | recall against fp64 | ties by row |',
+        '| --- | ---: | ---: | ---: | --- |',
+    ]
+    for name, each in record['methods'].items():
+        cells = [name, f'{median(each["seconds"]):.1f}', f'{each["ratio_to_faiss"]:.2f}', f'{each["recall"]:.6f}']
+        lines.append(f'| {" | ".join(cells)} | {"yes" if each["ties_by_row"] else "no"} |')
+    return '\n'.join([*lines, '', 'Command: `python tools/benchmarks/search.py`', ''])
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in dict(bank=50_000, queries=5_000, dim=384, neighbors=200, checked=200, repeats=3).items():
+        parser.add_argument(f'--{name}', type=int, default=default, help='default %(default)s')
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--out', type=Path, default=Path('docs/benchmarks/search.json'))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    faiss.omp_set_num_threads(args.threads)
+    versions = dict(torch=torch.__version__, faiss=faiss.__version__, sklearn=sklearn.__version__)
+    sizes = {name: value for name, value in vars(args).items() if name != 'out'}
+    record = dict(**sizes, machine=platform.machine(), versions=versions, methods=measure(args))
+    write_atomically(args.out, json.dumps(record, indent=1))
+    write_atomically(args.out.with_suffix('.md'), format_table(record))
+    print(format_table(record))
+
+
+if __name__ == '__main__':
+    main()

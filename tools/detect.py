@@ -1,0 +1,63 @@
+"""Draw what a trained detector finds: python tools/detect.py CHECKPOINT IMAGE...
+
+The config is read from the checkpoint, where training has put it. A picture of each image and detections.json are
+written into the folder --out.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmengine.device import get_device
+
+from mm_sop.datasets.transforms.loading import UnreadableImageError, decode_image
+from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.launch import LaunchError, load_config
+from mm_sop.engine.stored_config import stored_config
+from mm_sop.engine.weights import WeightsError, read_checkpoint
+from mm_sop.evaluation.detection import detect, load_detector, summarise
+from mm_sop.visualization.detections import draw_detections
+from mm_sop.visualization.montage import to_png
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', help='weights of the detector')
+    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='pictures')
+    parser.add_argument('--config', help='config of the training run; default that in the checkpoint')
+    parser.add_argument('--out', type=Path, default=Path('detections'), help='folder of the results (%(default)s)')
+    parser.add_argument('--min-score', type=float, default=0.3, help='least score of an object (%(default)s)')
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.config:
+        config = load_config(args.config)
+    else:
+        config = stored_config(read_checkpoint(args.checkpoint), args.checkpoint)
+    model = load_detector(config, args.checkpoint, get_device())
+    detections = {}
+    for path in args.images:
+        objects = detections[str(path)] = detect(model, path, args.min_score)
+        picture = decode_image(path.read_bytes())[..., ::-1].copy()
+        drawing = draw_detections(picture, objects, model.dataset_meta['classes'])
+        write_atomically(args.out / f'{path.stem}.png', to_png(drawing))
+    plain = {path: [_without_mask(item) for item in objects] for path, objects in detections.items()}
+    write_atomically(args.out / 'detections.json', json.dumps(plain, indent=1))
+    print(f'{summarise(detections)}\nWritten to {args.out}')
+
+
+def _without_mask(item: dict) -> dict:
+    return {key: value for key, value in item.items() if key != 'mask'}
+
+
+def main() -> None:
+    try:
+        run(parse_args())
+    except (LaunchError, WeightsError, UnreadableImageError, FileNotFoundError) as error:
+        sys.exit(f'detect.py: {error}')
+
+
+if __name__ == '__main__':
+    main()
