@@ -72,12 +72,12 @@ def _voc_object(name, box):
 
 
 def shrink(node):
-    """Replace sizes in a pipeline so that every picture has 96 x 64 pixels, or squares of 96, in place."""
+    """Replace sizes in a pipeline so that no picture is larger than 96 x 64 pixels, in place."""
     if isinstance(node, list):
         for item in node:
             shrink(item)
     elif isinstance(node, dict):
-        for key, value in (('scale', SIZE), ('scales', [SIZE]), ('crop_size', (48, 48)), ('size', (SIZE[0], SIZE[0]))):
+        for key, value in (('scale', SIZE), ('scales', [SIZE]), ('crop_size', (48, 48))):
             if key in node:
                 node[key] = value
         for value in node.values():

@@ -43,7 +43,7 @@ def load_small(path, folder):
             shrink(leaf.pipeline)
     if config.val_evaluator.type == 'CocoMetric':
         config.val_evaluator.ann_file = str(root / leaf_datasets(config.val_dataloader.dataset)[0].ann_file)
-    config.model.data_preprocessor.pop('batch_augments', None)
+    config.model.data_preprocessor.pad_size_divisor = 32
     make_cheap(config.model)
     if config.model.backbone.get('arch') in ('base', 'deit-small'):
         narrow(config.model)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from mm_sop.visualization.style import Theme
@@ -35,7 +36,7 @@ def confusion_chart(matrix: np.ndarray, classes: Sequence[str], title: str, them
     axes.set_xticks(ticks, classes if named else [], rotation=90)
     axes.set_yticks(ticks, classes if named else [])
     if len(classes) <= 12:
-        _write_values(axes, shares, theme)
+        _write_values(image, shares, theme)
     figure.colorbar(image, ax=axes, label='% of the true class', shrink=0.8).outline.set_visible(False)
     return figure
 
@@ -60,7 +61,7 @@ def grid_chart(
     axes.set_yticks(range(len(accuracies)), list(accuracies))
     axes.set(xlabel='learning rate for a batch of 256')
     axes.grid(False)
-    _write_values(axes, values, theme)
+    _write_values(image, values, theme)
     corner = (chosen[1] - 0.5, list(accuracies).index(chosen[0]) - 0.5)
     axes.add_patch(_frame(corner, theme))
     figure.colorbar(image, ax=axes, label='accuracy in %').outline.set_visible(False)
@@ -94,12 +95,10 @@ def _colors(theme: Theme) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list('share', [low, theme.series[0]])
 
 
-def _write_values(axes, values: np.ndarray, theme: Theme) -> None:
-    low, high = values.min(), values.max()
+def _write_values(image: AxesImage, values: np.ndarray, theme: Theme) -> None:
     for (row, column), value in np.ndenumerate(values):
-        is_strong = theme.name == 'light' and value > low + 0.6 * (high - low)
-        color = '#ffffff' if is_strong else theme.ink
-        axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=color)
+        color = '#ffffff' if theme.name == 'light' and image.norm(value) > 0.6 else theme.ink
+        image.axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=8, color=color)
 
 
 def _frame(corner: tuple[float, float], theme: Theme) -> Rectangle:

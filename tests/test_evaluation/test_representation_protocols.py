@@ -25,7 +25,6 @@ from mm_sop.evaluation.protocols.rank import RankProtocol
 from mm_sop.evaluation.protocols.transfer import TransferProtocol
 from mm_sop.functional import alignment, cosine_silhouette, effective_rank, lidar, rankme, uniformity
 
-LINEAR = dict(learning_rates=(0.1,), weight_decays=(0.0,), epochs=2, batch_size=8, validation=0.25)
 SHORT = dict(epochs=2, min_iterations=1, batch_size=8)
 
 
@@ -148,7 +147,7 @@ def test_transfer_to_the_sets_that_exist(tmp_path, capsys):
     write_pets(tmp_path / 'Oxford-IIIT_Pets')
     for part, count in (('train', 8), ('val', 2)):
         write_classes(tmp_path / 'stl10' / part, count, seed=count)
-    protocol = TransferProtocol(sets=('Oxford-IIIT_Pets', 'food-101', 'stl10'), num_neighbors=20, linear=LINEAR)
+    protocol = TransferProtocol(sets=('Oxford-IIIT_Pets', 'food-101', 'stl10'), num_neighbors=20, linear_epochs=2)
     context = make_context(tmp_path, tmp_path / 'work')
     result = run(protocol, context)
     assert list(result.scores) == [

@@ -1,8 +1,8 @@
-# COCO with boxes and masks in squares of 1024 pixels, at 0.1 to 2 times their size: as in ViTDet.
+# COCO with boxes and masks within 1024 x 1024 pixels, at 0.1 to 2 times their size: as in ViTDet.
+# The data preprocessor fills them up to squares.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 image_size = (1024, 1024)
-square = dict(type='Pad', size=image_size, pad_val=dict(img=(114, 114, 114)))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -15,19 +15,17 @@ train_pipeline = [
         recompute_bbox=True,
         allow_negative_crop=True),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2)),
-    square,
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
-    square,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-# All pictures have one shape.
+# All become squares: nothing to group.
 train_dataloader = dict(
     batch_sampler=None,
     worker_init_fn=dict(type='pretrain_worker_init'),

@@ -6,8 +6,8 @@ norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
     # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
-    data_preprocessor=dict(
-        batch_augments=[dict(type='BatchFixedSizePad', size=(1024, 1024), pad_mask=True)]),
+    # Squares of 1024 pixels
+    data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
         _delete_=True,
         type='WindowedVisionTransformer',

@@ -1,7 +1,7 @@
 """Transfer to small classification sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -53,12 +53,12 @@ class TransferProtocol(Protocol):
     Args:
         sets: Folders below the data: of :data:`MMPRETRAIN_SETS`, or in a layout of the protocol `knn`.
         num_neighbors: Neighbours that vote.
-        linear: Options of the protocol `linear`.
+        linear_epochs: Passes over the training pictures of the linear classifiers.
     """
 
     sets: Sequence[str] = (*MMPRETRAIN_SETS, *OTHER_SETS)
     num_neighbors: int = 20
-    linear: dict = field(default_factory=dict)
+    linear_epochs: int = 100
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class TransferProtocol(Protocol):
     def _classifiers(self, num_pictures: int | None = None) -> dict[str, Protocol]:
         num_neighbors = min(self.num_neighbors, num_pictures or self.num_neighbors)
         knn = KNNProtocol(num_neighbors=(num_neighbors,), labels=('class',), shares=(), shots=())
-        return dict(knn=knn, linear=LinearProtocol(**self.linear))
+        return dict(knn=knn, linear=LinearProtocol(epochs=self.linear_epochs))
 
 
 def find_set(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset]:
