@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/classifier_vit.py',
     '../_base_/datasets/composites_finetune.py',
-    '../_base_/schedules/finetune_vit.py',
+    '../_base_/schedules/finetune_composites.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(
@@ -15,10 +15,3 @@ model = dict(
         stem='conv'),
     neck=dict(type='GlobalNeck'),
     head=dict(num_classes=10, in_channels=192, init_cfg=dict(std=0.01)))
-train_cfg = dict(max_epochs=10)
-optim_wrapper = dict(dtype='float32', optimizer=dict(lr=4e-3))
-auto_scale_lr = dict(base_batch_size=256)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
-]

@@ -11,6 +11,7 @@ from matplotlib.patches import Circle
 from mmengine.dataset import default_collate
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from mm_sop.evaluation.encoders import FrozenEncoder
@@ -160,7 +161,7 @@ def principal_maps(local_map: Tensor) -> np.ndarray:
     """The first three principal components of all places as colours, as in DINOv2's figures.
 
     Args:
-        local_map: (B, D, h, w), D and B h w at least 3.
+        local_map: (B, D, h, w). If there are fewer than three components, the others are zero.
 
     Returns:
         RGB, uint8, (B, h, w, 3); each component is stretched from its 1st to its 99th percentile.
@@ -171,7 +172,7 @@ def principal_maps(local_map: Tensor) -> np.ndarray:
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     # The sign of a component means nothing; fixed, it does not change from machine to machine.
     directions = directions[:3] * directions[:3].gather(1, directions[:3].abs().argmax(1, keepdim=True)).sign()
-    components = (centred @ directions.T).numpy()
+    components = pad(centred @ directions.T, (0, 3 - len(directions))).numpy()
     low, high = np.percentile(components, (1, 99), axis=0)
     scaled = ((components - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
     return (255 * scaled).round().astype(np.uint8).reshape(count, height, width, 3)

@@ -8,6 +8,7 @@ import torch
 from distributed import run_distributed
 from evaluation_encoders import make_context, write_classes
 from mmengine.dataset import default_collate
+from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
 
 from mm_sop.evaluation.protocols.locality import LocalityProtocol
@@ -33,12 +34,11 @@ def run(context, **options):
 @pytest.mark.parametrize('kind', ['resnet', 'transformer'])
 def test_cosines_equal_slow_ones(data, tmp_path, kind):
     context = make_context(data, tmp_path, kind)
-    context.encoder.double()
     result = run(context, max_embedded=0)
     test = LocalityProtocol(**QUICK).find_data(context)['test']
     batch = default_collate([test[row] for row in range(8)])
     with torch.no_grad():
-        readout = read_out(context.encoder.network, context.encoder.data_preprocessor(batch, False)['inputs'].double())
+        readout = read_out(context.encoder.network, context.encoder.data_preprocessor(batch, False)['inputs'])
     cells = normalize(readout.local_map, dim=1).flatten(2).transpose(1, 2)
     wholes = normalize(readout.global_features, dim=1)
     within, to_whole, between, to_others = [], [], [], []
@@ -55,7 +55,7 @@ def test_cosines_equal_slow_ones(data, tmp_path, kind):
         local_global_between_images=to_others,
     )
     for name, values in expected.items():
-        assert result.scores[name].value == pytest.approx(np.mean(values), abs=1e-5)
+        assert result.scores[name].value == pytest.approx(np.mean(values), abs=1e-4)
 
 
 def test_pictures_radii_and_theoretical_field(data, tmp_path):
@@ -69,11 +69,16 @@ def test_pictures_radii_and_theoretical_field(data, tmp_path):
 def test_principal_maps_show_the_parts():
     parts = torch.zeros(1, 6, 4, 4)
     parts[0, 0, :2], parts[0, 1, 2:, :2], parts[0, 2, 2:, 2:] = 3.0, 2.0, 1.0
-    colors = principal_maps(parts + 0.001 * torch.rand(1, 6, 4, 4)).astype(int)[0]
+    colors = principal_maps(parts + 0.001 * torch.rand(1, 6, 4, 4)).astype(int)[0, ..., :2]
     assert np.abs(colors[0, 0] - colors[1, 3]).max() < 8
     for other in (colors[3, 0], colors[3, 3]):
         assert np.abs(colors[0, 0] - other).max() > 100
     assert np.abs(colors[3, 0] - colors[3, 3]).max() > 100
+
+
+def test_principal_maps_of_too_few_places():
+    colors = principal_maps(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
+    assert sorted(colors[:, 0, 0].tolist()) == [[0, 0, 0], [255, 0, 0]]
 
 
 def test_plane_keeps_groups_apart():
@@ -91,6 +96,7 @@ def test_missing_scikit_learn(monkeypatch):
 
 
 def run_in_process(rank, world_size, data, work_dir):
+    init_default_scope('mmpretrain')
     return {name: score.value for name, score in run(make_context(data, work_dir)).scores.items()}
 
 

@@ -135,5 +135,5 @@ def _theoretical_field(network: nn.Module) -> dict | None:
     """Size and jump in pixels, or None for networks that see everything or are not understood."""
     try:
         return receptive_field(network)._asdict()
-    except ValueError:
+    except Exception:  # tracing runs any network's own code on symbols, and whatever that raises
         return None
