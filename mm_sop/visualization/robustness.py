@@ -33,7 +33,7 @@ def robustness_charts(accuracies: Accuracies) -> list[Chart]:
         kind: {name: _curve(accuracies[kind], classifier) for classifier, name in NAMES.items()}
         for kind in ('occlusion', 'shuffle')
     }
-    drops = dict(dropped_cells='mean of the others', zeroed_cells='set to zero', dropped_block='mean around a block')
+    drops = dict(dropped_cells='mean of the others', zeroed_cells='set to zero', dropped_block='without a block')
     inside = {name: _curve(accuracies[kind]) for kind, name in drops.items()}
     attacks = {_describe_attack(kind): _curve(accuracies[kind]) for kind in accuracies if kind.startswith('attack_')}
     clean = accuracies['clean']['0']
