@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from mm_sop.datasets.semantic_pairs import ManifestError, describe_data
+from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.features import extract_features
@@ -185,7 +185,8 @@ class FeatureCache:
         if unknown:
             raise ValueError(f'no readout {", ".join(sorted(unknown))}: choose among {", ".join(READOUTS)}')
         arrays = list(dict.fromkeys(array for readout in readouts for array in READOUTS[readout]))
-        definition = dict(encoder=encoder.identity, data=describe_data(dataset), transform=transform, dtype=self.dtype)
+        data = describe_pictures(dataset)
+        definition = dict(encoder=encoder.identity, data=data, transform=transform, dtype=self.dtype)
         folder = self.folder / content_key(definition)
         missing = [[array for array in arrays if not (folder / f'{array}.npy').is_file()]]
         broadcast_object_list(missing)
@@ -199,6 +200,27 @@ class FeatureCache:
             barrier()
         loaded = {array: _to_tensor(np.load(folder / f'{array}.npy', mmap_mode='c')) for array in arrays}
         return {readout: _join([loaded[array] for array in READOUTS[readout]]) for readout in readouts}
+
+
+def describe_pictures(dataset: Dataset) -> dict:
+    """Identify the pictures of a data set by names and sizes: sets that differ in their content may share all names.
+
+    Args:
+        dataset: Data set, see :func:`describe_data`.
+
+    Returns:
+        Description by :func:`describe_data`, for files with ``sizes``, a hash of their sizes in bytes.
+    """
+    description = describe_data(dataset)
+    if description['kind'] == 'paths':
+        paths = (picture_info(dataset, index)['img_path'] for index in range(len(dataset)))
+        description['sizes'] = content_key(dict(sizes=[_file_size(path) for path in paths]))
+    return description
+
+
+def _file_size(path: str | Path) -> int:
+    # What cannot be read is reported when it is loaded.
+    return os.stat(path).st_size if os.path.exists(path) else -1
 
 
 def content_key(definition: Mapping) -> str:

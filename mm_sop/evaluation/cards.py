@@ -12,8 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mm_sop import __version__
-from mm_sop.datasets.semantic_pairs import describe_data
-from mm_sop.evaluation.cache import READOUTS, content_key
+from mm_sop.evaluation.cache import READOUTS, content_key, describe_pictures
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.protocol import EvaluationContext, Protocol
 
@@ -50,7 +49,7 @@ def card_key(card: Mapping) -> str:
 
 
 def describe_source(source: Dataset | str | Path) -> dict:
-    """Identify a data set by its listing and labels, or a file or folder by names and sizes.
+    """Identify a data set by its listing, sizes and labels, or a file or folder by names and sizes.
 
     Args:
         source: One of what :meth:`Protocol.find_data` returns.
@@ -61,7 +60,7 @@ def describe_source(source: Dataset | str | Path) -> dict:
     if isinstance(source, (str, Path)):
         return _describe_files(Path(source))
     labels = read_labels(source, 'class')
-    return dict(describe_data(source), labels=None if labels is None else content_key(dict(labels=labels.tolist())))
+    return dict(describe_pictures(source), labels=None if labels is None else content_key(dict(labels=labels.tolist())))
 
 
 def software_versions() -> dict[str, str]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from torch.utils.data import Dataset, Subset
 
-from mm_sop.datasets.semantic_pairs import describe_data
-from mm_sop.evaluation.cache import DTYPES, FeatureShards, content_key
+from mm_sop.evaluation.cache import DTYPES, FeatureShards, content_key, describe_pictures
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.features import extract_features
 from mm_sop.evaluation.protocol import EvaluationContext
@@ -99,7 +98,7 @@ def describe(
     cache = context.cache
     definition = dict(
         encoder=context.encoder.identity,
-        data=describe_data(dataset),
+        data=describe_pictures(dataset),
         transform=transform,
         descriptor=asdict(descriptor),
         dtype=cache.dtype,

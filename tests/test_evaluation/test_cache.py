@@ -5,6 +5,7 @@ import pytest
 import torch
 from distributed import run_distributed
 from evaluation_encoders import make_context, make_encoder, write_classes
+from PIL import Image
 
 from mm_sop.datasets import LabelledImages
 from mm_sop.evaluation.cache import READOUTS, FeatureCache, distinct_readouts
@@ -67,6 +68,16 @@ def test_one_pass_serves_all_readouts_and_later_calls(context, folder):
     assert encoder.calls == 5
     context.features(dataset, 'patch')
     assert encoder.calls == 10
+
+
+def test_a_changed_picture_is_encoded_again(context, folder):
+    before = context.features(LabelledImages(folder, context.transform.steps))
+    first = min(folder.rglob('*.png'))
+    Image.new('RGB', (32, 40), 'white').save(first)
+    dataset = LabelledImages(folder, context.transform.steps)
+    after = context.features(dataset)
+    torch.testing.assert_close(after, read_directly(context, dataset).global_features)
+    assert not torch.equal(after[0], before[0])
 
 
 def test_interrupted_extraction_goes_on(context, folder):

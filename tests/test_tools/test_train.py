@@ -112,7 +112,7 @@ def load_script(repository):
 
 def test_arguments(repository, monkeypatch, capsys):
     script = load_script(repository)
-    options = ['--resume', '--amp', '--data', 'd', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
+    options = ['--resume', '--amp', '--data', 'd', '--pretrained', 'p', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', *options])
     assert vars(script.parse_args()) == dict(
         config='config.py',
@@ -120,6 +120,7 @@ def test_arguments(repository, monkeypatch, capsys):
         resume=True,
         amp=True,
         data='d',
+        pretrained='p',
         seed=4,
         launcher='none',
         cfg_options={'a.b': 1, 'c': ['x', 2]},
