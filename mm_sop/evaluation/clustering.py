@@ -17,14 +17,10 @@ def k_means(features: Tensor, num_clusters: int, seed: int, restarts: int = 1) -
 
     Returns:
         Cluster of every row, (N,).
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ImportError('k-means needs scikit-learn: pip install scikit-learn') from error
+    # Its import takes a second, which only this function should cost.
+    from sklearn.cluster import KMeans
+
     rows = normalize(features.float(), dim=1).cpu().numpy()
     return KMeans(num_clusters, n_init=restarts, random_state=seed).fit_predict(rows)
 

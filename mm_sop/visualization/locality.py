@@ -112,16 +112,10 @@ def to_plane(features: Tensor, seed: int = 0) -> np.ndarray:
 
     Returns:
         (N, 2).
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise ImportError(
-            'the picture of the embedding needs `pip install scikit-learn`, or --options locality.max_embedded=0'
-        ) from error
+    # Its import takes a second, which only this function should cost.
+    from sklearn.manifold import TSNE
+
     perplexity = min(30, (len(features) - 1) / 3)
     plane = TSNE(perplexity=perplexity, metric='cosine', init='random', random_state=seed)
     return plane.fit_transform(features.float().numpy())

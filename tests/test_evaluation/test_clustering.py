@@ -1,4 +1,3 @@
-import builtins
 from itertools import permutations
 
 import numpy as np
@@ -38,15 +37,3 @@ def test_k_means_finds_directions():
     lengths = torch.rand(27, 1, generator=torch.Generator().manual_seed(0)) + 0.1
     clusters = k_means(lengths * torch.stack([angles.cos(), angles.sin()], 1), 3, seed=0, restarts=2)
     assert agreement(np.arange(27) // 9, clusters)['accuracy'] == 1
-
-
-def test_without_scikit_learn(monkeypatch):
-    def refuse(name, *args, **kwargs):
-        if name.startswith('sklearn'):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    original = builtins.__import__
-    monkeypatch.setattr(builtins, '__import__', refuse)
-    with pytest.raises(ImportError, match='pip install scikit-learn'):
-        k_means(torch.ones(3, 2), 2, seed=0)

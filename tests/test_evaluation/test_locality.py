@@ -1,7 +1,5 @@
 """Locality protocol on folders with pictures of three colours."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -87,12 +85,6 @@ def test_plane_keeps_groups_apart():
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert (distances.argmin(1) // 10 == np.arange(30) // 10).all()
-
-
-def test_missing_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'sklearn.manifold', None)
-    with pytest.raises(ImportError, match='`pip install scikit-learn`, or --options locality.max_embedded=0'):
-        to_plane(torch.rand(5, 3))
 
 
 def run_in_process(rank, world_size, data, work_dir):

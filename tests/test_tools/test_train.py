@@ -112,8 +112,8 @@ def load_script(repository):
 
 def test_arguments(repository, monkeypatch, capsys):
     script = load_script(repository)
-    options = ['--resume', '--amp', '--data', 'd', '--pretrained', 'p', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
-    monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', *options])
+    options = ['--data', 'd', '--pretrained', 'p', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--resume', '--amp', *options])
     assert vars(script.parse_args()) == dict(
         config='config.py',
         work_dir=None,

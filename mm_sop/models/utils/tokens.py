@@ -40,7 +40,11 @@ def _places(feature_map: Tensor) -> Tensor:
 
 
 def to_map(local: Tensor, image_size: Sequence[int]) -> Tensor:
-    """Arrange local representations as a map, (B, L, D) -> (B, D, h, w), with the aspect of the image (H, W)."""
-    height, width = image_size
-    rows = round(math.sqrt(local.shape[1] * height / width))
+    """Arrange local representations as a map, (B, L, D) -> (B, D, h, w), with the aspect of the image (H, W).
+
+    Sides that strides do not divide change the aspect a little: of all maps of L places the most similar one is taken.
+    """
+    count, aspect = int(local.shape[1]), image_size[0] / image_size[1]
+    sides = [rows for rows in range(1, count + 1) if count % rows == 0]
+    rows = min(sides, key=lambda rows: abs(math.log(rows * rows / count / aspect)))
     return local.transpose(1, 2).unflatten(2, (rows, -1))
