@@ -95,7 +95,7 @@ def embedding_chart(points: np.ndarray, labels: np.ndarray, classes: Sequence[st
         chosen = points[labels == label]
         name = classes[label] if label < _MAX_NAMED else None
         axes.scatter(*chosen.T, s=11, color=palette[label % len(palette)], alpha=0.8, linewidths=0, label=name)
-    axes.set_title('t-SNE of the global representations')
+    axes.set_title('UMAP of the global representations')
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -104,7 +104,7 @@ def embedding_chart(points: np.ndarray, labels: np.ndarray, classes: Sequence[st
 
 
 def to_plane(features: Tensor, seed: int = 0) -> np.ndarray:
-    """Reduce features to two dimensions by t-SNE with cosine distances.
+    """Reduce features to two dimensions by UMAP with cosine distances (McInnes et al., 2018).
 
     Args:
         features: (N, D), N > 3.
@@ -113,11 +113,10 @@ def to_plane(features: Tensor, seed: int = 0) -> np.ndarray:
     Returns:
         (N, 2).
     """
-    # Its import takes a second, which only this function should cost.
-    from sklearn.manifold import TSNE
+    # Its import takes seconds, which only this function should cost.
+    from umap import UMAP
 
-    perplexity = min(30, (len(features) - 1) / 3)
-    plane = TSNE(perplexity=perplexity, metric='cosine', init='random', random_state=seed)
+    plane = UMAP(n_neighbors=min(15, len(features) - 1), metric='cosine', init='pca', random_state=seed, n_jobs=1)
     return plane.fit_transform(features.float().numpy())
 
 

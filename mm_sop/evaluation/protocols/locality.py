@@ -46,7 +46,7 @@ class LocalityProtocol(Protocol):
     Args:
         max_images: Test pictures, drawn at random; None for all.
         max_gradients: Test pictures whose gradients are averaged.
-        max_embedded: Test pictures in the picture of the embedding, by t-SNE of scikit-learn; 0 for no such picture.
+        max_embedded: Test pictures in the picture of the embedding, by UMAP; 0 for no such picture.
         num_pictures: Test pictures whose maps are shown.
     """
 
@@ -91,7 +91,7 @@ class LocalityProtocol(Protocol):
         dataset = random_subset(test, self.max_embedded, context.seed)
         points = to_plane(context.features(dataset), context.seed)
         draw = partial(embedding_chart, points, class_labels(dataset).numpy(), class_names(dataset))
-        return Chart.drawn('embedding', draw, 't-SNE of the global representations, coloured by class')
+        return Chart.drawn('embedding', draw, 'UMAP of the global representations, coloured by class')
 
 
 @torch.no_grad()
