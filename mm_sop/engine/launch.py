@@ -4,6 +4,7 @@ import difflib
 import os
 import subprocess
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -80,6 +81,7 @@ def launch(
     set_seed(cfg, seed)
     if data is not None:
         set_data_root(cfg, data)
+    check_operators(cfg)
     check_data(cfg)
     if amp:
         enable_bfloat16(cfg)
@@ -279,6 +281,23 @@ def check_data(cfg: Config) -> None:
         if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
             check_coco(leaf)
             check_num_classes(cfg.model, class_names(leaf))
+
+
+def check_operators(cfg: Config) -> None:
+    """Refuse a config with parts of MMDetection where MMCV has no compiled operators.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: The operators are missing.
+    """
+    uses_detection = cfg.get('default_scope') == 'mmdet' or "'mmdet." in str(cfg.to_dict())
+    if uses_detection and find_spec('mmcv._ext') is None:
+        raise LaunchError(
+            f'{Path(cfg.filename or "config").name} needs MMCV with compiled operators: `bash tools/setup.sh test` '
+            'builds it once'
+        )
 
 
 def enable_bfloat16(cfg: Config) -> None:

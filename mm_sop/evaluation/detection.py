@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from mmdet.apis import inference_detector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -17,7 +16,7 @@ from torch import nn
 
 from mm_sop.datasets.coco_checks import class_names
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.launch import leaf_datasets, prepare_cpu_dist
+from mm_sop.engine.launch import check_operators, leaf_datasets, prepare_cpu_dist
 from mm_sop.engine.utils import unwrap_model
 from mm_sop.engine.weights import load_complete, read_state_dict
 from mm_sop.evaluation.encoders import hash_file
@@ -39,8 +38,10 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
         ``config``, ``checkpoint``, ``checkpoint_sha256``, ``pictures`` and ``metrics`` by name.
 
     Raises:
+        LaunchError: MMCV has no compiled operators.
         WeightsError: The checkpoint does not hold exactly this detector.
     """
+    check_operators(config)
     config.work_dir = str(work_dir)
     config.load_from, config.resume = None, False
     prepare_cpu_dist(config)
@@ -103,6 +104,7 @@ def load_detector(config: Config, checkpoint: str | Path, device: str) -> nn.Mod
     Raises:
         WeightsError: The checkpoint does not hold exactly this detector.
     """
+    check_operators(config)
     init_default_scope(config.default_scope)
     model = revert_sync_batchnorm(MODELS.build(config.model))
     load_complete(model, read_state_dict(checkpoint), str(checkpoint))
@@ -123,6 +125,9 @@ def detect(model: nn.Module, path: str | Path, min_score: float) -> list[dict]:
         The objects by falling score: ``class``, ``score``, ``box`` (x1, y1, x2, y2 in pixels) and, where the detector
         gives it, ``mask`` (h, w), bool.
     """
+    # Only detectors need MMCV's compiled operators, which it imports.
+    from mmdet.apis import inference_detector
+
     found = inference_detector(model, str(path)).pred_instances.cpu().numpy()
     classes = model.dataset_meta['classes']
     chosen = [index for index in np.argsort(-found.scores, kind='stable') if found.scores[index] >= min_score]

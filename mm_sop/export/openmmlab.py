@@ -63,6 +63,9 @@ class MMDetection(Target):
     """A backbone with its weights, for the ``model`` of a detector's config."""
 
     name = 'mmdet'
+    # Needs MMCV's compiled operators.
+    package = 'mmdet.models'
+    installation = 'bash tools/setup.sh test'
     weights = 'model.pth'
 
     def write(self, encoder: Encoder, folder: Path, final: Path) -> None:

@@ -33,11 +33,13 @@ class Target(ABC):
     Attributes:
         name: Name on the command line.
         package: What must be installed.
+        installation: Command that installs it. Defaults to pip with the name of the package.
         weights: File with the weights or the program.
     """
 
     name: ClassVar[str]
     package: ClassVar[str] = 'torch'
+    installation: ClassVar[str] = ''
     weights: ClassVar[str] = 'model.safetensors'
 
     def __init_subclass__(cls) -> None:
@@ -59,7 +61,8 @@ class Target(ABC):
         try:
             importlib.import_module(self.package)
         except ImportError as error:
-            raise ExportError(f'--to {self.name} needs `pip install {self.package}`') from error
+            command = self.installation or f'pip install {self.package}'
+            raise ExportError(f'--to {self.name} needs `{command}`') from error
 
     def format(self, network: nn.Module) -> str | None:
         """Names of the weights, see :data:`mm_sop.engine.formats.TABLES`; None for programs."""

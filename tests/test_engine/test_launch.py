@@ -185,3 +185,13 @@ def test_pattern_without_a_module_is_refused(work_dir, key):
     value = dict(compile_blocks=dict(pattern='neck.*'), activation_checkpointing=['neck.*'])[key]
     with pytest.raises(ValueError, match=rf"{key}.*no module of the model is called 'neck\.\*'"):
         launch(toy_config('unused', **{key: value}), str(work_dir))
+
+
+@pytest.mark.parametrize('content', ["default_scope='mmdet'", "model=dict(head=dict(type='mmdet.RPNHead'))"])
+def test_detection_without_compiled_operators(monkeypatch, content):
+    config = Config.fromstring(content, '.py')
+    launching.check_operators(config)
+    monkeypatch.setattr('mm_sop.engine.launch.find_spec', lambda name: None)
+    with pytest.raises(LaunchError, match='needs MMCV with compiled operators: `bash tools/setup.sh test`'):
+        launching.check_operators(config)
+    launching.check_operators(Config(dict(default_scope='mmpretrain', work_dir='work_dirs/mmdet')))
