@@ -16,7 +16,7 @@ from torch import nn
 
 from mm_sop.datasets.coco_checks import class_names
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.launch import check_operators, leaf_datasets, prepare_cpu_dist
+from mm_sop.engine.launch import LaunchError, check_operators, leaf_datasets, prepare_cpu_dist
 from mm_sop.engine.utils import unwrap_model
 from mm_sop.engine.weights import load_complete, read_state_dict
 from mm_sop.evaluation.encoders import hash_file
@@ -102,9 +102,12 @@ def load_detector(config: Config, checkpoint: str | Path, device: str) -> nn.Mod
         The detector in evaluation mode, with ``cfg`` and ``dataset_meta`` as :mod:`mmdet.apis` expects them.
 
     Raises:
+        LaunchError: The config is of something else, or MMCV has no compiled operators.
         WeightsError: The checkpoint does not hold exactly this detector.
     """
     check_operators(config)
+    if config.get('default_scope') != 'mmdet':
+        raise LaunchError(f'{checkpoint} holds no detector of MMDetection, by its config')
     init_default_scope(config.default_scope)
     model = revert_sync_batchnorm(MODELS.build(config.model))
     load_complete(model, read_state_dict(checkpoint), str(checkpoint))
