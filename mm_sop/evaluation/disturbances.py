@@ -1,17 +1,18 @@
 """Disturbances inside the network, and such as know it: internal corruption and attacks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from mm_sop.datasets.transforms.perturb import picture_generator
+from mm_sop.datasets.transforms.perturb import OCCLUSION_GRID, picture_generator
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers
 from mm_sop.functional.attacks import pgd_attack
-from mm_sop.functional.masking import drop_block, drop_random_cells, masked_mean, noisy_mean
+from mm_sop.functional.masking import drop_block, drop_lowest_cells, masked_mean, noisy_mean
 from mm_sop.models.utils.readout import read_out
 
 
@@ -68,7 +69,7 @@ class InternalCorruption:
                 lambda each: each.standard_normal(local_map.shape[1:], np.float32),
             )
         )
-        survivors = [drop_random_cells(scores, share) for share in self.dropped]
+        survivors = [drop_lowest_cells(scores, share) for share in self.dropped]
         return dict(
             dropped_cells=[masked_mean(local_map, keep) for keep in survivors],
             zeroed_cells=[masked_mean(local_map, keep, over_survivors=False) for keep in survivors],
@@ -104,7 +105,7 @@ class PixelAttack:
 
     def __call__(self, batch: dict) -> dict[str, Tensor]:
         """Whether the linear head is right in spite of the attack, (B, changes), by kind."""
-        pixels = self._to_pixels(self.encoder.data_preprocessor(batch, False)['inputs'])
+        pixels = to_pixels(self.encoder, batch)
         labels = batch_labels(batch).to(pixels.device)
         drawn = [picture_generator(picture.numpy(), self.seed).random(picture.shape) for picture in batch['inputs']]
         start = 2 * torch.from_numpy(np.stack(drawn)).to(pixels) - 1
@@ -121,13 +122,65 @@ class PixelAttack:
         return self._logits(attacked).argmax(1) == labels
 
     def _logits(self, pixels: Tensor) -> Tensor:
-        preprocessor = self.encoder.data_preprocessor
-        images = (255 * pixels - preprocessor.mean) / preprocessor.std
+        images = normalize_pixels(self.encoder, pixels)
         return self.classifiers.logits(read_out(self.encoder.network, images).global_features.float())
 
-    def _to_pixels(self, images: Tensor) -> Tensor:
-        preprocessor = self.encoder.data_preprocessor
-        return ((images * preprocessor.std + preprocessor.mean) / 255).clamp(0, 1)
+
+@dataclass
+class GuidedOcclusion:
+    """Blackens the patches that a transformer attends to most, or least.
+
+    Naseer et al., Intriguing Properties of Vision Transformers, section 3: salient and non-salient patch drop.
+
+    Args:
+        encoder: The frozen network.
+        classifiers: Those that learnt from the network's own representation.
+        attend: Attention of [CLS] to the patches of pictures, RGB of 0 ... 1, by head, (B, heads, h, w).
+        shares: Shares of blackened patches, of a grid of 14 x 14.
+    """
+
+    encoder: FrozenEncoder
+    classifiers: FrozenClassifiers
+    attend: Callable[[Tensor], Tensor]
+    shares: Sequence[float]
+
+    @property
+    def kinds(self) -> dict[str, Sequence[float]]:
+        """Shares by kind of patches."""
+        return dict.fromkeys(('salient_occlusion', 'non_salient_occlusion'), self.shares)
+
+    @torch.no_grad()
+    def __call__(self, batch: dict) -> dict[str, Tensor]:
+        """Whether the linear head is right, (B, shares), by kind."""
+        pixels = to_pixels(self.encoder, batch)
+        labels = batch_labels(batch).to(pixels.device)
+        grid = (OCCLUSION_GRID, OCCLUSION_GRID)
+        attention = self.attend(pixels).mean(1, keepdim=True)
+        salience = interpolate(attention, grid, mode='bilinear', antialias=True)[:, 0]
+        return {
+            kind: torch.stack([self._classify(pixels, scores, share) == labels for share in self.shares], dim=1)
+            for kind, scores in zip(self.kinds, (-salience, salience), strict=True)
+        }
+
+    def _classify(self, pixels: Tensor, scores: Tensor, share: float) -> Tensor:
+        keep = drop_lowest_cells(scores, share)
+        rows, columns = (torch.arange(side, device=pixels.device) * OCCLUSION_GRID // side for side in pixels.shape[2:])
+        occluded = pixels * keep[:, rows][:, :, columns][:, None]
+        images = normalize_pixels(self.encoder, occluded)
+        return self.classifiers.logits(read_out(self.encoder.network, images).global_features.float()).argmax(1)
+
+
+def to_pixels(encoder: FrozenEncoder, batch: dict) -> Tensor:
+    """Pictures of a collated batch, RGB of 0 ... 1, (B, 3, H, W), on the encoder's device."""
+    preprocessor = encoder.data_preprocessor
+    images = preprocessor(batch, False)['inputs']
+    return ((images * preprocessor.std + preprocessor.mean) / 255).clamp(0, 1)
+
+
+def normalize_pixels(encoder: FrozenEncoder, pixels: Tensor) -> Tensor:
+    """The inverse of :func:`to_pixels`: what the network takes, with gradients."""
+    preprocessor = encoder.data_preprocessor
+    return (255 * pixels - preprocessor.mean) / preprocessor.std
 
 
 def batch_labels(batch: dict) -> Tensor:

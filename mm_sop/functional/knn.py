@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ def knn_scores(
 def nearest_neighbors(queries: Tensor, bank: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
     """Find the nearest rows of a bank by cosine, exactly.
 
+    Large searches in fp32 on the CPU are left to faiss where it is installed.
+
     Args:
         queries: Features, (n, D), of any length.
         bank: Features among which neighbours are searched, (N, D), of any length.
@@ -64,11 +67,12 @@ def nearest_neighbors(queries: Tensor, bank: Tensor, num_neighbors: int) -> tupl
     _check_features(queries, bank, num_neighbors)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
-        columns = normalize(bank.to(dtype), dim=1).T
-        block = max(1, _SIMILARITY_BLOCK // (len(bank) * columns.element_size()))
-        parts = [_largest(normalize(rows.to(dtype), dim=1) @ columns, num_neighbors) for rows in queries.split(block)]
-    cosines, rows = zip(*parts, strict=True)
-    return torch.cat(cosines), torch.cat(rows)
+        queries, bank = (normalize(features.to(dtype), dim=1) for features in (queries, bank))
+        search = _search_by_faiss if _faiss_is_faster(queries, bank) else _search_by_blocks
+        cosines, rows = search(queries, bank, num_neighbors)
+    tied = (cosines[:, 1:] == cosines[:, :-1]).any(1).nonzero().squeeze(1)
+    cosines[tied], rows[tied] = merge_neighbors(cosines[tied], rows[tied], num_neighbors)
+    return cosines, rows
 
 
 def merge_neighbors(cosines: Tensor, rows: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
@@ -125,17 +129,51 @@ def neighbor_votes(
     return votes
 
 
+def _faiss_is_faster(queries: Tensor, bank: Tensor) -> bool:
+    """Where tools/benchmarks/search.py found it to be; a small search is over before threads have started."""
+    large = 4 * len(queries) * len(bank) > _SIMILARITY_BLOCK
+    return large and queries.device.type == 'cpu' and queries.dtype == torch.float32 and find_spec('faiss') is not None
+
+
+def _search_by_faiss(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    wanted = min(count + 1, len(bank))
+    found = faiss.knn(queries.numpy(), bank.numpy(), wanted, metric=faiss.METRIC_INNER_PRODUCT)
+    cosines, rows = map(torch.from_numpy, found)
+    cut = _cut_among_equals(cosines, count)
+    cosines, rows = cosines[:, :count], rows[:, :count]
+    if len(cut):
+        cosines[cut], rows[cut] = _search_by_blocks(queries[cut], bank, count)
+    return cosines, rows
+
+
+def _search_by_blocks(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    block = max(1, _SIMILARITY_BLOCK // (len(bank) * bank.element_size()))
+    # To get new memory for every block would take about as long as the product itself.
+    buffer = queries.new_empty(min(block, len(queries)), len(bank))
+    parts = [_largest(torch.mm(part, bank.T, out=buffer[: len(part)]), count) for part in queries.split(block)]
+    cosines, rows = zip(*parts, strict=True)
+    return torch.cat(cosines), torch.cat(rows)
+
+
 def _largest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest entries of every row; `topk` alone leaves it open which of several equal entries it takes."""
+    """The largest entries of every row; of several equal ones at the end those of the smallest columns."""
     values, columns = similarity.topk(min(count + 1, similarity.shape[1]), dim=1)
-    if values.shape[1] > count:
-        cut_among_equals = (values[:, count - 1] == values[:, count]).nonzero().squeeze(1)
-        values, columns = values[:, :count], columns[:, :count]
-        if len(cut_among_equals):
-            ordered = similarity[cut_among_equals].sort(dim=1, descending=True, stable=True)
-            values[cut_among_equals] = ordered.values[:, :count]
-            columns[cut_among_equals] = ordered.indices[:, :count]
-    return merge_neighbors(values, columns, count)
+    cut = _cut_among_equals(values, count)
+    values, columns = values[:, :count], columns[:, :count]
+    if len(cut):
+        ordered = similarity[cut].sort(dim=1, descending=True, stable=True)
+        values[cut], columns[cut] = ordered.values[:, :count], ordered.indices[:, :count]
+    return values, columns
+
+
+def _cut_among_equals(cosines: Tensor, count: int) -> Tensor:
+    """Rows in which the first entry left out equals the last one kept: which of equals are found is left open."""
+    if cosines.shape[1] == count:
+        return cosines.new_empty(0, dtype=torch.int64)
+    return (cosines[:, count - 1] == cosines[:, count]).nonzero().squeeze(1)
 
 
 def _check_features(queries: Tensor, bank: Tensor, num_neighbors: int) -> None:

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 
-def drop_random_cells(scores: Tensor, share: float) -> Tensor:
-    """Which cells of a map survive when some are dropped at random.
+def drop_lowest_cells(scores: Tensor, share: float) -> Tensor:
+    """Which cells of a map survive when some are dropped, at random if their scores are.
 
     Args:
-        scores: Random numbers that decide: the smallest are dropped, (B, h, w). Larger shares drop more of the same.
+        scores: Numbers that decide: the smallest are dropped, (B, h, w). Larger shares drop more of the same.
         share: Share of the cells, in [0, 1), rounded to whole cells; at least one survives.
 
     Returns:
@@ -16,7 +16,7 @@ def drop_random_cells(scores: Tensor, share: float) -> Tensor:
     """
     cells = scores.flatten(1)
     dropped = min(round(share * cells.shape[1]), cells.shape[1] - 1)
-    return (cells.argsort(dim=1).argsort(dim=1) >= dropped).view_as(scores)
+    return (cells.argsort(dim=1, stable=True).argsort(dim=1) >= dropped).view_as(scores)
 
 
 def drop_block(position: Tensor, size: tuple[int, int], share: float) -> Tensor:

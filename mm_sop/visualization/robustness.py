@@ -33,6 +33,8 @@ def robustness_charts(accuracies: Accuracies) -> list[Chart]:
         kind: {name: _curve(accuracies[kind], classifier) for classifier, name in NAMES.items()}
         for kind in ('occlusion', 'shuffle')
     }
+    chosen = dict(salient_occlusion='linear, most attended', non_salient_occlusion='linear, least attended')
+    by_classifier['occlusion'].update({name: _curve(accuracies[k]) for k, name in chosen.items() if k in accuracies})
     drops = dict(dropped_cells='mean of the others', zeroed_cells='set to zero', dropped_block='without a block')
     inside = {name: _curve(accuracies[kind]) for kind, name in drops.items()}
     attacks = {_describe_attack(kind): _curve(accuracies[kind]) for kind in accuracies if kind.startswith('attack_')}

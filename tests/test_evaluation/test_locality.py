@@ -9,6 +9,8 @@ from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
 
+from mm_sop.datasets.transforms.perturb import picture_generator
+from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers
 from mm_sop.evaluation.protocols.locality import LocalityProtocol
 from mm_sop.models.utils.readout import read_out
 from mm_sop.visualization.locality import principal_maps, to_plane
@@ -19,7 +21,7 @@ QUICK = dict(max_images=8, max_gradients=3, max_embedded=6, num_pictures=2)
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data')
-    write_classes(folder / 'train', 1)
+    write_classes(folder / 'train', 6)
     write_classes(folder / 'val', 4, seed=1)
     return folder
 
@@ -62,6 +64,37 @@ def test_pictures_radii_and_theoretical_field(data, tmp_path):
     assert 0 < result.scores['field_radius_50'].value < result.scores['field_radius_90'].value < 32
     assert result.card['receptive_field'] == dict(size=435, jump=32)
     assert run(make_context(data, tmp_path, 'transformer')).card['receptive_field'] is None
+
+
+@pytest.mark.parametrize('kind', ['resnet', 'transformer'])
+def test_single_places_are_judged_one_by_one(data, tmp_path, kind):
+    context = make_context(data, tmp_path, kind)
+    result = run(context, max_embedded=0, max_images=None)
+    protocol = LocalityProtocol(**dict(QUICK, max_images=None))
+    encode = {}
+    for name, dataset in protocol.find_data(context).items():
+        samples = [dataset[row] for row in range(len(dataset))]
+        with torch.no_grad():
+            maps = context.encoder.read(default_collate(samples)).local_map
+        labels = torch.cat([sample['data_samples'].gt_label for sample in samples])
+        encode[name] = maps, labels, [sample['inputs'] for sample in samples]
+    maps, labels, pictures = encode['train']
+    height, width = maps.shape[2:]
+    drawn = []
+    for local_map, picture in zip(maps, pictures, strict=True):
+        place = int(picture_generator(picture.numpy(), 0).integers(height * width))
+        drawn.append(local_map[:, place // width, place % width])
+    single = FrozenClassifiers(torch.stack(drawn), labels)
+    pooled = FrozenClassifiers(maps.mean((2, 3)), labels)
+    right_places, right_means = [], []
+    for local_map, label in zip(*encode['test'][:2], strict=True):
+        for row in range(height):
+            for column in range(width):
+                right_places.append(int(single.logits(local_map[:, row, column]).argmax()) == label)
+        right_means.append(int(pooled.logits(local_map.mean((1, 2))).argmax()) == label)
+    # The heads of the two ways agree up to rounding, which may turn a few close decisions.
+    assert result.scores['single_place'].value == pytest.approx(np.mean(right_places), abs=2 / len(right_places))
+    assert result.scores['mean_of_places'].value == pytest.approx(np.mean(right_means), abs=1e-6)
 
 
 def test_principal_maps_show_the_parts():

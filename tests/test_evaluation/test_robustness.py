@@ -17,9 +17,16 @@ from PIL import Image
 from torch import nn
 
 from mm_sop.datasets.labelled_images import LabelledImages
-from mm_sop.datasets.transforms.corruptions import CORRUPTIONS
-from mm_sop.evaluation import perturbed_data
-from mm_sop.evaluation.disturbances import InternalCorruption, PixelAttack, batch_labels
+from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS
+from mm_sop.evaluation import disturbances, perturbed_data
+from mm_sop.evaluation.disturbances import (
+    GuidedOcclusion,
+    InternalCorruption,
+    PixelAttack,
+    batch_labels,
+    normalize_pixels,
+    to_pixels,
+)
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers, map_pictures
 from mm_sop.evaluation.perturbed_data import find_backgrounds, find_corrupted, match_classes, perturb_dataset
@@ -27,6 +34,7 @@ from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
 from mm_sop.evaluation.protocols import robustness
 from mm_sop.evaluation.protocols.robustness import RobustnessProtocol
 from mm_sop.models.utils.readout import read_out
+from mm_sop.visualization.attention import cls_attention
 
 TRANSFORM = EvaluationTransform(32)
 FEW = ('gaussian_noise', 'glass_blur', 'fog')
@@ -212,15 +220,17 @@ def setting(data, tmp_path):
     return context, test, classifiers
 
 
-def disturbances(context, classifiers):
+def make_disturbances(context, classifiers):
     inside = InternalCorruption(context.encoder, classifiers['patch'], (0.5, 0.9), (1.0,), repeats=2)
     attack = PixelAttack(context.encoder, classifiers['global'], (0.01, 0.05), (0.5,), (2,))
-    return inside, attack
+    network = context.encoder.network
+    attend = lambda pixels: cls_attention(network, normalize_pixels(context.encoder, pixels))  # noqa: E731
+    return inside, attack, GuidedOcclusion(context.encoder, classifiers['global'], attend, (0.3, 0.7))
 
 
 def test_disturbances_do_not_depend_on_the_batch(setting):
     context, test, classifiers = setting
-    for disturbance in disturbances(context, classifiers):
+    for disturbance in make_disturbances(context, classifiers):
         context.batch_size = 12
         whole = map_pictures(context, test, disturbance)
         context.batch_size = 5
@@ -232,12 +242,69 @@ def test_attack_meets_the_pixels_of_the_pictures(setting):
     context, test, classifiers = setting
     attack = PixelAttack(context.encoder, classifiers['global'], (0.0,), (0.5,), (1,))
     batch = default_collate([test[row] for row in (0, 5, 11)])
-    pixels = attack._to_pixels(context.encoder.data_preprocessor(batch, False)['inputs'])
+    pixels = to_pixels(context.encoder, batch)
     torch.testing.assert_close(pixels, batch['inputs'][:, [2, 1, 0]] / 255)
     images = context.encoder.data_preprocessor(batch, False)['inputs']
     expected = classifiers['global'].logits(read_out(context.encoder.network, images).global_features)
     torch.testing.assert_close(attack._logits(pixels), expected, atol=1e-4, rtol=1e-4)
     assert batch_labels(batch).tolist() == [0, 1, 2]
+
+
+def test_attended_patches_are_blackened(setting):
+    context, test, classifiers = setting
+    batch = default_collate([test[row] for row in range(4)])
+    pixels, attention = to_pixels(context.encoder, batch), torch.rand(4, 2, 14, 14)
+    seen = []
+    occlusion = GuidedOcclusion(context.encoder, classifiers['global'], lambda _: attention, (0.25,))
+    with (
+        patch.object(disturbances, 'normalize_pixels', side_effect=lambda encoder, each: seen.append(each)),
+        patch.object(disturbances, 'read_out', side_effect=StopIteration),
+        pytest.raises(StopIteration),
+    ):
+        occlusion(batch)
+    salience = attention.mean(1)
+    for number in range(4):
+        blackened = set(salience[number].flatten().argsort(descending=True)[:49].tolist())
+        for row in range(32):
+            for column in range(32):
+                hidden = row * 14 // 32 * 14 + column * 14 // 32 in blackened
+                expected = torch.zeros(3) if hidden else pixels[number, :, row, column]
+                assert torch.equal(seen[0][number, :, row, column], expected)
+
+
+def test_opposite_attention_exchanges_salient_and_others(setting):
+    context, test, classifiers = setting
+    attention = torch.rand(1, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    found = [
+        map_pictures(context, test, GuidedOcclusion(context.encoder, classifiers['global'], attend, (0.5, 0.8)))
+        for attend in (lambda pixels: attention[[0] * len(pixels)], lambda pixels: -attention[[0] * len(pixels)])
+    ]
+    assert torch.equal(found[0]['salient_occlusion'], found[1]['non_salient_occlusion'])
+
+
+def test_guide_is_the_network_itself_or_a_checkpoint(setting, tmp_path):
+    context, test, _ = setting
+    batch = default_collate([test[row] for row in range(3)])
+    pixels = to_pixels(context.encoder, batch)
+    own = RobustnessProtocol()._find_guide(context)(pixels)
+    expected = cls_attention(context.encoder.network, context.encoder.data_preprocessor(batch, False)['inputs'])
+    torch.testing.assert_close(own, expected)
+    resnet = make_context(context.data, tmp_path, kind='resnet')
+    assert RobustnessProtocol()._find_guide(resnet) is None
+    guide = SimpleNamespace(network=context.encoder.network, prepare=lambda each: each, to=lambda device: guide)
+    with patch.object(robustness, 'load', return_value=guide) as load:
+        foreign = RobustnessProtocol(guide='dino.pth', guide_source='timm')._find_guide(resnet)
+        torch.testing.assert_close(foreign(pixels), cls_attention(context.encoder.network, pixels))
+    load.assert_called_once_with('dino.pth', source='timm')
+
+
+def test_mean_corruption_error_is_in_units_of_alexnet():
+    right = {
+        kind: {severity: dict(knn=np.arange(1000)[None] >= 1000 * error / 2) for severity in range(1, 6)}
+        for kind, error in ALEXNET_ERRORS.items()
+    }
+    assert robustness._mean_corruption_error(right, 'knn') == pytest.approx(0.5, abs=1e-3)
+    assert set(ALEXNET_ERRORS) == set(CORRUPTIONS)
 
 
 def test_perturbed_pictures_come_level_after_level(setting):

@@ -91,6 +91,29 @@ def test_blocks_change_nothing(features, monkeypatch):
     torch.testing.assert_close(cosines, whole[0])
 
 
+@pytest.mark.parametrize('k', [1, 7, 40])
+def test_faiss_gives_the_same(features, monkeypatch, k):
+    train, _, test = features
+    axes = torch.eye(6)[torch.arange(40) % 5]  # many ties
+    searches = [(test, train), (test.sign(), axes)]
+    expected = [nearest_neighbors(*search, k) for search in searches]
+    monkeypatch.setattr(knn, '_faiss_is_faster', lambda queries, bank: True)
+    for search, (cosines, rows) in zip(searches, expected, strict=True):
+        found = nearest_neighbors(*search, k)
+        assert torch.equal(found[1], rows)
+        torch.testing.assert_close(found[0], cosines)
+
+
+def test_faiss_serves_large_searches_in_fp32(monkeypatch):
+    queries, bank = torch.ones(10, 2), torch.ones(30, 2)
+    assert not knn._faiss_is_faster(queries, bank)
+    monkeypatch.setattr(knn, '_SIMILARITY_BLOCK', 4 * 299)
+    assert knn._faiss_is_faster(queries, bank)
+    assert not knn._faiss_is_faster(queries.double(), bank.double())
+    monkeypatch.setattr(knn, 'find_spec', lambda name: None)
+    assert not knn._faiss_is_faster(queries, bank)
+
+
 def test_parts_of_a_bank_merge_to_the_whole(features):
     train, _, test = features
     train = train.sign()  # many ties

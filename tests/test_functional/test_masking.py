@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from mm_sop.functional.masking import drop_block, drop_random_cells, masked_mean, noisy_mean
+from mm_sop.functional.masking import drop_block, drop_lowest_cells, masked_mean, noisy_mean
 
 
 @pytest.mark.parametrize(('share', 'dropped'), [(0.0, 0), (0.1, 1), (0.5, 6), (0.99, 11), (1.0, 11)])
 def test_random_cells(share, dropped):
     scores = torch.rand(20, 3, 4)
-    keep = drop_random_cells(scores, share)
+    keep = drop_lowest_cells(scores, share)
     assert keep.shape == scores.shape and (keep.sum((1, 2)) == 12 - dropped).all()
     for own_scores, own_keep in zip(scores, keep, strict=True):
         assert set(own_scores[~own_keep].tolist()) == set(own_scores.flatten().sort().values[:dropped].tolist())
@@ -15,7 +15,7 @@ def test_random_cells(share, dropped):
 
 def test_larger_shares_drop_more_of_the_same():
     scores = torch.rand(5, 4, 4)
-    few, many = (drop_random_cells(scores, share) for share in (0.25, 0.75))
+    few, many = (drop_lowest_cells(scores, share) for share in (0.25, 0.75))
     assert (few | ~many).all()
 
 
@@ -41,7 +41,7 @@ def test_blocks_reach_all_sides():
 
 
 def test_masked_mean_equals_slow_one():
-    local_map, keep = torch.randn(4, 5, 3, 2, dtype=torch.float64), drop_random_cells(torch.rand(4, 3, 2), 0.5)
+    local_map, keep = torch.randn(4, 5, 3, 2, dtype=torch.float64), drop_lowest_cells(torch.rand(4, 3, 2), 0.5)
     for over_survivors in (True, False):
         result = masked_mean(local_map, keep, over_survivors)
         for picture, survivors, pooled in zip(local_map, keep, result, strict=True):

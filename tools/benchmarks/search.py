@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm_sop.engine.atomic import write_atomically
+from mm_sop.functional import knn
 from mm_sop.functional.knn import nearest_neighbors
 
 Search = Callable[[Tensor, Tensor, int], np.ndarray]
@@ -28,6 +30,11 @@ Search = Callable[[Tensor, Tensor, int], np.ndarray]
 
 def search_ours(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
     return nearest_neighbors(queries, bank, count)[1].numpy()
+
+
+def search_without_faiss(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
+    with patch.object(knn, 'find_spec', return_value=None):
+        return search_ours(queries, bank, count)
 
 
 def search_faiss(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
@@ -48,6 +55,7 @@ def search_torch(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
 
 SEARCHES: dict[str, Search] = {
     'mm_sop': search_ours,
+    'mm_sop where faiss is not installed': search_without_faiss,
     'faiss IndexFlatIP': search_faiss,
     'scikit-learn brute': search_sklearn,
     'torch matmul + topk': search_torch,

@@ -192,6 +192,25 @@ CORRUPTIONS = dict(
 )
 """All corruptions by name, family after family."""
 
+ALEXNET_ERRORS = dict(
+    gaussian_noise=0.886428,
+    shot_noise=0.894468,
+    impulse_noise=0.922640,
+    defocus_blur=0.819880,
+    glass_blur=0.826268,
+    motion_blur=0.785948,
+    zoom_blur=0.798360,
+    snow=0.866816,
+    frost=0.826572,
+    fog=0.819324,
+    brightness=0.564592,
+    contrast=0.853204,
+    elastic_transform=0.646056,
+    pixelate=0.717840,
+    jpeg_compression=0.606500,
+)
+"""Published mean errors of AlexNet over the severities, the unit of mCE (github.com/hendrycks/robustness)."""
+
 
 def _scale(image):
     return min(image.shape[:2]) / _SIDE

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
+from mm_sop.datasets.transforms.perturb import picture_generator
 from mm_sop.evaluation.classification import class_labels
+from mm_sop.evaluation.disturbances import batch_labels
 from mm_sop.evaluation.encoders import FrozenEncoder
-from mm_sop.evaluation.frozen_classifiers import map_pictures
+from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers, map_pictures
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.perturbed_data import random_subset
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
@@ -43,25 +45,33 @@ class LocalityProtocol(Protocol):
     receptive field is the mean absolute gradient of the length of the central place with respect to the pixels; its
     radius is that of the disc around its median which holds a half or nine tenths of it.
 
+    What single places know of the class is told by a linear head that learns from one random place of each training
+    picture and judges every place of the test pictures; another one learns from and judges the mean of the places.
+
     Args:
         max_images: Test pictures, drawn at random; None for all.
         max_gradients: Test pictures whose gradients are averaged.
         max_embedded: Test pictures in the picture of the embedding, by UMAP; 0 for no such picture.
         num_pictures: Test pictures whose maps are shown.
+        penalty: Weight of the penalty of the linear heads.
     """
+
+    version = 2
 
     max_images: int | None = 5000
     max_gradients: int = 250
     max_embedded: int = 1000
     num_pictures: int = 6
+    penalty: float = 1e-4
 
     @property
     def readouts(self) -> tuple[str, ...]:
-        return ('global',)
+        return 'global', 'patch'
 
     def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
         found = find_classification(context.data, context.transform)
-        return dict(test=random_subset(list(found.values())[-1], self.max_images, context.seed))
+        test = random_subset(list(found.values())[-1], self.max_images, context.seed)
+        return dict(train=found['train'], test=test)
 
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         test = data['test']
@@ -74,6 +84,7 @@ class LocalityProtocol(Protocol):
         radii = {share: mass_radius(field, center, share) for share in (0.5, 0.9)}
         for share, radius in radii.items():
             scores[f'field_radius_{round(100 * share)}'] = Score(radius, percent=False)
+        scores.update(self._probe(context, **data))
         card = dict(receptive_field=_theoretical_field(context.encoder.network))
         pictures = [
             Chart.drawn('cosines', partial(cosines_chart, within, between), 'Cosines within and between pictures'),
@@ -85,6 +96,24 @@ class LocalityProtocol(Protocol):
         if self.max_embedded:
             pictures.append(self._embed(context, test))
         return ProtocolResult(scores, card, pictures)
+
+    def _probe(self, context: EvaluationContext, train: Dataset, test: Dataset) -> dict[str, Score]:
+        """Accuracy of single places, averaged over them, and of their mean."""
+        print_log('Locality: what single places know of the class', logger='current')
+        labels = class_labels(train)
+        drawn = map_pictures(context, train, partial(_draw_place, context.encoder, context.seed))['place']
+        places, means = (
+            FrozenClassifiers(features.to(context.device), labels, penalty=self.penalty)
+            for features in (drawn, context.features(train, 'patch'))
+        )
+        single = map_pictures(context, test, partial(_judge_places, context.encoder, places))['right'].mean(1)
+        logits = means.logits(context.features(test, 'patch').to(context.device))
+        right = dict(single_place=single, mean_of_places=logits.argmax(1).cpu() == class_labels(test))
+        identities = read_labels(test, 'identity')
+        return {
+            name: Score(float(each.double().mean()), _mean_error(each.double().numpy(), identities))
+            for name, each in right.items()
+        }
 
     def _embed(self, context: EvaluationContext, test: Dataset) -> Chart:
         print_log('Locality: picture of the embedding', logger='current')
@@ -103,6 +132,22 @@ def _measure(encoder: FrozenEncoder, batch: dict) -> dict[str, Tensor]:
     if local.shape[1] == whole.shape[1]:
         measures.update(local_global=local_global_similarity(local, whole)[:, None], whole=normalize(whole, dim=1))
     return measures
+
+
+@torch.no_grad()
+def _draw_place(encoder: FrozenEncoder, seed: int, batch: dict) -> dict[str, Tensor]:
+    """A random place of every map, (B, D), chosen by the seed and the picture."""
+    places = encoder.read(batch).local_map.float().flatten(2)
+    drawn = [int(picture_generator(picture.numpy(), seed).integers(places.shape[2])) for picture in batch['inputs']]
+    return dict(place=places[torch.arange(len(places)), :, drawn])
+
+
+@torch.no_grad()
+def _judge_places(encoder: FrozenEncoder, probe: FrozenClassifiers, batch: dict) -> dict[str, Tensor]:
+    """Whether every place is judged right, (B, places)."""
+    places = encoder.read(batch).local_map.float().flatten(2).transpose(1, 2)
+    labels = batch_labels(batch).to(places.device)
+    return dict(right=probe.logits(places).argmax(2) == labels[:, None])
 
 
 def _cosines(measured: Mapping[str, Tensor], dataset: Dataset) -> tuple[dict[str, Score], dict, dict]:

@@ -35,7 +35,7 @@ class RankProtocol(Protocol):
 
     pictures: int = 25_600
     lidar_pictures: int = 1_000
-    views: int = 10
+    views: int = 50
 
     @property
     def readouts(self) -> tuple[str, ...]:

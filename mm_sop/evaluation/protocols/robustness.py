@@ -1,6 +1,6 @@
 """How much of a classification survives when pictures or representations are disturbed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from mmengine.dataset import ConcatDataset
 from mmengine.logging import print_log
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mm_sop.datasets.labelled_images import LabelledImages
-from mm_sop.datasets.transforms.corruptions import CORRUPTIONS, SEVERITIES
+from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES
 from mm_sop.evaluation.classification import class_labels
-from mm_sop.evaluation.disturbances import InternalCorruption, PixelAttack
+from mm_sop.evaluation.disturbances import GuidedOcclusion, InternalCorruption, PixelAttack, normalize_pixels
 from mm_sop.evaluation.frozen_classifiers import CLASSIFIERS, FrozenClassifiers, map_pictures
 from mm_sop.evaluation.knn import read_labels
+from mm_sop.evaluation.loading import load
 from mm_sop.evaluation.perturbed_data import (
     BACKGROUNDS,
     find_backgrounds,
@@ -27,10 +29,14 @@ from mm_sop.evaluation.perturbed_data import (
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
 from mm_sop.evaluation.sources import find_classification
 from mm_sop.evaluation.uncertainty import standard_error
+from mm_sop.visualization.attention import cls_attention, find_last_attention
 from mm_sop.visualization.robustness import perturbation_gallery, robustness_charts
 
 Correct = dict[float | str, dict[str, np.ndarray]]
 """Whether each prediction is right, bool, (tries, N), by level and classifier."""
+
+# Errors of AlexNet are known for the classes of ImageNet alone.
+_IMAGENET_CLASSES = 1000
 
 
 @PROTOCOLS.register_module('robustness')
@@ -39,13 +45,14 @@ class RobustnessProtocol(Protocol):
     """Accuracy under disturbances, of classifiers that learnt from undisturbed training pictures.
 
     - The 15 corruptions of ImageNet-C in 5 severities, read where the set exists, else generated.
-    - Occluded and shuffled patches (Naseer et al.).
+    - Occluded patches (Naseer et al.): random ones, and those to which a transformer attends most, or least.
+    - Shuffled patches.
     - Backgrounds of ImageNet-9, and ImageNet-A, where the sets exist.
     - Cells of the last map dropped, or disturbed by noise, before they are pooled (CO-SSL, internal corruption).
     - Projected gradient descent on the pixels (CO-SSL).
 
     Disturbed pixels meet a k-NN vote and a linear head on the network's own representation. The head alone meets the
-    attacks; internal corruption meets a linear head on the mean of the map.
+    attacks and the patches chosen by attention; internal corruption meets a linear head on the mean of the map.
 
     Args:
         max_images: Pictures of each test set, drawn at random; None for all.
@@ -54,6 +61,9 @@ class RobustnessProtocol(Protocol):
         imagenet_c: Folder of ImageNet-C below the data.
         imagenet_a: Folder of ImageNet-A below the data.
         backgrounds: Folder of ImageNet-9 below the data.
+        guide: Checkpoint of the transformer whose attention says which patches are salient, see :func:`load`; the paper
+            takes DINO's ViT-S/16. Defaults to None: the network itself, if it is a transformer with [CLS].
+        guide_source: Where that checkpoint comes from, see :func:`load`.
         occluded: Shares of occluded patches.
         shuffled: Rows and columns of shuffled patches.
         dropped: Shares of dropped cells.
@@ -64,12 +74,16 @@ class RobustnessProtocol(Protocol):
         steps: Numbers of steps of the attack.
     """
 
-    max_images: int | None = 500
+    version = 2
+
+    max_images: int | None = None
     num_neighbors: int = 20
     penalty: float = 1e-4
     imagenet_c: str = 'imagenet-c'
     imagenet_a: str = 'imagenet-a'
     backgrounds: str = 'backgrounds'
+    guide: str | None = None
+    guide_source: str | None = None
     occluded: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
     shuffled: Sequence[int] = (2, 4, 8)
     dropped: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -92,6 +106,8 @@ class RobustnessProtocol(Protocol):
         if folders['imagenet_a'].is_dir():
             sets['imagenet_a'] = LabelledImages(folders['imagenet_a'], context.transform.steps)
         data = dict(train=found['train'])
+        if self.guide is not None and Path(self.guide).exists():
+            data['guide'] = Path(self.guide)
         data.update({name: random_subset(each, self.max_images, context.seed) for name, each in sets.items()})
         if folders['imagenet_c'].is_dir():
             for name, severities in find_corrupted(folders['imagenet_c'], context.transform).items():
@@ -108,15 +124,38 @@ class RobustnessProtocol(Protocol):
         correct = dict(clean={0: judge.classify(data['test'], {})})
         correct.update(self._disturb_pixels(judge))
         correct.update(self._swap_sets(judge))
-        inside = InternalCorruption(context.encoder, pooled, self.dropped, self.noises, self.repeats, context.seed)
-        attack = PixelAttack(context.encoder, own, self.epsilons, self.step_sizes, self.steps, context.seed)
-        for name, disturbance in (('internal corruption', inside), ('attacks', attack)):
+        for name, disturbance in self._disturb_network(context, own, pooled).items():
             print_log(f'Robustness: {name}', logger='current')
             correct.update(judge.disturb(disturbance))
         accuracies = {kind: _accuracies(levels) for kind, levels in correct.items()}
-        card = dict(accuracies=accuracies, corruptions='read' if 'fog' in data else 'generated')
+        guide = self.guide or 'the network itself'
+        card = dict(accuracies=accuracies, corruptions='read' if 'fog' in data else 'generated', guide=guide)
         gallery = perturbation_gallery(data, self.occluded[2:3], self.shuffled[1:2], context.seed)
         return ProtocolResult(self._summarize(correct, data), card, [*robustness_charts(accuracies), gallery])
+
+    def _disturb_network(
+        self, context: EvaluationContext, own: FrozenClassifiers, pooled: FrozenClassifiers
+    ) -> dict[str, Callable]:
+        """What looks into the network, by name."""
+        encoder, seed = context.encoder, context.seed
+        disturbances = {
+            'internal corruption': InternalCorruption(encoder, pooled, self.dropped, self.noises, self.repeats, seed),
+            'attacks': PixelAttack(encoder, own, self.epsilons, self.step_sizes, self.steps, seed),
+        }
+        attend = self._find_guide(context)
+        if attend is not None:
+            disturbances['occlusion by attention'] = GuidedOcclusion(encoder, own, attend, self.occluded)
+        return disturbances
+
+    def _find_guide(self, context: EvaluationContext) -> Callable[[Tensor], Tensor] | None:
+        """Maps pictures to the guide's attention; None if there is no guide, and the network itself has no [CLS]."""
+        if self.guide is not None:
+            guide = load(self.guide, source=self.guide_source).to(context.device)
+            return lambda pixels: cls_attention(guide.network, guide.prepare(pixels))
+        encoder = context.encoder
+        if find_last_attention(encoder.network) is None:
+            return None
+        return lambda pixels: cls_attention(encoder.network, normalize_pixels(encoder, pixels))
 
     def _disturb_pixels(self, judge: '_Judge') -> dict[str, Correct]:
         kinds = {**dict.fromkeys(CORRUPTIONS, SEVERITIES), 'occlusion': self.occluded, 'shuffle': self.shuffled}
@@ -151,6 +190,8 @@ class RobustnessProtocol(Protocol):
             same, rand = (scores.get(f'background_mixed_{name}_{classifier}') for name in ('same', 'rand'))
             if same and rand:
                 scores[f'background_gap_{classifier}'] = Score(same.value - rand.value)
+            if 'fog' in data and _num_classes(data['train']) == _IMAGENET_CLASSES:
+                scores[f'mce_{classifier}'] = Score(_mean_corruption_error(correct, classifier))
         return scores
 
 
@@ -194,6 +235,18 @@ class _Judge:
             tries = right[kind].bool().numpy().T.reshape(-1, len(levels), len(self.data['test']))
             correct[kind] = {level: dict(linear=tries[:, column]) for column, level in enumerate(levels)}
         return correct
+
+
+def _num_classes(dataset: Dataset) -> int:
+    return int(class_labels(dataset).max()) + 1
+
+
+def _mean_corruption_error(correct: Mapping[str, Correct], classifier: str) -> float:
+    """Errors in units of AlexNet's, averaged over the corruptions (Hendrycks and Dietterich, section 4.2)."""
+    errors = {
+        kind: 1 - np.mean([found[classifier].mean() for found in correct[kind].values()]) for kind in ALEXNET_ERRORS
+    }
+    return float(np.mean([error / ALEXNET_ERRORS[kind] for kind, error in errors.items()]))
 
 
 def _accuracies(levels: Correct) -> dict[str, dict[str, float]]:
