@@ -1,5 +1,7 @@
 """Locality protocol on folders with pictures of three colours."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
 
 from mm_sop.datasets.transforms.perturb import picture_generator
-from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers
-from mm_sop.evaluation.protocols.locality import LocalityProtocol
+from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers, map_pictures
+from mm_sop.evaluation.protocols.locality import LocalityProtocol, _draw_place
 from mm_sop.models.utils.readout import read_out
 from mm_sop.visualization.locality import principal_maps, to_plane
 
@@ -84,6 +86,8 @@ def test_single_places_are_judged_one_by_one(data, tmp_path, kind):
     for local_map, picture in zip(maps, pictures, strict=True):
         place = int(picture_generator(picture.numpy(), 0).integers(height * width))
         drawn.append(local_map[:, place // width, place % width])
+    found = map_pictures(context, protocol.find_data(context)['train'], partial(_draw_place, context.encoder, 0))
+    torch.testing.assert_close(found['place'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
     single = FrozenClassifiers(torch.stack(drawn), labels)
     pooled = FrozenClassifiers(maps.mean((2, 3)), labels)
     right_places, right_means = [], []
