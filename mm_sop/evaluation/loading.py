@@ -45,8 +45,8 @@ class EncoderSpecification:
         std: Standard deviation.
         image_size: Side of the square that the network sees, in pixels.
         network: ``'teacher'`` or ``'student'``.
-        origin: Where the weights come from: ``checkpoint``, its ``checkpoint_sha256`` and, where known, ``method``,
-            ``data``, ``epoch``, ``iter`` and others.
+        origin: Where the weights come from: ``checkpoint``, its ``checkpoint_sha256``, the ``prefix`` of their names
+            and, where known, ``method``, ``data``, ``epoch``, ``iter`` and others.
         weights: In an export, the file with the weights.
         format: In an export, the names that they have there, see :data:`mm_sop.engine.formats.TABLES`.
     """
@@ -217,7 +217,7 @@ def _load_checkpoint(
         config = stored_config(content, str(path))
     loaded = load_network(path, config, source, network, None, num_heads, trusted)
     meta = content.get('meta') or {}
-    origin = dict(checkpoint=path.name, checkpoint_sha256=hash_file(path), source=source)
+    origin = dict(checkpoint=path.name, checkpoint_sha256=hash_file(path), source=source, prefix=loaded.prefix)
     origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
     if config is not None:
         origin.update(method=config.model.get('type'), data=(training_dataset(config) or {}).get('data_root'))

@@ -7,6 +7,7 @@ from mm_sop import __version__
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
 from mm_sop.evaluation.records import KNNRecords, format_table
+from mm_sop.evaluation.results import EvaluationResults, describe_score_name, format_figure
 from mm_sop.export.target import Target
 
 _LIBRARIES = dict(timm='timm', huggingface='transformers', onnx='onnx')
@@ -70,7 +71,7 @@ def write_card(
         final: Where the folder will lie at last.
         differences: Results of the comparison.
         count: Number of pictures compared.
-        run: Folder of the run, with ``knn.json``, or None.
+        run: Folder of the run, with ``knn.json`` and ``evaluation/results.json`` if they exist, or None.
         licence: Licence of the weights.
     """
     specification = encoder.specification
@@ -112,10 +113,29 @@ def _describe(backbone: dict) -> str:
 
 
 def _figures(origin: dict, network: str, run: str | Path | None) -> str:
-    records = KNNRecords(run) if run is not None else None
-    found = records.find(network, origin.get('iter')) if records is not None and origin.get('iter') else None
+    tables = [] if run is None else [_training_figures(origin, network, run), _evaluation_figures(origin, run)]
+    return '\n\n'.join(filter(None, tables)) or 'None were recorded for these weights.'
+
+
+def _training_figures(origin: dict, network: str, run: str | Path) -> str:
+    records = KNNRecords(run)
+    found = records.find(network, origin.get('iter')) if origin.get('iter') else None
     if found is None:
-        return 'None were recorded for these weights.'
+        return ''
     baselines = [record for record in records if record['iter'] is None]
     table = format_table([*baselines, found]).split('\n', 2)[2].strip()
     return f'k-nearest-neighbour accuracy in percent, by the run that trained it:\n\n{table}'
+
+
+def _evaluation_figures(origin: dict, run: str | Path) -> str:
+    """The first figure of every protocol that judged exactly these weights."""
+    identity = {key: origin.get(key) for key in ('checkpoint_sha256', 'prefix')}
+    rows = []
+    for record in EvaluationResults(Path(run, 'evaluation')):
+        if record['status'] == 'done' and identity.items() <= record['card']['encoder'].items():
+            name, score = next(iter(record['scores'].items()))
+            rows.append(f'| {record["protocol"]} | {describe_score_name(name)} | {format_figure(score)} |')
+    if not rows:
+        return ''
+    head = 'The first figure of every evaluation, in percent where it is a share:'
+    return '\n'.join([head, '', '| protocol | figure | value |', '| --- | --- | ---: |', *rows])

@@ -15,6 +15,8 @@ from torch import nn
 import mm_sop
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
+from mm_sop.evaluation.protocol import ProtocolResult, Score
+from mm_sop.evaluation.results import EvaluationResults, finished_record
 from mm_sop.export import TARGETS, ExportError, export
 from mm_sop.export.export import TOLERANCE, sample_pictures
 
@@ -166,6 +168,21 @@ def test_card_shows_the_figures_of_the_run(samples, tmp_path):
     assert '| raw 16 x 16 pixels |' in card
     assert '| data | some/folder |' in card
     assert '`ResNet_CIFAR` (depth 18) for safetensors, the teacher of SOP.' in card
+
+
+def test_card_shows_evaluations_of_these_weights(samples, tmp_path):
+    results = EvaluationResults(tmp_path / 'evaluation')
+    for prefix, value in (('teacher.backbone.', 0.5), ('backbone.', 0.4)):
+        encoder = dict(checkpoint_sha256='abc', prefix=prefix)
+        base = dict(protocol='knn', key=prefix, checkpoint=f'{prefix}pth', card=dict(encoder=encoder))
+        scores = dict(test_class_k20=Score(value, 0.01), test_class_k10=Score(0.1))
+        results.add(*finished_record(base, ProtocolResult(scores), 1.0))
+    encoder = make_encoder('small')
+    encoder.specification.origin = dict(checkpoint_sha256='abc', prefix='teacher.backbone.')
+    export(encoder, 'safetensors', tmp_path / 'out', samples, run=tmp_path)
+    card = (tmp_path / 'out/README.md').read_text()
+    assert '| knn | test class k20 | 50.0 ± 1.0 |' in card
+    assert '40.0' not in card and 'k10' not in card
 
 
 def test_tool_exports_a_checkpoint(repository, pictures, tmp_path):
