@@ -92,8 +92,8 @@ def describe_subsets(context: EvaluationContext, subsets: Mapping[str, Sequence[
 
 
 def name_few_scores(scores: Mapping[tuple[str, str], Score]) -> dict[str, Score]:
-    """Names of scores for a result, by data set and subset of the labels."""
-    return {f'{name}_class_{subset.replace(" ", "_")}': score for (name, subset), score in scores.items()}
+    """Names of scores for a result, by data set and subset of the labels, the last first."""
+    return {f'{name}_class_{subset.replace(" ", "_")}': score for (name, subset), score in reversed(scores.items())}
 
 
 def few_labels_picture(scores: Mapping[tuple[str, str], Score], title: str) -> Chart:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.records import KNNRecords, describe_score, format_score
 from mm_sop.evaluation.results import EvaluationResults, describe_score_name, format_figure
 from mm_sop.visualization.charts import Curve, curves_chart
-from mm_sop.visualization.page import Chart, Section, Table, render_page
+from mm_sop.visualization.page import Chart, Details, Section, Table, render_page
 from mm_sop.visualization.run_log import read_config, read_scalars, time_shares
 from mm_sop.visualization.sections import CURVES, format_duration
 from mm_sop.visualization.style import LIGHT, LINE_STYLES
@@ -178,18 +178,21 @@ def knn_section(runs: Sequence[Run]) -> Section:
 
 
 def evaluation_section(runs: Sequence[Run]) -> Section:
-    """All figures of ``tools/evaluate.py``."""
-    names = _all_names(runs, 'figures')
-    rows = [
-        [f'{protocol}: {describe_score_name(name)}', *(_figure(run.figures.get((protocol, name))) for run in runs)]
-        for protocol, name in names
-    ]
+    """The first figure of every protocol of ``tools/evaluate.py``, and all of them folded away."""
+    by_protocol = {}
+    for protocol, name in _all_names(runs, 'figures'):
+        values = [_figure(run.figures.get((protocol, name))) for run in runs]
+        by_protocol.setdefault(protocol, []).append([describe_score_name(name), *values])
+    first = [[f'{protocol}: {rows[0][0]}', *rows[0][1:]] for protocol, rows in by_protocol.items()]
     text = (
         'Shares in per cent; ± is one standard error, or the deviation over repeated tries.'
-        if rows
+        if first
         else 'No run has been evaluated yet: tools/evaluate.py does.'
     )
-    return _section('Evaluation protocols', text, 'figure', runs, rows)
+    section = _section('Evaluation protocols', text, 'figure', runs, first)
+    heading = ['figure', *(run.name for run in runs)]
+    folded = [Details(f'All of {protocol}', Table(heading, rows)) for protocol, rows in by_protocol.items()]
+    return replace(section, items=[*section.items, *folded])
 
 
 def cost_section(runs: Sequence[Run]) -> Section:
@@ -252,8 +255,11 @@ def to_markdown(section: Section) -> str:
     """Text and tables of a section."""
     parts = [f'\n## {section.title}\n\n{section.text}\n']
     for item in section.items:
-        if isinstance(item, Table):
-            lines = [item.heading, ['---', *['---:'] * (len(item.heading) - 1)], *item.rows]
+        if isinstance(item, Details):
+            parts.append(f'\n### {item.title}\n')
+        table = item.content if isinstance(item, Details) else item
+        if isinstance(table, Table):
+            lines = [table.heading, ['---', *['---:'] * (len(table.heading) - 1)], *table.rows]
             escaped = [[cell.replace('|', '\\|').replace('\n', ' ') for cell in line] for line in lines]
             parts.append('\n'.join(f'| {" | ".join(line)} |' for line in escaped) + '\n')
     return '\n'.join(parts)

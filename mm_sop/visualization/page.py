@@ -130,19 +130,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Details:
-    """Long text that is folded away.
+    """Long text or a long table that is folded away.
 
     Attributes:
         title: What is always seen.
-        content: The text, set as it is.
+        content: The table, or the text, set as it is.
     """
 
     title: str
-    content: str
+    content: str | Table
     files = {}
 
     def to_html(self) -> str:
-        return f'<details><summary>{escape(self.title)}</summary><pre>{escape(self.content)}</pre></details>'
+        is_table = isinstance(self.content, Table)
+        content = self.content.to_html() if is_table else f'<pre>{escape(self.content)}</pre>'
+        return f'<details><summary>{escape(self.title)}</summary>{content}</details>'
 
 
 Item = Chart | Photo | Table | Details

@@ -44,7 +44,8 @@ def write_run(folder, accuracies, seed=0, loss=3.0, **scores):
     results = EvaluationResults(folder / 'evaluation')
     for checkpoint, value in scores.items():
         base = dict(protocol='linear', checkpoint=checkpoint, key=checkpoint, card={})
-        results.add(*finished_record(base, ProtocolResult({'top1_accuracy': Score(value, 0.02)}), 1.0))
+        scores_now = dict(top1_accuracy=Score(value, 0.02), top5_accuracy=Score(0.9))
+        results.add(*finished_record(base, ProtocolResult(scores_now), 1.0))
     skipped = dict(
         protocol='retrieval', checkpoint='a', key='', status='skipped', reason='absent', card={}, seconds=0.0
     )
@@ -61,7 +62,10 @@ def test_page_tables_and_figures(tmp_path, blank_charts):
     data = json.loads((tmp_path / 'out/compare.json').read_text())
     one, two = data['runs']['one/run'], data['runs']['<two>/run']
     assert one['knn']['seen_class_k5']['accuracy'] == 0.4 and two['knn']['seen_class_k5']['accuracy'] == 0.3
-    assert one['evaluation'] == {'linear/top1_accuracy': dict(value=0.61, error=0.02, percent=True)}
+    assert one['evaluation'] == {
+        'linear/top1_accuracy': dict(value=0.61, error=0.02, percent=True),
+        'linear/top5_accuracy': dict(value=0.9, error=None, percent=True),
+    }
     assert two['evaluation'] == {}
     cost = one['cost']
     assert cost['iterations'] == 3 and cost['images per second'] == 20 and cost['peak memory in MiB'] == 9
@@ -73,7 +77,9 @@ def test_page_tables_and_figures(tmp_path, blank_charts):
     table = (tmp_path / 'out/compare.md').read_text()
     assert '| in % | one/run | <two>/run |' in table
     assert '| seen class, k = 5 | 40.0 ± 1.0 | 30.0 ± 1.0 |' in table
-    assert '| linear: top1 accuracy | 61.0 ± 2.0 |  |' in table
+    first_figures, folded = table.split('### All of linear')
+    assert '| linear: top1 accuracy | 61.0 ± 2.0 |  |' in first_figures and 'top5' not in first_figures
+    assert '| top5 accuracy | 90.0 |  |' in folded
     assert '| randomness.seed | 0 | 1 |' in table
     assert 'Best at “seen class, k = 5” by k-NN: one/run with 40.0 ± 1.0 %.' in table
 
