@@ -28,6 +28,9 @@ class LabelledImages(BaseDataset):
     Args:
         data_root (str): Folder of the pictures.
         pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        labels (str, optional): Text file with a path below the folder and the number of its class in each line, in place
+            of class folders, such as MMPretrain's ``meta/val.txt`` for ImageNet; the classes are those of ``metainfo``.
+            Defaults to None.
         extensions (Sequence[str]): Endings of picture files, in small letters; not for listings. Defaults to
             :data:`EXTENSIONS`.
         indices (int | Sequence[int], optional): Use the first pictures or the given ones. Defaults to None.
@@ -36,7 +39,7 @@ class LabelledImages(BaseDataset):
 
     Raises:
         FileNotFoundError: Neither the folder nor a listing exists.
-        ValueError: There is no class folder or no picture, or the listing is malformed.
+        ValueError: There is no class folder or no picture, or a listing is malformed.
     """
 
     METAINFO = dict(dataset_type='labelled_images')
@@ -45,11 +48,13 @@ class LabelledImages(BaseDataset):
         self,
         data_root: str,
         pipeline: Sequence = (),
+        labels: str | None = None,
         extensions: Sequence[str] = EXTENSIONS,
         indices: int | Sequence[int] | None = None,
         metainfo: dict | None = None,
         lazy_init: bool = False,
     ) -> None:
+        self.labels = labels
         self.extensions = extensions
         super().__init__(
             data_root=str(data_root),
@@ -72,6 +77,8 @@ class LabelledImages(BaseDataset):
         Returns:
             list[dict]: ``img_path``, ``gt_label`` and, where known, ``identity`` of every picture.
         """
+        if self.labels is not None:
+            return self._read_labels(len(self._metainfo['classes']))
         classes, items = self._read_listing() if self.listing.is_file() else self._read_folders()
         self._metainfo.setdefault('classes', tuple(classes))
         return items
@@ -95,6 +102,19 @@ class LabelledImages(BaseDataset):
             raise ValueError(f'label {entry["label"]} of {entry["path"]} with {num_classes} classes')
         info = dict(img_path=str(self.listing.parent / entry['path']), gt_label=entry['label'])
         return info | ({'identity': entry['identity']} if 'identity' in entry else {})
+
+    def _read_labels(self, num_classes):
+        items = []
+        for number, line in enumerate(Path(self.labels).read_text(encoding='utf-8').splitlines(), start=1):
+            name, _, label = line.strip().rpartition(' ')
+            if not name or not label.isdecimal() or int(label) >= num_classes:
+                raise ValueError(
+                    f'{self.labels}:{number} is {line!r}: expected a path and a class of 0 ... {num_classes - 1}'
+                )
+            items.append(dict(img_path=str(Path(self.data_root, name)), gt_label=int(label)))
+        if not items:
+            raise ValueError(f'{self.labels} names no pictures')
+        return items
 
     def _read_folders(self):
         root = Path(self.data_root)

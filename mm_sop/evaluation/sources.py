@@ -52,7 +52,8 @@ def _find(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset
         names = dict(train='bank', seen='seen', test='test')
         return {name: LabelledImages(folder / 'classes' / part, transform.steps) for name, part in names.items()}
     if (folder / 'train').is_dir() and (folder / 'val').is_dir():
-        return {name: LabelledImages(folder / name, transform.steps) for name in ('train', 'val')}
+        train = LabelledImages(folder / 'train', transform.steps)
+        return dict(train=train, val=_find_validation(folder, train.metainfo['classes'], transform))
     arrays = dict(labelled=True, pipeline=transform.array_steps)
     for marker, kind in (('cifar-10-batches-py', CIFAR10Pictures), ('cifar-100-python', CIFAR100Pictures)):
         if (folder / marker).is_dir():
@@ -60,6 +61,19 @@ def _find(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset
     if (folder / 'train_X.bin').is_file():
         return {name: STL10Pictures(data_root=str(folder), split=name, **arrays) for name in ('train', 'test')}
     return None
+
+
+def _find_validation(folder: Path, classes: Sequence[str], transform: EvaluationTransform) -> LabelledImages:
+    """ImageNet's validation pictures: in class folders, or side by side, as they are distributed."""
+    if any(path.is_dir() for path in (folder / 'val').iterdir()):
+        return LabelledImages(folder / 'val', transform.steps)
+    labels = folder / 'meta/val.txt'
+    if not labels.is_file():
+        raise MissingDataError(
+            f'{folder / "val"} has no class folders: expected val/<class>/, or {labels} with a file name and the number '
+            'of its class in each line'
+        )
+    return LabelledImages(folder / 'val', transform.steps, str(labels), metainfo=dict(classes=classes))
 
 
 def find_subset_lists(folder: str | Path) -> dict[str, Path]:

@@ -32,6 +32,26 @@ def test_imagenet_folders(tmp_path):
     assert data['train'][0]['inputs'].shape == (3, 32, 32)
 
 
+def test_flat_validation_pictures_of_imagenet(tmp_path):
+    write_classes(tmp_path / 'train', 1)
+    write_classes(tmp_path / 'classes', 1)
+    (tmp_path / 'val').mkdir()
+    for number, name in enumerate(('red', 'blue', 'green')):
+        (tmp_path / f'classes/{name}/{name}_0_0.png').rename(tmp_path / f'val/ILSVRC2012_val_{number}.png')
+    with pytest.raises(MissingDataError, match='expected val/<class>/, or .*meta/val.txt'):
+        find_classification(tmp_path, TRANSFORM)
+    (tmp_path / 'meta').mkdir()
+    listing = tmp_path / 'meta/val.txt'
+    listing.write_text('ILSVRC2012_val_0.png 2\nILSVRC2012_val_1.png 0\nILSVRC2012_val_2.png 1\n')
+    data = find_classification(tmp_path, TRANSFORM)['val']
+    assert labels_of(data) == [2, 0, 1]
+    assert [int(data[row]['inputs'].float().mean((1, 2)).argmax()) for row in range(3)] == [2, 0, 1]
+    for wrong in ('ILSVRC2012_val_0.png 3', 'ILSVRC2012_val_0.png'):
+        listing.write_text(f'ILSVRC2012_val_0.png 2\n{wrong}\n')
+        with pytest.raises(ValueError, match=r'val.txt:2 is .*expected a path and a class of 0 ... 2'):
+            find_classification(tmp_path, TRANSFORM)
+
+
 def test_composites(tmp_path):
     for part, count in (('bank', 2), ('seen', 1), ('test', 1)):
         write_classes(tmp_path / 'classes' / part, count, classes=('red',))
