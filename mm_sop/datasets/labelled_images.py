@@ -28,8 +28,8 @@ class LabelledImages(BaseDataset):
     Args:
         data_root (str): Folder of the pictures.
         pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
-        labels (str, optional): Text file with a path below the folder and the number of its class in each line, in place
-            of class folders, such as MMPretrain's ``meta/val.txt`` for ImageNet; the classes are those of ``metainfo``.
+        labels (str, optional): Text file with a path below the folder and the number of its class in each line, in
+            place of class folders, such as MMPretrain's ``meta/val.txt`` for ImageNet; ``metainfo`` names the classes.
             Defaults to None.
         extensions (Sequence[str]): Endings of picture files, in small letters; not for listings. Defaults to
             :data:`EXTENSIONS`.
@@ -108,9 +108,8 @@ class LabelledImages(BaseDataset):
         for number, line in enumerate(Path(self.labels).read_text(encoding='utf-8').splitlines(), start=1):
             name, _, label = line.strip().rpartition(' ')
             if not name or not label.isdecimal() or int(label) >= num_classes:
-                raise ValueError(
-                    f'{self.labels}:{number} is {line!r}: expected a path and a class of 0 ... {num_classes - 1}'
-                )
+                expected = f'a path and a class of 0 ... {num_classes - 1}'
+                raise ValueError(f'{self.labels}:{number} is {line!r}: expected {expected}')
             items.append(dict(img_path=str(Path(self.data_root, name)), gt_label=int(label)))
         if not items:
             raise ValueError(f'{self.labels} names no pictures')

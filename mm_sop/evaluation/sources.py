@@ -70,10 +70,10 @@ def _find_validation(folder: Path, classes: Sequence[str], transform: Evaluation
     labels = folder / 'meta/val.txt'
     if not labels.is_file():
         raise MissingDataError(
-            f'{folder / "val"} has no class folders: expected val/<class>/, or {labels} with a file name and the number '
-            'of its class in each line'
+            f'{folder / "val"} has no class folders: expected val/<class>/, or {labels} with a file name and the '
+            'number of its class in each line'
         )
-    return LabelledImages(folder / 'val', transform.steps, str(labels), metainfo=dict(classes=classes))
+    return LabelledImages(folder / 'val', transform.steps, labels=str(labels), metainfo=dict(classes=classes))
 
 
 def find_subset_lists(folder: str | Path) -> dict[str, Path]:
