@@ -1,5 +1,5 @@
-# SOP for photo composites: the released 64 anchors do not learn at this scale, 512 of a bank of 2,048 with a little KoLeo
-# do (docs/recipes.md). A ViT on pictures of 48 pixels in patches of 8.
+# SOP for photo composites: at this scale the released 64 anchors learn slowly, 512 of a bank of 2,048 with a little KoLeo
+# faster (docs/recipes.md). A ViT on pictures of 48 pixels in patches of 8.
 embed_dims = 128
 bank = dict(type='SupportEmbeddingBank', size=2048, embed_dims=embed_dims)
 model = dict(
