@@ -1,8 +1,10 @@
 """From a config to a trained model: what every training script of the project does."""
 
 import difflib
+import inspect
 import os
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,9 +143,10 @@ def merge_options(cfg: Config, options: dict) -> None:
         options: Values by dotted key.
 
     Raises:
-        LaunchError: A key leads into something that has no such part.
+        LaunchError: A key leads into something that has no such part, or into a variable whose copies alone count.
     """
     for key, value in options.items():
+        _refuse_variable(cfg, key)
         parent, name = _find_parent(cfg, key)
         close = difflib.get_close_matches(name, list(parent)) if parent is not None and name not in parent else []
         if close:
@@ -152,6 +155,32 @@ def merge_options(cfg: Config, options: dict) -> None:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise LaunchError(f'--cfg-options {key}={value} does not fit the config: {error}') from error
+
+
+def _refuse_variable(cfg: Config, key: str) -> None:
+    """Refuse to change what the config file has copied to where it counts: nothing would come of it."""
+    name, _, rest = key.partition('.')
+    variable = cfg.get(name)
+    read = inspect.signature(Runner).parameters
+    if name in read or not isinstance(variable, (dict, list, str)):
+        return
+    places = [place for place in _find_equal(cfg._cfg_dict, variable) if place.split('.')[0] in read]
+    if places:
+        instead = ' or '.join(f'{place}.{rest}'.rstrip('.') for place in places)
+        raise LaunchError(
+            f'--cfg-options {key} would change nothing: {name} is a variable of the config, copied to where it counts. '
+            f'Change {instead}'
+        )
+
+
+def _find_equal(tree: dict | list, value: dict | list | str, path: str = '') -> Iterator[str]:
+    """Dotted keys below which an equal value stands."""
+    for key, each in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        place = f'{path}.{key}'.lstrip('.')
+        if each == value:
+            yield place
+        elif isinstance(each, (dict, list)):
+            yield from _find_equal(each, value, place)
 
 
 def _find_parent(cfg: Config, key: str) -> tuple[dict | None, str]:

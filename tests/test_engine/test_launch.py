@@ -44,6 +44,21 @@ def test_options_that_do_not_fit_are_refused(unscaled):
         launching.merge_options(unscaled, {'custom_hooks.9.type': 'x'})
 
 
+def test_variables_of_the_config_are_refused(repository):
+    config = Config.fromfile(repository / 'configs/co_ssl/byol_r18_composites.py')
+    dataset = 'train_dataloader.dataset.dataset'
+    copies = {
+        'teacher_hook.momentum': 'custom_hooks.0.momentum',
+        'view_pipeline.0.scale': f'{dataset}.pipeline.1.transforms.0.0.scale',
+        'data_root': f'{dataset}.data_root',
+    }
+    for key, place in copies.items():
+        with pytest.raises(LaunchError, match=f'{key} would change nothing.*Change {place}$'):
+            launching.merge_options(config, {key: 'x'})
+    launching.merge_options(config, {'custom_hooks.0.momentum': 0.9, 'notes.author': 'me'})
+    assert config.custom_hooks[0].momentum == 0.9
+
+
 @pytest.mark.parametrize(('given', 'expected'), [(None, 3), (7, 7), (0, 0)])
 def test_seed_reaches_runner_and_sampler(unscaled, given, expected):
     del unscaled.train_dataloader.sampler['seed']
