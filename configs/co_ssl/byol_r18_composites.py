@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/co_byol_composites.py',
     '../_base_/datasets/composites_2views.py',
     '../_base_/datasets/composites_knn.py',
-    '../_base_/schedules/composites_adamw.py',
+    '../_base_/schedules/composites_sgd.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(type='SiameseBYOL', local_head=None)

@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/schedules/composites_adamw.py',
     '../_base_/default_runtime.py',
 ]
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 custom_hooks = [
     _base_.teacher_hook,
     dict(type='TeacherTemperatureHook', start=0.04, end=0.04),

@@ -16,9 +16,10 @@ model = dict(
         zero_init_residual=False),
     neck=dict(in_channels=128, hid_channels=512, out_channels=512),
     head=dict(predictor=dict(in_channels=512, hid_channels=128, out_channels=512)))
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
+lr = 0.12
+optim_wrapper = dict(optimizer=dict(lr=lr), paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
 custom_hooks = [
-    dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=_base_.lr, adjust_by_epoch=False),
+    dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=lr, adjust_by_epoch=False),
     _base_.knn_hook,
     dict(type='ReportHook')
 ]
