@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -87,11 +88,13 @@ class Runs:
         if (folder / 'finished.json').is_file():
             self._check_settings(name, seed, settings)
             return
+        # Begun anew: its time would lack what an interrupted run had already taken.
+        shutil.rmtree(folder, ignore_errors=True)
         if variant.prepare:
             base = ROOT / 'configs' / self.variants[variant.base].config
             options += variant.prepare(self.folder(variant.base, seed), base)
         command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'configs' / variant.config, '--seed', seed]
-        command += ['--work-dir', folder, '--resume', *(['--amp'] if self.args.amp else [])]
+        command += ['--work-dir', folder, *(['--amp'] if self.args.amp else [])]
         command += ['--pretrained', variant.pretrained] if variant.pretrained else []
         command += ['--cfg-options', *options] if options else []
         begin = time.monotonic()
