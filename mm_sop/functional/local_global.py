@@ -37,7 +37,7 @@ def redundancy(local_map: Tensor) -> Tensor:
     """Mean cosine between different cells of an image, 1 when all cells are alike.
 
     ``R = (L |m|^2 - 1) / (L - 1)`` with m the mean of the L unit vectors, which equals the mean over the off-diagonal
-    entries of the L x L matrix of cosines (CO-SSL).
+    entries of the L x L matrix of cosines (CO-SSL). Cells of zeros, whose cosines are 0, take their share off the 1.
 
     Args:
         local_map: Map, (B, C, h, w), or cells, (B, L, C); L = 1 gives 1.
@@ -45,12 +45,12 @@ def redundancy(local_map: Tensor) -> Tensor:
     Returns:
         (B,), in [-1 / (L - 1), 1], at least in fp32.
     """
-    cells = _as_cells(local_map)
+    cells = _unit(_as_cells(local_map))
     num_cells = cells.shape[1]
     if num_cells == 1:
-        return torch.ones_like(_unit(cells)[:, 0, 0])
-    mean = _unit(cells).mean(1)
-    return (num_cells * mean.square().sum(-1) - 1) / (num_cells - 1)
+        return torch.ones_like(cells[:, 0, 0])
+    own = cells.square().sum(-1).mean(1)
+    return (num_cells * cells.mean(1).square().sum(-1) - own) / (num_cells - 1)
 
 
 def cosine_between_images(first: Tensor, second: Tensor) -> Tensor:

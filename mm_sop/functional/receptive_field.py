@@ -22,7 +22,14 @@ class ReceptiveField(NamedTuple):
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 _WHOLE_IMAGE_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
 _WHOLE_IMAGE_FUNCTIONS = ('mean', 'flatten', 'view', 'reshape', 'adaptive_avg_pool2d', 'adaptive_max_pool2d')
-_NOT_UNDERSTOOD = ('conv', 'pool', 'interpolate', 'pad', 'attention')
+# Operations that leave every place of a map where it is. Normalisation counts as such: its statistics carry no content.
+_PLACEWISE_MODULES = ('activation', 'batchnorm', 'dropout', 'instancenorm', 'normalization')
+_PLACEWISE_FUNCTIONS = {
+    *('add', 'iadd', 'sub', 'mul', 'imul', 'truediv', 'div', 'neg', 'clamp', 'cat', 'concat', 'chunk', 'split'),
+    *('relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'hardswish', 'sigmoid', 'hardsigmoid', 'tanh'),
+    *('dropout', 'batch_norm', 'layer_norm', 'group_norm', 'normalize', 'permute', 'contiguous', 'clone', 'detach'),
+    *('to', 'float', 'type', 'getattr', 'size', 'dim', 'eq', '_assert'),
+}
 
 
 def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> ReceptiveField:
@@ -101,23 +108,33 @@ def _merge(node: fx.Node, inputs: list[ReceptiveField]) -> ReceptiveField:
 
 
 def _through(node: fx.Node, field: ReceptiveField, modules: dict[str, nn.Module]) -> ReceptiveField:
-    whole_image = ReceptiveField(math.inf, field.jump)
-    if node.op != 'call_module':
-        name = node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
-        if name in _WHOLE_IMAGE_FUNCTIONS:
-            return whole_image
-        if any(part in name for part in _NOT_UNDERSTOOD):
-            raise ValueError(f'{name} at {node.name} is not understood: use a module of torch.nn')
-        return field
-    layer = modules[node.target]
-    if isinstance(layer, _WHOLE_IMAGE_MODULES):
-        return whole_image
+    layer = modules[node.target] if node.op == 'call_module' else None
+    name = type(layer).__name__ if layer is not None else _function_name(node)
+    if isinstance(layer, _WHOLE_IMAGE_MODULES) or name in _WHOLE_IMAGE_FUNCTIONS:
+        return ReceptiveField(math.inf, field.jump)
     if isinstance(layer, _WINDOWS):
         kernel, stride, dilation = (_side(layer, name) for name in ('kernel_size', 'stride', 'dilation'))
         return ReceptiveField(field.size + (kernel - 1) * dilation * field.jump, field.jump * stride)
-    if any(part in type(layer).__name__.lower() for part in _NOT_UNDERSTOOD):
-        raise ValueError(f'{type(layer).__name__} at {node.target} is not understood')
+    if not (_is_placewise(layer) if layer is not None else _keeps_places(node, name)):
+        raise ValueError(f'{name} at {node.name} is not understood: the field behind it is unknown')
     return field
+
+
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
+
+
+def _is_placewise(layer: nn.Module) -> bool:
+    family = type(layer).__module__.rpartition('.')[2]
+    known = family in _PLACEWISE_MODULES and not isinstance(layer, nn.MultiheadAttention)
+    return known or isinstance(layer, nn.Identity)
+
+
+def _keeps_places(node: fx.Node, name: str) -> bool:
+    if name != 'getitem':
+        return name in _PLACEWISE_FUNCTIONS
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(part is ... or part is None or part == slice(None) or isinstance(part, int) for part in index)
 
 
 def _side(layer: nn.Module, name: str) -> int:

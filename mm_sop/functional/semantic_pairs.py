@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 _ROUNDOFF = 2.0**-24
-# Numbers that one temporary array of exact cosines holds.
-_EXACT_BLOCK = 2**22
+# Numbers that one temporary array of exact cosines holds: few enough for a processor's cache.
+_EXACT_BLOCK = 2**16
+# Share of a block beyond which preselected pairs are sifted by a product in fp64.
+_MANY = 1 / 16
 _ROWS_AT_ONCE = 256
 _MAX_HITS = 2**26
 
@@ -228,9 +230,14 @@ class _Search:
         """Take up one block: ``similarity[a, b]`` is that of ``anchors[a]`` and ``candidates[b]``."""
         peaks = similarity.amax(1)
         self._note_nearest(anchors, candidates, similarity, peaks)
-        worst = self.cosines[anchors, -1].clamp_min(self.lower) - 2 * self.error
-        for active in (peaks >= worst).nonzero().squeeze(1).split(_ROWS_AT_ONCE):
-            places, columns = self._preselect(similarity[active], worst[active])
+        worst = self.cosines[anchors, -1].clamp_min(self.lower)
+        for active in (peaks >= worst - 2 * self.error).nonzero().squeeze(1).split(_ROWS_AT_ONCE):
+            rough, bar = similarity[active], worst[active]
+            places, columns = self._preselect(rough, bar, self.error)
+            if len(places) > _MANY * rough.numel():
+                # Features are so alike that products in fp32 cannot tell them apart.
+                fine = self._unit(anchors[active], torch.float64) @ self._unit(candidates, torch.float64).T
+                places, columns = self._preselect(fine.masked_fill_(rough == -torch.inf, -torch.inf), bar, _ROUNDOFF)
             self._merge(*self.verify(anchors[active[places]], candidates[columns]))
 
     def verify(self, anchors: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,8 +246,8 @@ class _Search:
         inside = (cosines >= self.lower) & (cosines <= self.upper)
         return anchors[inside], partners[inside], cosines[inside]
 
-    def _unit(self, rows: Tensor) -> Tensor:
-        return self.features[rows].float() / self.norms[rows, None].float()
+    def _unit(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return (self.features[rows].double() / self.norms[rows, None]).to(dtype)
 
     def _note_nearest(self, anchors: Tensor, candidates: Tensor, similarity: Tensor, peaks: Tensor) -> None:
         closer = (peaks > self.nearest[anchors]).nonzero().squeeze(1)
@@ -249,15 +256,15 @@ class _Search:
         if len(duplicates):
             self.nearest_rows[anchors[duplicates]] = candidates[similarity[duplicates].argmax(1)]
 
-    def _preselect(self, similarity: Tensor, worst: Tensor) -> tuple[Tensor, Tensor]:
-        """Places that may hold one of the best; rounding can neither hide nor displace a right one."""
-        surely_below = similarity.masked_fill(similarity > self.upper - self.error, -torch.inf)
+    def _preselect(self, similarity: Tensor, worst: Tensor, error: float) -> tuple[Tensor, Tensor]:
+        """Places that may hold one of the best; errors up to the given one neither hide nor displace a right one."""
+        surely_below = similarity.masked_fill(similarity > self.upper - error, -torch.inf)
         count = min(self.cosines.shape[1], similarity.shape[1])
         last_best = surely_below.topk(count, dim=1).values[:, -1]
         if count < self.cosines.shape[1]:
             last_best = torch.full_like(last_best, -torch.inf)
-        cut = torch.maximum(worst, last_best - 2 * self.error)[:, None]
-        return ((similarity >= cut) & (similarity <= self.upper + self.error)).nonzero(as_tuple=True)
+        cut = torch.maximum(worst, last_best)[:, None] - 2 * error
+        return ((similarity >= cut) & (similarity <= self.upper + error)).nonzero(as_tuple=True)
 
     def _merge(self, anchors: Tensor, partners: Tensor, cosines: Tensor) -> None:
         touched = anchors.unique()

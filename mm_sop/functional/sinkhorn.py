@@ -4,6 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# exp(-2 / epsilon), the kernel of opposite vectors, has to stay far from the smallest number of its type.
+_SMALLEST_EPSILON, _FLOAT32_EPSILON = 0.003, 0.025
+
 
 @torch.no_grad()
 def sinkhorn(
@@ -18,7 +21,8 @@ def sinkhorn(
     Args:
         scores: Cosines S of this process's samples with the anchors of all processes, (n, N), at most 1: then nothing
             overflows. All processes have the same columns. Read in float32 at least, also under autocast.
-        epsilon: Temperature; smaller values give sharper assignments.
+        epsilon: Temperature, at least 0.003; smaller values give sharper assignments. Below 0.025 the smallest entries
+            of M leave the range of float32, and float64 is used.
         iterations: Number of iterations.
         group: Processes that hold the samples; None for all of them, or for this one alone without torch.distributed.
 
@@ -27,14 +31,17 @@ def sinkhorn(
         gradient flows.
 
     Raises:
-        ValueError: If the scores are no matrix, ``epsilon`` is not positive or there is no iteration.
+        ValueError: If the scores are no matrix, ``epsilon`` is too small or there is no iteration.
     """
     if scores.ndim != 2:
         raise ValueError(f'scores must be a matrix of samples by anchors, got shape {tuple(scores.shape)}')
-    if epsilon <= 0 or iterations < 1:
-        raise ValueError(f'expected epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}')
+    if epsilon < _SMALLEST_EPSILON or iterations < 1:
+        raise ValueError(
+            f'expected epsilon >= {_SMALLEST_EPSILON} and iterations >= 1, got {epsilon} and {iterations}'
+        )
+    result_type = torch.promote_types(scores.dtype, torch.float32)
     with torch.autocast(scores.device.type, enabled=False):
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.to(torch.float64 if epsilon < _FLOAT32_EPSILON else result_type)
         kernel = ((scores - 1) / epsilon).exp_()
         row_scale = kernel.new_ones(len(kernel))
         for _ in range(iterations):
@@ -43,4 +50,4 @@ def sinkhorn(
                 dist.all_reduce(column_sums, group=group)
             column_scale = column_sums.reciprocal_()
             row_scale = (kernel @ column_scale).reciprocal_()
-        return kernel.mul_(row_scale[:, None]).mul_(column_scale)
+        return kernel.mul_(row_scale[:, None]).mul_(column_scale).to(result_type)

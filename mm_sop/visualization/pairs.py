@@ -76,8 +76,9 @@ def group_pairs(mined: MinedPairs, features: Tensor) -> dict[str, tuple[np.ndarr
     duplicates = torch.stack([rows, mined.neighbors.nearest_rows[rows]], dim=1)
     groups = dict(duplicate=(duplicates.numpy(), pair_cosines(features, duplicates).numpy()))
     upper, third = mined.report['upper'], (mined.report['upper'] - mined.lower) / 3
-    bounds = [upper, upper - third, upper - 2 * third, mined.lower, mined.lower - 3 * third]
-    cosines = mined.candidate_cosines.double().numpy()
+    # Mining compares fp32 with fp32 as well, and takes what equals a bound.
+    bounds = np.float32([np.inf, upper - third, upper - 2 * third, mined.lower, mined.lower - 3 * third])
+    cosines = mined.candidate_cosines.numpy()
     for name, (high, low) in zip((*ACCEPTED, 'rejected'), pairwise(bounds), strict=True):
         inside = (cosines >= low) & (cosines < high)
         groups[name] = mined.candidates.numpy()[inside], cosines[inside]

@@ -300,7 +300,7 @@ def test_order_of_pictures_and_blocks_does_not_matter(tmp_path):
 
 
 def test_gallery_and_chart(tmp_path):
-    from mm_sop.visualization.pairs import write_pair_report
+    from mm_sop.visualization.pairs import group_pairs, write_pair_report
 
     features, labels = clustered()
     features[50] = features[51]
@@ -312,5 +312,8 @@ def test_gallery_and_chart(tmp_path):
         assert all(low <= cosine <= high for *_, cosine in gallery[name])
     with Image.open(tmp_path / 'gallery.png') as image:
         assert image.width > image.height / 2
+    mined = mine(features, Selection(lower=0.9, upper=1.0), labels)
+    high = group_pairs(mined, features)['high'][0].tolist()
+    assert [50, 51] in high
     with Image.open(tmp_path / 'histogram.png') as image:
         assert image.getpixel((0, 0))[3] == 255

@@ -56,6 +56,13 @@ def test_redundancy_is_the_mean_cosine_of_different_cells():
     assert redundancy(torch.randn(2, 3, 1, 1)).tolist() == [1, 1]
 
 
+def test_redundancy_with_dead_cells():
+    cells = torch.randn(2, 6, 5, dtype=torch.float64).relu() * torch.tensor([1.0, 0, 1, 1, 0, 1])[:, None]
+    pairs = [cosine_similarity(cells[:, i], cells[:, j], dim=-1) for i in range(6) for j in range(6) if i != j]
+    torch.testing.assert_close(redundancy(cells), torch.stack(pairs).mean(0))
+    assert redundancy(torch.zeros(1, 4, 2)).tolist() == [0]
+
+
 @pytest.mark.parametrize(('size', 'phases'), [((14, 14), 2), ((15, 16), 4), ((7, 20), 6)])
 def test_grid_has_one_stride_and_reaches_every_cell(size, phases):
     generator = torch.Generator().manual_seed(0)

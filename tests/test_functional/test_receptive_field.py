@@ -63,12 +63,25 @@ class Other(nn.Module):
         return self.function(self.conv, image)
 
 
+class Lone(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, image):
+        return self.layer(*[image] * (3 if isinstance(self.layer, nn.MultiheadAttention) else 1))
+
+
 @pytest.mark.parametrize(
     ('function', 'message'),
     [
         (lambda conv, image: conv(image).mean((2, 3)), 'every output sees the whole image'),
         (lambda conv, image: conv(image) + image, r'branches with jumps \[1, 2\] meet'),
         (lambda conv, image: functional.interpolate(conv(image), scale_factor=2), 'interpolate at .* not understood'),
+        (lambda conv, image: conv(image)[:, :, ::2, ::2], 'getitem at .* not understood'),
+        (lambda conv, image: conv(image) * conv(image).amax((2, 3), keepdim=True), 'amax at .* not understood'),
+        (lambda conv, image: torch.roll(conv(image), 1, 2), 'roll at .* not understood'),
+        (lambda conv, image: conv(image) @ conv(image).mT, 'getattr at .* not understood|matmul at .* not understood'),
     ],
 )
 def test_refuses_what_it_does_not_understand(function, message):
@@ -76,6 +89,20 @@ def test_refuses_what_it_does_not_understand(function, message):
         receptive_field(Other(function))
     with pytest.raises(ValueError, match='is not square'):
         receptive_field(nn.Sequential(nn.Conv2d(1, 1, (1, 3))))
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [nn.Upsample(scale_factor=2), nn.PixelShuffle(1), nn.PixelUnshuffle(2), nn.Unfold(3), nn.MultiheadAttention(4, 1)],
+)
+def test_refuses_layers_that_move_places(layer):
+    with pytest.raises(ValueError, match=f'{type(layer).__name__} at .* is not understood'):
+        receptive_field(nn.Sequential(nn.Conv2d(1, 1, 3), Lone(layer)))
+
+
+def test_selected_outputs_and_activations_keep_the_field():
+    network = Other(lambda conv, image: functional.gelu([conv(image)][0][:, None].clone()[:, 0]))
+    assert receptive_field(network) == (3, 2)
 
 
 def test_declared_fields_are_checked_and_gaps_reported():

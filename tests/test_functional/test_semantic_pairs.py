@@ -128,6 +128,30 @@ def test_many_near_ties(seed):
             assert torch.equal(mine_semantic_pairs(features, 0.8, 0.9, *caps, block_size)[0], expected[0])
 
 
+@pytest.mark.parametrize('block_size', [16, 60])
+def test_features_that_are_nearly_all_alike(block_size):
+    """Most cosines are within the rounding of a product in fp32, some are equal."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.rand(1, 128, generator=generator) + 2e-3 * torch.rand(60, 128, generator=generator)
+    features[50:] = features[:10]
+    middle = pair_cosines(features, torch.combinations(torch.arange(50))).quantile(torch.tensor([0.3, 0.7])).tolist()
+    for band, caps in (((-1, 1), (1, 5)), (middle, (2, None))):
+        expected = slow_pairs(features, *band, *caps)
+        found = mine_semantic_pairs(features, *band, *caps, block_size)
+        assert len(expected[0]) > 5
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize('scale', [1e-100, 1e-46, 1e39, 1e100])
+def test_length_of_features_does_not_matter(scale):
+    features = clustered_features().double()
+    expected = mine_semantic_pairs(features, 0.9, 0.99)
+    found = mine_semantic_pairs(scale * features, 0.9, 0.99)
+    assert len(expected[0])
+    assert torch.equal(found[0], expected[0])
+
+
 def test_lower_bound_only_removes():
     features = clustered_features()
     neighbors = search_in_band(features, -1.0, 0.97, 2, block_size=16)

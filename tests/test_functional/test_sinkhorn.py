@@ -76,6 +76,17 @@ def test_is_finite_and_in_float32_at_the_extremes(dtype):
     torch.testing.assert_close(sinkhorn(2 * torch.eye(8, dtype=dtype) - 1), torch.eye(8))
 
 
+@pytest.mark.parametrize('epsilon', [0.003, 0.01, 0.025])
+def test_small_temperatures_underflow_nowhere(epsilon):
+    """A column whose cosines are all low, and opposite vectors."""
+    scores = torch.tensor([[1.0, -0.1, -1.0], [0.9, -0.1, -1.0], [-1.0, -0.2, 0.3]])
+    assignment = sinkhorn(scores, epsilon)
+    assert assignment.dtype == torch.float32
+    # Shifts of columns change nothing, and keep the loops in range.
+    shifted = scores.double() - scores.double().amax(0)
+    torch.testing.assert_close(assignment, looped(shifted, epsilon, 3).float(), rtol=1e-4, atol=1e-7)
+
+
 def test_autocast_and_gradients_are_left_out():
     scores = (encodings() @ encodings(seed=1).T).float().requires_grad_()
     with torch.autocast('cpu', torch.bfloat16):
@@ -114,7 +125,7 @@ def test_group_limits_the_exchange():
     ('arguments', 'message'),
     [
         ((torch.ones(3),), r'matrix of samples by anchors, got shape \(3,\)'),
-        ((torch.ones(3, 3), 0.0), 'epsilon > 0'),
+        ((torch.ones(3, 3), 0.001), 'epsilon >= 0.003'),
         ((torch.ones(3, 3), 0.05, 0), 'iterations >= 1'),
     ],
 )
