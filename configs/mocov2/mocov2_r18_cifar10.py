@@ -9,8 +9,7 @@ model = dict(
     backbone=dict(type='ResNet_CIFAR', depth=18),
     neck=dict(in_channels=512, hid_channels=512),
     head=dict(temperature=0.1),
-    queue_len=4096,
-    momentum=0.01)
+    queue_len=4096)
 train_cfg = dict(max_epochs=800)
 optim_wrapper = dict(optimizer=dict(lr=0.03, weight_decay=5e-4))
 custom_hooks = [_base_.knn_hook]

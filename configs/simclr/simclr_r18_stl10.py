@@ -12,3 +12,13 @@ model = dict(
 train_cfg = dict(max_epochs=400)
 optim_wrapper = dict(optimizer=dict(lr=0.06, weight_decay=5e-4))
 custom_hooks = [_base_.knn_hook]
+# SimCLR's stronger crops and colour changes.
+jitter = dict(
+    type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+view_pipeline = [
+    dict(_base_.view_pipeline[0], crop_ratio_range=(0.08, 1.0)),
+    dict(_base_.view_pipeline[1], transforms=[jitter]),
+    *_base_.view_pipeline[2:],
+]
+train_pipeline = [dict(_base_.train_pipeline[0], transforms=[view_pipeline]), _base_.train_pipeline[1]]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

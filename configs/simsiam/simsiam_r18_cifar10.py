@@ -7,7 +7,8 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='ResNet_CIFAR', depth=18),
-    neck=dict(in_channels=512, hid_channels=2048, num_layers=2))
+    neck=dict(in_channels=512, hid_channels=512, out_channels=512),
+    head=dict(predictor=dict(in_channels=512, hid_channels=128, out_channels=512)))
 train_cfg = dict(max_epochs=800)
 # The predictor's rate is constant. It is not scaled to the batch, and so neither is that of the others.
 lr = 0.06

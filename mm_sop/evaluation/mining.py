@@ -66,7 +66,7 @@ class PlainPictures(Dataset):
         resize_edge = resize_edge or (self.crop_size if self.crop_size < 160 else round(self.crop_size * 256 / 224))
         self.transform = [
             *_loading_steps(train_pipeline),
-            dict(type='ResizeEdge', scale=resize_edge, interpolation='area'),
+            dict(type='ResizeEdge', scale=resize_edge, interpolation='bicubic', backend='pillow'),
             dict(type='CenterCrop', crop_size=self.crop_size),
             dict(type='PackInputs'),
         ]
@@ -136,7 +136,7 @@ def choose_images(total: int, count: int | None = None, seed: int = 0) -> np.nda
     Raises:
         ValueError: There are fewer than two pictures, or fewer than ``count``.
     """
-    count = count or (total if total <= _LARGE_SET else total // 10)
+    count = count or (total if total <= _LARGE_SET else round(total / 10))
     if not 2 <= count <= total:
         raise ValueError(f'cannot compare {count} of {total} pictures: choose 2 ... {total}')
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])

@@ -36,9 +36,7 @@ def sinkhorn(
     if scores.ndim != 2:
         raise ValueError(f'scores must be a matrix of samples by anchors, got shape {tuple(scores.shape)}')
     if epsilon < _SMALLEST_EPSILON or iterations < 1:
-        raise ValueError(
-            f'expected epsilon >= {_SMALLEST_EPSILON} and iterations >= 1, got {epsilon} and {iterations}'
-        )
+        raise ValueError(f'expected epsilon >= {_SMALLEST_EPSILON} and iterations >= 1, got {epsilon} and {iterations}')
     result_type = torch.promote_types(scores.dtype, torch.float32)
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.to(torch.float64 if epsilon < _FLOAT32_EPSILON else result_type)

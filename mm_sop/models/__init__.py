@@ -1,7 +1,7 @@
 """Registered modules."""
 
 from mm_sop.models.assigners import SinkhornAssigner
-from mm_sop.models.backbones import MaskedVisionTransformer
+from mm_sop.models.backbones import MaskedVisionTransformer, PaddedResNetCIFAR
 from mm_sop.models.heads import SOPHead, SOPMIMHead
 from mm_sop.models.memory import Prototypes, PrototypeSampler, SupportEmbeddingBank
 from mm_sop.models.necks import SOPNeck
@@ -12,6 +12,7 @@ from mm_sop.models.target_generators import MIMTargets, SOPMIMTargetGenerator
 __all__ = [
     'MIMTargets',
     'MaskedVisionTransformer',
+    'PaddedResNetCIFAR',
     'PrototypeSampler',
     'Prototypes',
     'SOP',

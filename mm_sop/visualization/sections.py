@@ -27,6 +27,7 @@ CURVES = (
     ('Cosine between encodings', 'cosine', ('encoding_cosine', 'redundancy', 'local_global_cosine'), ()),
     ('Assignments', 'share', ('agreement', 'distinct_targets', 'masked_share'), ()),
     ('Assignment within the batch', 'share', ('assignment_entropy', 'assignment_self'), ()),
+    ('Assignment to images of the class', 'share', ('assignment_same_class',), ('same_class_chance',)),
     ('Own image found across views', 'share', ('cross_view_top1',), ('cross_view_chance',)),
     ('Learning rate', 'rate', ('lr',), ()),
     ('Momentum of the teacher', 'momentum', ('teacher_momentum',), ()),

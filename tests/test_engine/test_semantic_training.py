@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from pair_training import MODELS, VIEW, make_config
+from resa_models import resnet_config
+from siamese_models import siamese_config
 from sop_models import sop_config
 from toy_training import differences, state_of
 
@@ -127,6 +129,23 @@ def test_sop_trains_on_pairs_with_masks_and_local_crops(tmp_path, pictures, mani
     runner = Runner.from_cfg(config)
     runner.train()
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+
+
+@pytest.mark.parametrize('method', ['byol', 'dino', 'moco', 'resa'])
+def test_siamese_methods_with_cells_train_on_pairs(tmp_path, pictures, manifests, method):
+    def state(name, manifest):
+        config = make_config(tmp_path / name, pictures, dict(type='SimSiam'), manifest, max_iters=2)
+        local = dict(type='LocalGlobalHead', weight=0.3)
+        model = resnet_config(local_head=local) if method == 'resa' else siamese_config(method, local=dict(weight=0.3))
+        config.model = dict(model, data_preprocessor=config.model.data_preprocessor)
+        config.custom_hooks = [dict(type='TeacherHook', momentum=0.9)]
+        runner = Runner.from_cfg(config)
+        runner.train()
+        return state_of(runner)
+
+    paired = state('pairs', manifests['some'])
+    assert all(value.isfinite().all() for value in paired.values())
+    assert len(differences(paired, state('base', None))) > 10
 
 
 def test_tool_from_pictures_to_training(tmp_path, pictures, repository, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from distributed import run_distributed
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from resa_models import WIDTH, batch, build_resa, plain_config, resa_config, resnet_config
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
@@ -188,9 +189,26 @@ def test_diagnostics_stay_out_of_the_objective_and_are_what_they_say():
     assert log['cross_view_chance'] == pytest.approx(1 / 6)
     assert set(log) == {
         'loss', 'loss_resa', 'assignment_kl', 'assignment_entropy', 'assignment_self', 'encoding_cosine',
-        'cross_view_top1', 'cross_view_chance', 'key_cosine',
+        'cross_view_top1', 'cross_view_chance', 'key_cosine', 'embedding_std',
     }  # fmt: skip
     assert not any(value.requires_grad for name, value in log.items() if 'loss' not in name)
+
+
+def test_labels_and_cells_are_for_diagnostics_alone():
+    model = build_resa(resa_config(local_head=dict(type='LocalGlobalHead', weight=0.3)))
+    labels = [0, 1, 0, 2, 2, 2]
+    samples = [DataSample().set_gt_label(label) for label in labels]
+    torch.manual_seed(0)
+    plain = model.loss(batch())
+    torch.manual_seed(0)
+    log = model.loss(batch(), samples)
+    assert set(log) - set(plain) == {'assignment_same_class', 'same_class_chance'}
+    assert all(torch.equal(log[name], value) for name, value in plain.items() if 'loss' in name)
+    assert {'redundancy', 'local_global_cosine'} < set(plain)
+    _, assignment = oracle(model, batch())
+    same = torch.tensor([[first == second for second in labels] for first in labels])
+    torch.testing.assert_close(log['assignment_same_class'], assignment[same].sum() / 6)
+    assert log['same_class_chance'] == pytest.approx((4 + 1 + 9) / 36)
 
 
 def test_every_image_finds_itself_where_networks_and_views_are_the_same():

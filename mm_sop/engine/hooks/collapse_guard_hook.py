@@ -39,7 +39,7 @@ SYMPTOMS = (
         ('key_cosine',),
         lambda key_cosine: key_cosine > 0.95,
         'the teacher gives nearly the same embedding for every image',
-        'raise the weight of KoLeo (about 0.05), lower the learning rate, or put BatchNorm into the neck',
+        'lower the learning rate, put BatchNorm into the neck, or, for SOP, raise the weight of KoLeo (about 0.05)',
     ),
     Symptom(
         'supports alike',

@@ -1,7 +1,8 @@
 """Backbones."""
 
 from mm_sop.models.backbones.masked_vision_transformer import MaskedVisionTransformer
+from mm_sop.models.backbones.padded_resnet import PaddedResNetCIFAR
 from mm_sop.models.backbones.rf_resnet import RFResNet
 from mm_sop.models.backbones.windowed_vision_transformer import WindowedVisionTransformer
 
-__all__ = ['MaskedVisionTransformer', 'RFResNet', 'WindowedVisionTransformer']
+__all__ = ['MaskedVisionTransformer', 'PaddedResNetCIFAR', 'RFResNet', 'WindowedVisionTransformer']

@@ -12,7 +12,13 @@ from torch import Tensor
 from mm_sop.models.heads.local_global_head import Branch
 from mm_sop.models.heads.resa_head import unit_rows
 from mm_sop.models.selfsup.siamese import SiameseTeacher
-from mm_sop.models.utils.diagnostics import batch_assignment_diagnostics, key_diagnostics, retrieval_diagnostics
+from mm_sop.models.utils.diagnostics import (
+    batch_assignment_diagnostics,
+    class_diagnostics,
+    key_diagnostics,
+    locality_diagnostics,
+    retrieval_diagnostics,
+)
 from mm_sop.models.utils.distributed import gather_in_sample_order, gather_with_gradient, own_samples
 
 ASSIGNMENT_SOURCES = ('online_momentum', 'momentum', 'online')
@@ -88,7 +94,7 @@ class ReSA(SiameseTeacher):
 
         Args:
             inputs: Views, (n, C, H, W) each: weak, strong, local crops.
-            data_samples: Not used.
+            data_samples: Labels, where all have one, are for a diagnostic alone.
 
         Returns:
             ``loss_resa``, and diagnostics that do not enter the objective.
@@ -107,10 +113,14 @@ class ReSA(SiameseTeacher):
         if self.local_head is not None:
             local_loss = self.local_loss(partial(self.head.pair_loss, assignment=assignment), student, teacher)
             losses.update(self.local_head.combine(losses.pop('loss_resa'), local_loss))
+            losses.update(locality_diagnostics(student.maps[0]))
         own_columns = own_samples(torch.arange(len(anchors), device=anchors.device))
         losses.update(batch_assignment_diagnostics(assignment, own_columns, anchors))
         losses.update(retrieval_diagnostics(embeddings[0], keys[1], own_columns))
         losses.update(key_diagnostics(keys[1]))
+        if data_samples and all('gt_label' in sample for sample in data_samples):
+            labels = torch.cat([sample.gt_label for sample in data_samples]).to(assignment.device)
+            losses.update(class_diagnostics(assignment, labels, gather_in_sample_order(labels)))
         return losses
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
 
     As in MMPretrain, the key encoder moves in the forward pass, of the iterations that accumulate gradients for one
     step in the first (:func:`mm_sop.engine.scaling.pace_averaged_models`), and takes over the buffers of the query
-    encoder. On CUDA the batch is shuffled among the processes for BatchNorm.
+    encoder. The batch is shuffled among the processes for BatchNorm.
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.

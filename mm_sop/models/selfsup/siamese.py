@@ -10,10 +10,9 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mm_sop.functional import local_global_similarity, redundancy
 from mm_sop.models.heads.local_global_head import Branch, LocalGlobalHead
 from mm_sop.models.selfsup.teacher_student import TeacherStudent
-from mm_sop.models.utils.diagnostics import key_diagnostics
+from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
 from mm_sop.models.utils.tokens import split_features, to_map
 
 
@@ -99,7 +98,8 @@ class SiameseTeacher(TeacherStudent):
         if self.local_head is not None:
             local_loss = self.local_loss(self.head.pair_loss, student, teacher)
             losses = self.local_head.combine(losses['loss_global'], local_loss)
-        losses.update(_diagnostics(teacher.outputs[1], student.maps[0]))
+        losses.update(key_diagnostics(normalize(teacher.outputs[1].float(), dim=-1)))
+        losses.update(locality_diagnostics(student.maps[0]))
         return losses
 
     def student_branch(self, views: Sequence[Tensor]) -> Branch:
@@ -158,19 +158,3 @@ class SiameseTeacher(TeacherStudent):
 
 def _concatenate(views: Sequence[Tensor]) -> Tensor:
     return views[0] if len(views) == 1 else torch.cat(views)
-
-
-@torch.no_grad()
-def _diagnostics(targets: Tensor, local_map: Tensor) -> dict[str, Tensor]:
-    """Signs of collapse in a view's targets, (B, d), and of agreement between the cells of a map, (B, C, h, w).
-
-    ``embedding_std`` is the standard deviation of a channel of the unit targets: 0 after a collapse, about 1 / sqrt(d)
-    when they are spread.
-    """
-    keys = normalize(targets.float(), dim=-1)
-    return dict(
-        **key_diagnostics(keys),
-        embedding_std=keys.std(0, correction=0).mean(),
-        redundancy=redundancy(local_map).mean(),
-        local_global_cosine=local_global_similarity(local_map, local_map.mean((2, 3))).mean(),
-    )

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from mm_sop.functional import local_global_similarity, redundancy
+
 
 @torch.no_grad()
 def support_diagnostics(cosines: Tensor) -> dict[str, Tensor]:
@@ -19,10 +21,29 @@ def support_diagnostics(cosines: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def key_diagnostics(keys: Tensor) -> dict[str, Tensor]:
-    """Mean cosine between different keys of a batch, unit rows (B, d): 1 when all embeddings are alike."""
+    """Signs of collapse in the keys of a batch, unit rows (B, d).
+
+    Returns:
+        ``key_cosine``, the mean cosine between different keys: 1 when all are alike; ``embedding_std``, the mean
+        standard deviation of a channel: then 0, and about 1 / sqrt(d) when they are spread.
+    """
     total = keys.sum(0).square().sum()
     num_pairs = max(1, len(keys) * (len(keys) - 1))
-    return dict(key_cosine=(total - len(keys)) / num_pairs)
+    return dict(key_cosine=(total - len(keys)) / num_pairs, embedding_std=keys.std(0, correction=0).mean())
+
+
+@torch.no_grad()
+def locality_diagnostics(local_map: Tensor) -> dict[str, Tensor]:
+    """How alike the cells of an image's map are, (B, C, h, w).
+
+    Returns:
+        ``redundancy``, the mean cosine between different cells, and ``local_global_cosine``, that of cells with the
+        pooled map.
+    """
+    return dict(
+        redundancy=redundancy(local_map).mean(),
+        local_global_cosine=local_global_similarity(local_map, local_map.mean((2, 3))).mean(),
+    )
 
 
 @torch.no_grad()
@@ -73,6 +94,19 @@ def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchor
         assignment_self=assignment.gather(1, own_columns[:, None]).mean(),
         encoding_cosine=key_diagnostics(anchors)['key_cosine'],
     )
+
+
+@torch.no_grad()
+def class_diagnostics(assignment: Tensor, labels: Tensor, anchor_labels: Tensor) -> dict[str, Tensor]:
+    """Share of an assignment, (n, N), that goes to anchors of the sample's class, beside what chance would give.
+
+    Args:
+        assignment: Rows sum to 1.
+        labels: Classes of the samples, (n,).
+        anchor_labels: Classes of the anchors, (N,).
+    """
+    same = (labels[:, None] == anchor_labels).to(assignment.dtype)
+    return dict(assignment_same_class=(assignment * same).sum(1).mean(), same_class_chance=same.mean())
 
 
 @torch.no_grad()
