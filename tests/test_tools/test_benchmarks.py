@@ -37,6 +37,16 @@ def test_train_speed_of_variants_and_inputs(repository, pictures, tmp_path):
     assert '| synthetic | checkpointed |' in out.with_suffix('.md').read_text()
 
 
+def test_mining_stays_in_its_clusters(repository, tmp_path):
+    out = tmp_path / 'mining.json'
+    command = [sys.executable, repository / 'tools/benchmarks/mining.py', '--images', '600', '--width', '64']
+    subprocess.run([*command, '--block-size', '256', '--sampled', '1', '--out', out], check=True, capture_output=True)
+    record = json.loads(out.read_text())
+    assert record['pairs'] > 300
+    assert record['within'] == 1
+    assert '| memory beside the features, at most |' in out.with_suffix('.md').read_text()
+
+
 def test_picture_search_times_every_width(repository, tmp_path):
     out = tmp_path / 'picture_search.json'
     small = '--pictures 300 --widths 8 16 --matches 5 --searches 2 --threads 1'
