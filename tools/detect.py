@@ -38,14 +38,23 @@ def run(args: argparse.Namespace) -> None:
         config = stored_config(read_checkpoint(args.checkpoint), args.checkpoint)
     model = load_detector(config, args.checkpoint, get_device())
     detections = {}
-    for path in args.images:
+    for path, name in zip(args.images, distinct_names(args.images), strict=True):
         objects = detections[str(path)] = detect(model, path, args.min_score)
         picture = decode_image(path.read_bytes())[..., ::-1].copy()
         drawing = draw_detections(picture, objects, model.dataset_meta['classes'])
-        write_atomically(args.out / f'{path.stem}.png', to_png(drawing))
+        write_atomically(args.out / f'{name}.png', to_png(drawing))
     plain = {path: [_without_mask(item) for item in objects] for path, objects in detections.items()}
     write_atomically(args.out / 'detections.json', json.dumps(plain, indent=1))
     print(f'{summarise(detections)}\nWritten to {args.out}')
+
+
+def distinct_names(paths: list[Path]) -> list[str]:
+    """Stems of the files, numbered where several are equal."""
+    stems = [path.stem for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else f'{stem}_{stems[:index].count(stem) + 1}'
+        for index, stem in enumerate(stems)
+    ]
 
 
 def _without_mask(item: dict) -> dict:

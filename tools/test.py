@@ -11,6 +11,8 @@ import torch.distributed as dist
 from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
+from mm_sop.datasets.coco_checks import AnnotationError
+from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.launch import LaunchError, load_config, merge_options, set_data_root
 from mm_sop.engine.weights import WeightsError
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     try:
         run(parse_args())
-    except (LaunchError, WeightsError, FileNotFoundError) as error:
+    except (LaunchError, WeightsError, AnnotationError, UnreadableImageError, FileNotFoundError) as error:
         sys.exit(f'test.py: {error}')
     finally:
         if dist.is_initialized():

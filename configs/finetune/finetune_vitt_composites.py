@@ -8,7 +8,9 @@ _base_ = [
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='MaskedVisionTransformer',
+        type='WindowedVisionTransformer',
+        window_size=None,
+        out_type='raw',
         arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768),
         img_size=48,
         patch_size=8,

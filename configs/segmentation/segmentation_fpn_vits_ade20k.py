@@ -7,16 +7,20 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        type='MaskedVisionTransformer',
+        type='WindowedVisionTransformer',
+        window_size=None,
         arch='deit-small',
         img_size=224,
         patch_size=16,
-        out_type='featmap',
         drop_path_rate=0.1),
     neck=dict(_delete_=True, type='SimpleFeaturePyramid', in_channels=384, num_outs=4),
     head=dict(num_classes=_base_.num_classes, norm_cfg=dict(type='SyncBN')),
     window=dict(size=(512, 512), stride=(341, 341)))
 optim_wrapper = dict(
     constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.65, bias_decay_mult=0.0, norm_decay_mult=0.0),
+    paramwise_cfg=dict(
+        layer_decay_rate=0.65,
+        bias_decay_mult=0.0,
+        norm_decay_mult=0.0,
+        custom_keys=dict(cls_token=dict(decay_mult=0.0), pos_embed=dict(decay_mult=0.0))),
     optimizer=dict(lr=1e-4))

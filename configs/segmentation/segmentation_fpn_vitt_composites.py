@@ -7,12 +7,12 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        type='MaskedVisionTransformer',
+        type='WindowedVisionTransformer',
+        window_size=None,
         arch=dict(embed_dims=192, num_layers=6, num_heads=3, feedforward_channels=768),
         img_size=48,
         patch_size=8,
-        stem='conv',
-        out_type='featmap'),
+        stem='conv'),
     neck=dict(
         _delete_=True,
         type='SimpleFeaturePyramid',

@@ -305,11 +305,24 @@ def check_data(cfg: Config) -> None:
             f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or '
             'make a data set with tools/prepare_data.py'
         )
-    leaves += leaf_datasets((cfg.get('val_dataloader') or {}).get('dataset'))
-    for leaf in leaves:
-        if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
-            check_coco(leaf)
-            check_num_classes(cfg.model, class_names(leaf))
+    check_annotations(cfg, 'train', 'val')
+
+
+def check_annotations(cfg: Config, *splits: str) -> None:
+    """Refuse COCO annotations with a fault, or whose classes are not those of the model.
+
+    Args:
+        cfg: The config.
+        *splits: ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        AnnotationError: See :func:`check_coco` and :func:`check_num_classes`.
+    """
+    for split in splits:
+        for leaf in leaf_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
+                check_coco(leaf)
+                check_num_classes(cfg.model, class_names(leaf))
 
 
 def check_operators(cfg: Config) -> None:
@@ -364,6 +377,9 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
     check_resumable(path)
     cfg.resume = True
     cfg.load_from = str(path)
+    if (cfg.model.get('init_cfg') or {}).get('type') == 'PretrainedBackbone':
+        # Its weights would be overwritten, and its file is not needed any more.
+        cfg.model.init_cfg = None
 
 
 def prepare_cpu_dist(cfg: Config) -> None:

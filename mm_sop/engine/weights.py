@@ -171,22 +171,25 @@ def find_prefix(state_dict: Mapping[str, Tensor], names: Collection[str], prefer
         The prefix, possibly empty.
 
     Raises:
-        WeightsError: No prefix has all names, or several have and none is preferred.
+        WeightsError: No prefix has all names, the preferred one lacks some, or several have all and none is preferred.
     """
     needed = [name for name in names if not name.endswith('num_batches_tracked')]
     found = {key.removesuffix(needed[0]) for key in state_dict if key.endswith(needed[0])}
-    found = {prefix for prefix in found if not prefix or prefix.endswith('.')}
-    complete = [prefix for prefix in found if all(prefix + name in state_dict for name in needed)]
-    for prefix in [*preferred, *(complete if len(complete) == 1 else ())]:
-        if prefix in complete:
-            return prefix
-    if complete:
-        raise WeightsError(f'{source} holds several such networks: choose one of the prefixes {sorted(complete)}')
-    closest = max(found, key=lambda prefix: sum(prefix + name in state_dict for name in needed), default='')
+    found = sorted(prefix for prefix in found if not prefix or prefix.endswith('.'))
+    counts = {prefix: sum(prefix + name in state_dict for name in needed) for prefix in (*preferred, *found)}
+    complete = [prefix for prefix in counts if counts[prefix] == len(needed)]
+    # Of what is there in part the rest is missing: another network in its place would go unnoticed.
+    closest = next((prefix for prefix in preferred if prefix in complete or (prefix and counts[prefix])), None)
+    if closest is None and len(complete) > 1:
+        raise WeightsError(f'{source} holds several such networks: choose one of the prefixes {complete}')
+    if closest is None:
+        closest = max(counts, key=counts.get, default='')
+    if closest in complete:
+        return closest
     rows = [('missing', closest + name, '') for name in needed if closest + name not in state_dict]
     beginnings = sorted({key.split('.')[0] for key in state_dict})
     raise WeightsError(
-        f'{source} does not hold this network, {len(rows)} of {len(needed)} tensors are missing:\n'
+        f'{source} does not hold this network as a whole, {len(rows)} of {len(needed)} tensors are missing:\n'
         f'{format_mismatch(rows)}\nIts names begin with {", ".join(beginnings)}'
     )
 

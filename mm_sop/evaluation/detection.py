@@ -16,7 +16,7 @@ from torch import nn
 
 from mm_sop.datasets.coco_checks import class_names
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.launch import LaunchError, check_operators, leaf_datasets, prepare_cpu_dist
+from mm_sop.engine.launch import LaunchError, check_annotations, check_operators, leaf_datasets, prepare_cpu_dist
 from mm_sop.engine.utils import unwrap_model
 from mm_sop.engine.weights import load_complete, read_state_dict
 from mm_sop.evaluation.encoders import hash_file
@@ -38,10 +38,14 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
         ``config``, ``checkpoint``, ``checkpoint_sha256``, ``pictures`` and ``metrics`` by name.
 
     Raises:
-        LaunchError: MMCV has no compiled operators.
+        LaunchError: MMCV has no compiled operators, or the config no test data.
+        AnnotationError: The test annotations have a fault, or other classes than the detector.
         WeightsError: The checkpoint does not hold exactly this detector.
     """
+    if not config.get('test_dataloader'):
+        raise LaunchError(f'{config.filename} has no test_dataloader: expected the config of a detector or segmentor')
     check_operators(config)
+    check_annotations(config, 'test')
     config.work_dir = str(work_dir)
     config.load_from, config.resume = None, False
     prepare_cpu_dist(config)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -12,7 +13,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from mm_sop.engine.formats import from_format
@@ -121,10 +122,12 @@ class Encoder(nn.Module):
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(f'expected images (B, {self.mean.shape[1]}, H, W), got {tuple(images.shape)}')
         scale = 255 if images.is_floating_point() else 1
-        return (images.to(self.mean.device, torch.float32) * scale - self.mean) / self.std
+        normalized = (images.to(self.mean.device, torch.float32) * scale - self.mean) / self.std
+        return normalized.to(self.mean.dtype)
 
     def _from_pil(self, image: Image.Image) -> Tensor:
-        bgr = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+        upright = ImageOps.exif_transpose(image).convert('RGB')
+        bgr = np.ascontiguousarray(np.asarray(upright)[..., ::-1])
         return self._prepare_array(dict(img=bgr))['inputs'].flip(0)
 
 
@@ -176,7 +179,11 @@ def _fetch(name: str) -> Path:
             raise WeightsError(f'{name} needs `pip install huggingface_hub`') from error
         return Path(snapshot_download(name.removeprefix('hf:')))
     if urlparse(name).scheme in ('http', 'https'):
-        path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(name).path).name)
+        file = Path(urlparse(name).path)
+        # Checkpoints of different runs have the same names.
+        path = Path(
+            torch.hub.get_dir(), 'checkpoints', f'{file.stem}-{sha256(name.encode()).hexdigest()[:8]}{file.suffix}'
+        )
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(name, str(path))

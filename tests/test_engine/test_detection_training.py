@@ -34,7 +34,9 @@ def train(scenes, work_dir, **options):
     changes = {'train_cfg.max_iters': 4, 'log_level': 'ERROR', 'experiment_name': str(work_dir)}
     changes['default_hooks.checkpoint.interval'] = 1
     changes |= options.pop('changes', {})
-    return launch(cfg, str(work_dir), data=str(scenes), pretrained='none', cfg_options=changes, **options)
+    # A resumed run needs no pretrained backbone any more.
+    pretrained = None if 'resume' in options else 'none'
+    return launch(cfg, str(work_dir), data=str(scenes), pretrained=pretrained, cfg_options=changes, **options)
 
 
 def test_resumed_run_equals_a_straight_one(scenes, work_dir):

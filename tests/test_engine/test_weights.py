@@ -100,5 +100,8 @@ def test_prefixes():
         find_prefix(state, names, (), 'w')
     with pytest.raises(WeightsError, match=r'1 of 2 tensors are missing(?s:.*)c.layer.conv1.weight'):
         find_prefix({'c.conv1.weight': 0}, names, (), 'w')
+    damaged = {name: value for name, value in state.items() if name != 'a.conv1.weight'}
+    with pytest.raises(WeightsError, match=r'as a whole, 1 of 2 tensors are missing(?s:.*)a.conv1.weight'):
+        find_prefix(damaged, names, ('a.', 'b.'), 'w')
     with pytest.raises(WeightsError, match='2 of 2 tensors are missing(?s:.*)names begin with x'):
         find_prefix({'x.y': 0}, names, (), 'w')

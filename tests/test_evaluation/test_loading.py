@@ -1,9 +1,11 @@
 """From a checkpoint to an encoder, and what is refused on the way."""
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import mm_sop
@@ -206,6 +208,27 @@ def test_maps_of_other_networks():
     assert read_out(swin, torch.randn(1, 3, 64, 64)).local_map.shape == (1, 768, 2, 2)
 
 
+def test_a_damaged_teacher_is_not_replaced_by_the_student(tmp_path):
+    save(tmp_path / 'w.pth', RESNET)
+    content = torch.load(tmp_path / 'w.pth', weights_only=True)
+    student = content['state_dict']
+    teacher = {f'teacher.{name}': value for name, value in student.items() if 'layer4.1.conv2' not in name}
+    torch.save(dict(content, state_dict={**student, **teacher}), tmp_path / 'w.pth')
+    with pytest.raises(WeightsError, match=r'1 of .* tensors are missing(?s:.*)teacher.backbone.layer4.1.conv2.weight'):
+        mm_sop.load(tmp_path / 'w.pth')
+    assert mm_sop.load(tmp_path / 'w.pth', network='student')
+
+
+def test_precision_and_orientation_of_pictures(tmp_path):
+    save(tmp_path / 'w.pth', RESNET)
+    encoder = mm_sop.load(tmp_path / 'w.pth')
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be turned by 90 degrees clockwise
+    assert torch.equal(encoder.prepare(turned), encoder.prepare(upright))
+    assert encoder.to(torch.bfloat16)(upright)[0].dtype == torch.bfloat16
+
+
 def test_names_of_other_places(tmp_path, monkeypatch):
     save(tmp_path / 'w.pth', RESNET)
     asked = []
@@ -219,6 +242,8 @@ def test_names_of_other_places(tmp_path, monkeypatch):
     for _ in range(2):
         assert mm_sop.load('https://example.org/runs/w.pth?download=1').specification.backbone['depth'] == 18
     assert asked == ['https://example.org/runs/w.pth?download=1']
+    save(tmp_path / 'w.pth', VIT)
+    assert mm_sop.load('https://example.org/others/w.pth').specification.backbone['type'] == VIT['type']
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name: str(tmp_path / name))
     with pytest.raises(WeightsError, match='no checkpoint .*owner/name|owner/name has no mm_sop.json'):

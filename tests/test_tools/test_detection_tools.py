@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 
 import numpy as np
@@ -51,6 +52,11 @@ def test_train_test_detect(run, scenes, work_dir, repository, capsys):
     assert {'coco/bbox_mAP', 'coco/segm_mAP_50'} <= result['metrics'].keys()
     assert '| masks | ' in (work_dir / 'test/iter_2.md').read_text()
 
+    (work_dir / 'more').mkdir()
+    copied = shutil.copy(scenes / 'val/2.png', work_dir / 'more/2.png')
+    run('detect.py', checkpoint, scenes / 'val/2.png', copied, '--out', work_dir / 'twins')
+    assert sorted(path.name for path in (work_dir / 'twins').glob('*.png')) == ['2_1.png', '2_2.png']
+
     pictures = [scenes / 'val/0.png', scenes / 'val/2.png']
     run('detect.py', checkpoint, *pictures, '--out', work_dir / 'drawn', '--min-score', 0)
     detections = json.loads((work_dir / 'drawn/detections.json').read_text())
@@ -68,9 +74,17 @@ def test_train_test_detect(run, scenes, work_dir, repository, capsys):
     content['state_dict'].pop('backbone.conv1.weight')
     torch.save(content, work_dir / 'partial.pth')
     partial = work_dir / 'partial.pth'
-    for script, *arguments in (('test.py', config, partial), ('detect.py', partial, 'x')):
+    for script, *arguments in (('test.py', config, partial, '--data', scenes), ('detect.py', partial, 'x')):
         with pytest.raises(SystemExit, match=r'missing +backbone.conv1.weight'):
             run(script, *arguments)
+    annotations = json.loads((scenes / 'annotations/instances_val.json').read_text())
+    annotations['categories'].reverse()
+    (scenes / 'annotations/reversed.json').write_text(json.dumps(annotations))
+    with pytest.raises(SystemExit, match=r'test.py: .*reversed.json'):
+        option = 'test_dataloader.dataset.ann_file=annotations/reversed.json'
+        run('test.py', config, checkpoint, '--data', scenes, '--cfg-options', option)
+    with pytest.raises(SystemExit, match=r'test.py: .*r18_composites.py has no test_dataloader'):
+        run('test.py', repository / 'configs/sop/r18_composites.py', checkpoint)
 
 
 def test_training_without_checkpoint_is_refused(run, scenes, work_dir, repository):

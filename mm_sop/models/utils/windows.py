@@ -45,7 +45,7 @@ class WindowAttention:
         sides = min(self.window_size, height), min(self.window_size, width)
         mask = window_mask(self.grid, sides, query.device)
         windows = [self._split(tokens, sides) for tokens in (query, key, value)]
-        if not mask.all():
+        if height % sides[0] or width % sides[1]:
             # A batch is (image, window), the windows of an image in a row.
             kwargs['attn_mask'] = mask.repeat(len(query), 1)[:, None, None]
         return self._merge(attend(*windows, **kwargs), len(query), mask, sides)
