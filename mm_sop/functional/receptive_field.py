@@ -28,7 +28,7 @@ _PLACEWISE_FUNCTIONS = {
     *('add', 'iadd', 'sub', 'mul', 'imul', 'truediv', 'div', 'neg', 'clamp', 'cat', 'concat', 'chunk', 'split'),
     *('relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'hardswish', 'sigmoid', 'hardsigmoid', 'tanh'),
     *('dropout', 'batch_norm', 'layer_norm', 'group_norm', 'normalize', 'permute', 'contiguous', 'clone', 'detach'),
-    *('to', 'float', 'type', 'getattr', 'size', 'dim', 'eq', '_assert'),
+    *('to', 'float', 'type', 'getattr', 'size', 'dim', '_assert', 'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'and_', 'or_'),
 }
 
 

@@ -111,3 +111,7 @@ def test_declared_fields_are_checked_and_gaps_reported():
         check_receptive_field(Branches(), 7)
     with pytest.warns(UserWarning, match='field of 1 pixels is smaller than the jump of 2'):
         check_receptive_field(nn.Sequential(nn.Conv2d(1, 1, 1, stride=2)), None)
+
+
+def test_checks_of_shapes_are_passed_over():
+    assert receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4), nn.ReLU())) == (3, 1)
