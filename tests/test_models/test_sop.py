@@ -121,8 +121,8 @@ def test_diagnostics_stay_out_of_the_objective():
     torch.testing.assert_close(total, log['loss_cls'] + log['loss_mim'])
     diagnostics = {k for k in log if 'loss' not in k}
     assert diagnostics == {
-        'support_cosine', 'support_cosine_max', 'key_cosine', 'embedding_std', 'target_entropy', 'mean_target_entropy', 'max_entropy',
-        'distinct_targets', 'agreement', 'masked_share',
+        'support_cosine', 'support_cosine_max', 'key_cosine', 'target_entropy', 'mean_target_entropy', 'max_entropy',
+        'embedding_std', 'distinct_targets', 'agreement', 'masked_share',
     }  # fmt: skip
     assert not any(log[name].requires_grad for name in diagnostics)
 
