@@ -21,9 +21,12 @@ CORES=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > GPUS ? CORES / GPUS : 1))}
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-if [ "$NNODES" -eq 1 ]; then
+if [ "$NNODES" -eq 1 ] && [ -z "${PORT:-}" ]; then
     # Port 0 lets the system choose a free one.
-    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint="localhost:${PORT:-0}")
+    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0)
+elif [ "$NNODES" -eq 1 ]; then
+    # Fails at once where the port is taken.
+    RENDEZVOUS=(--master-addr=127.0.0.1 --master-port="$PORT")
 else
     RENDEZVOUS=(--node-rank="${NODE_RANK:?set NODE_RANK}" --master-addr="${MASTER_ADDR:?set MASTER_ADDR}"
         --master-port="${PORT:-29500}")
@@ -37,7 +40,7 @@ RECEIVED=0
 # The processes themselves get the signal: the agent would not wait for them, nor pass on their exit code.
 forward() {
     RECEIVED=$(kill -l "$1")
-    for worker in $(ps -o pid= --ppid "$AGENT"); do
+    for worker in $(cat "/proc/$AGENT/task/$AGENT/children" 2>/dev/null || ps -o pid= --ppid "$AGENT"); do
         kill "-$1" "$worker" 2>/dev/null || true
     done
 }

@@ -40,6 +40,8 @@ train() {
   "$restart" && rm -rf "$work_dir"
   # Processors with bfloat16 instructions train faster with it, others much slower.
   grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo && amp=(--amp)
+  # Containers often set PORT, and a cluster NNODES, for something else.
+  unset PORT NNODES
   # One thread for each of the two processes; they run on the CPU whatever else there is.
   CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=1 PYTHON=.venv/bin/python \
     bash tools/dist_train.sh configs/sop/quickstart.py 2 --work-dir "$work_dir" --resume "${amp[@]}" "${options[@]}"

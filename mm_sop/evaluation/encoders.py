@@ -172,15 +172,17 @@ def build_encoder(
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
     """
     loaded = load_network(checkpoint, config, source, network, prefix)
+    to_rgb = bool(find_preprocessor(config).get('to_rgb'))
     identity = dict(
         source=source or Path(config.filename or 'config').name,
         architecture=type(loaded.module).__name__,
         checkpoint=Path(checkpoint).name,
         checkpoint_sha256=hash_file(checkpoint),
         prefix=loaded.prefix,
+        backbone=loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
+        to_rgb=to_rgb,
         feature='pooled output of the backbone',
     )
-    to_rgb = bool(find_preprocessor(config).get('to_rgb'))
     return FrozenEncoder(loaded.module, **loaded.normalization, to_rgb=to_rgb, identity=identity)
 
 

@@ -41,9 +41,11 @@ def knn_scores(
     """
     if train_labels.shape != train_features.shape[:1]:
         raise ValueError(f'{tuple(train_labels.shape)} labels do not match {len(train_features)} training features')
-    numbers = [num_neighbors] if isinstance(num_neighbors, int) else list(num_neighbors)
+    numbers = [int(number) for number in num_neighbors] if isinstance(num_neighbors, Sequence) else [int(num_neighbors)]
+    if min(numbers, default=0) < 1 or not len(train_features):
+        raise ValueError(f'num_neighbors={min(numbers, default=0)} does not fit a bank of {len(train_features)}')
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
-    similarity, rows = nearest_neighbors(test_features, train_features, max(numbers, default=0))
+    similarity, rows = nearest_neighbors(test_features, train_features, max(numbers))
     return neighbor_votes(similarity, train_labels[rows], numbers, temperature, num_classes)
 
 

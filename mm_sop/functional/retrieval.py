@@ -25,7 +25,7 @@ def average_precision(ranking: Indices, positives: Indices, junk: Indices = ()) 
     Raises:
         ValueError: If the ranking repeats an index, or an index is positive and junk at once.
     """
-    return ranks_to_average_precision(positive_ranks(ranking, positives, junk), len(set(_to_list(positives))))
+    return ranks_to_average_precision(positive_ranks(ranking, positives, junk), len(_to_indices(positives).unique()))
 
 
 def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> Tensor:
@@ -40,12 +40,12 @@ def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> 
         Rising ranks from 0, int64, (number of positives in the ranking,).
 
     Raises:
-        ValueError: If the ranking repeats an index, or an index is positive and junk at once.
+        ValueError: If the ranking repeats an index, an index is positive and junk at once, or something is no index.
     """
-    both = set(_to_list(positives)) & set(_to_list(junk))
-    if both:
-        raise ValueError(f'{sorted(both)[:5]} are positives and junk at once: check the ground truth')
-    ranking, positives, junk = (torch.as_tensor(indices, dtype=torch.int64) for indices in (ranking, positives, junk))
+    ranking, positives, junk = map(_to_indices, (ranking, positives, junk))
+    both = positives[torch.isin(positives, junk)]
+    if len(both):
+        raise ValueError(f'{both.unique().tolist()[:5]} are positives and junk at once: check the ground truth')
     if len(ranking.unique()) < len(ranking):
         raise ValueError('the ranking names a picture twice')
     kept = ranking[~torch.isin(ranking, junk)]
@@ -87,5 +87,9 @@ def ranks_to_precision(ranks: Tensor, cutoff: int) -> float:
     return int((ranks < cutoff).sum()) / cutoff
 
 
-def _to_list(indices: Indices) -> list[int]:
-    return indices.tolist() if isinstance(indices, Tensor) else list(indices)
+def _to_indices(indices: Indices) -> Tensor:
+    # Reversed arrays of NumPy have negative strides, which torch cannot take.
+    indices = torch.as_tensor(indices.copy() if hasattr(indices, 'strides') else indices)
+    if indices.numel() and (indices.dtype == torch.bool or indices.is_floating_point()):
+        raise ValueError(f'expected indices, got {indices.dtype}: turn a mask into indices with nonzero()')
+    return indices.long()

@@ -1,5 +1,6 @@
 """The two objectives of SOP."""
 
+import torch
 from torch import Tensor
 
 
@@ -30,7 +31,9 @@ def sop_cls_loss(student_log_probs: Tensor, teacher_probs: Tensor) -> Tensor:
             f'student views {tuple(student_log_probs.shape)} and teacher views {tuple(teacher_probs.shape)} differ '
             'in batch or prototypes'
         )
-    teacher_probs = teacher_probs.detach()
+    # Sums over a batch leave the range of half precision.
+    dtype = torch.promote_types(student_log_probs.dtype, torch.float32)
+    student_log_probs, teacher_probs = student_log_probs.to(dtype), teacher_probs.detach().to(dtype)
     num_pairs = 2 * len(student_log_probs) - 2
     all_pairs = (teacher_probs.sum(0) * student_log_probs.sum(0)).sum()
     same_view = (teacher_probs * student_log_probs[:2]).sum()
@@ -57,5 +60,6 @@ def sop_mim_loss(student_log_probs: Tensor, teacher_probs: Tensor, token_weights
             f'expected (m, M), (m, M) and (m,), got {tuple(student_log_probs.shape)}, '
             f'{tuple(teacher_probs.shape)} and {tuple(token_weights.shape)}'
         )
-    cross_entropy = -(teacher_probs.detach() * student_log_probs).sum(-1)
+    dtype = torch.promote_types(student_log_probs.dtype, torch.float32)
+    cross_entropy = -(teacher_probs.detach().to(dtype) * student_log_probs.to(dtype)).sum(-1)
     return (token_weights * cross_entropy).sum()

@@ -89,6 +89,8 @@ def test_deep_pictures_become_8_bit(tmp_path):
     cv2.imwrite(str(tmp_path / 'grey.png'), ramp)
     cv2.imwrite(str(tmp_path / 'colour.png'), np.stack([ramp // 2, ramp, ramp], -1))
     assert load(tmp_path / 'grey.png')[0, :, 0].tolist() == [0, 1, 128, 255]
+    big_endian = Image.frombytes('I;16B', ramp.shape[::-1], ramp.astype('>u2').tobytes())
+    assert decode_image(encode(big_endian, 'TIFF'))[0, :, 0].tolist() == [0, 1, 128, 255]
     assert load(tmp_path / 'colour.png')[0].tolist() == [[0, 0, 0], [0, 1, 1], [64, 128, 128], [127, 255, 255]]
     for values in (np.array([[-1.0, 0.0, 1.0]], np.float32), np.array([[7, 8, 9]], np.int32)):
         assert decode_image(encode(Image.fromarray(values), 'TIFF'))[0, :, 2].tolist() == [0, 128, 255]

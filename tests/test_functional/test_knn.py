@@ -140,8 +140,11 @@ def test_bad_input_is_refused(features):
     train, labels, test = features
     with pytest.raises(ValueError, match='num_neighbors=41 does not fit a bank of 40'):
         knn_scores(train, labels, test, [1, 41])
-    with pytest.raises(ValueError, match='num_neighbors=0'):
-        knn_scores(train, labels, test, [])
+    for numbers, smallest in (([], 0), ([0, 5], 0), ([5, -3], -3)):
+        with pytest.raises(ValueError, match=f'num_neighbors={smallest} does not fit'):
+            knn_scores(train, labels, test, numbers)
+    with pytest.raises(ValueError, match='does not fit a bank of 0'):
+        knn_scores(train[:0], labels[:0], test, 1)
     with pytest.raises(ValueError, match=r'\(17, 6\) and \(40, 5\)'):
         knn_scores(train[:, :5], labels, test, 1)
     with pytest.raises(ValueError, match='39,'):

@@ -1,6 +1,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,14 @@ def test_bad_truth_is_named():
         average_precision([0, 1], [1], [1])
     with pytest.raises(ValueError, match='names a picture twice'):
         average_precision([0, 1, 0], [1])
+    for mask in (torch.tensor([True, False]), torch.tensor([1.0])):
+        with pytest.raises(ValueError, match='expected indices, got torch.(bool|float32)'):
+            average_precision([0, 1], mask)
+
+
+def test_reversed_arrays_are_rankings():
+    ranking = np.argsort([0.1, 0.9, 0.5])[::-1]
+    assert average_precision(ranking, np.array([1])) == 1
 
 
 def test_precision_counts_no_further_than_the_last_positive():

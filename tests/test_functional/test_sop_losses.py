@@ -55,6 +55,15 @@ def test_cls_loss_equals_the_double_loop(num_views, num_pairs):
     torch.testing.assert_close(sop_cls_loss(student, teacher), released)
 
 
+def test_losses_in_half_precision_stay_in_range():
+    student, teacher = torch.randn(12, 400, 512).log_softmax(-1), torch.randn(2, 400, 512).softmax(-1)
+    expected = sop_cls_loss(student, teacher)
+    torch.testing.assert_close(sop_cls_loss(student.half(), teacher.half()), expected, rtol=1e-2, atol=0)
+    tokens, weights = (student[0].half(), teacher[0].half()), torch.ones(400).half()
+    expected = sop_mim_loss(student[0], teacher[0], torch.ones(400))
+    torch.testing.assert_close(sop_mim_loss(*tokens, weights.float()), expected, rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize('num_views', [2, 5])
 def test_cls_loss_gradient_reaches_the_students_alone(num_views):
     student = log_distributions(num_views, 3, 5).requires_grad_()

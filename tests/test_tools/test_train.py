@@ -1,7 +1,9 @@
 """The training scripts, started for real."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,21 @@ def test_two_processes_killed_and_signalled_through_the_script(repository, work_
 
     for resumed, straight in run_distributed(resumed_and_straight, str(work_dir)):
         assert differences(straight, resumed) == []
+
+
+def test_signals_arrive_without_ps_and_a_taken_port_is_named(repository, work_dir, environment, tmp_path):
+    command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2']
+    for name in ('bash', 'cat', 'nproc', 'dirname', 'kill', 'sed', 'realpath'):
+        if shutil.which(name):
+            (tmp_path / name).symlink_to(shutil.which(name))
+    write_config(work_dir, 2, name='SIGTERM', iteration=5, rank=0, to_script=True)
+    stopped = run(command, dict(environment, PATH=str(tmp_path)))
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        refused = run(command, dict(environment, PORT=str(server.getsockname()[1])))
+    assert refused.returncode != 0
+    assert 'in use' in refused.stderr
 
 
 def test_wrong_use_is_explained(repository, work_dir, environment, tmp_path):

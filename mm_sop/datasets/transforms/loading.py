@@ -174,7 +174,8 @@ def _flatten(image):
 
 
 def _to_8_bits(values):
-    if values.dtype == np.uint16:
+    # Of either byte order.
+    if values.dtype.kind == 'u' and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
