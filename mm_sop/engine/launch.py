@@ -306,6 +306,28 @@ def check_data(cfg: Config) -> None:
             'make a data set with tools/prepare_data.py'
         )
     check_annotations(cfg, 'train', 'val')
+    check_knn_data(cfg)
+
+
+def check_knn_data(cfg: Config) -> None:
+    """Refuse to begin without the labelled pictures of a k-NN hook, which ``--data`` does not replace.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: A folder does not exist, nor a listing of that name.
+    """
+    for index, hook in enumerate(cfg.get('custom_hooks') or ()):
+        if str(hook.get('type')).endswith('KNNHook'):
+            roots = [part.get('data_root') for part in (hook['bank'], *hook['queries'].values())]
+            missing = [root for root in roots if root and not (Path(root).exists() or Path(f'{root}.json').is_file())]
+            if missing:
+                raise LaunchError(
+                    f'no labelled pictures for k-NN: {", ".join(missing)} do not exist. Make those of the composites '
+                    'with `python tools/prepare_data.py composites --only classes`, name others in '
+                    f'custom_hooks.{index}, or leave out the hook'
+                )
 
 
 def check_annotations(cfg: Config, *splits: str) -> None:

@@ -44,6 +44,15 @@ def test_options_that_do_not_fit_are_refused(unscaled):
         launching.merge_options(unscaled, {'custom_hooks.9.type': 'x'})
 
 
+def test_labelled_pictures_of_knn_are_asked_for_at_the_door(repository, pictures, work_dir):
+    config = Config.fromfile(repository / 'configs/sop/quickstart.py')
+    root = f'{work_dir}/classes/bank'
+    launching.merge_options(config, {'custom_hooks.1.bank.data_root': root})
+    assert config.custom_hooks[1].type == 'KNNHook'
+    with pytest.raises(LaunchError, match=rf'no labelled pictures for k-NN: {root}.*custom_hooks\.1'):
+        launching.launch(config, str(work_dir), data=str(pictures))
+
+
 def test_variables_of_the_config_are_refused(repository):
     config = Config.fromfile(repository / 'configs/co_ssl/byol_r18_composites.py')
     dataset = 'train_dataloader.dataset.dataset'

@@ -10,8 +10,9 @@ data_preprocessor = dict(
     to_rgb=True,
     non_blocking=True)
 
-global_scale = (0.32, 1.0)  # iBOT's for ViT-B and ViT-L; for ViT-S (0.25, 1.0)
-local_scale = (0.05, 0.32)  # for ViT-S (0.05, 0.25)
+# iBOT's for ViT-B and ViT-L, MaSSL's for all sizes; for ViT-S iBOT has (0.25, 1.0) and (0.05, 0.25).
+global_scale = (0.32, 1.0)
+local_scale = (0.05, 0.32)
 
 color_transforms = [
     dict(type='RandomFlip', prob=0.5),
