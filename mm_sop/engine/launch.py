@@ -399,7 +399,8 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
     check_resumable(path)
     cfg.resume = True
     cfg.load_from = str(path)
-    if (cfg.model.get('init_cfg') or {}).get('type') == 'PretrainedBackbone':
+    initialisation = cfg.model.get('init_cfg')
+    if isinstance(initialisation, dict) and initialisation.get('type') == 'PretrainedBackbone':
         # Its weights would be overwritten, and its file is not needed any more.
         cfg.model.init_cfg = None
 

@@ -49,7 +49,7 @@ def card_key(card: Mapping) -> str:
 
 
 def describe_source(source: Dataset | str | Path) -> dict:
-    """Identify a data set by its listing, sizes and labels, or a file or folder by names and sizes.
+    """Identify a data set by its listing, sizes, labels and identities, or a file or folder by names and sizes.
 
     Args:
         source: One of what :meth:`Protocol.find_data` returns.
@@ -59,8 +59,11 @@ def describe_source(source: Dataset | str | Path) -> dict:
     """
     if isinstance(source, (str, Path)):
         return _describe_files(Path(source))
-    labels = read_labels(source, 'class')
-    return dict(describe_pictures(source), labels=None if labels is None else content_key(dict(labels=labels.tolist())))
+    labels = {kind: read_labels(source, kind) for kind in ('class', 'identity')}
+    hashes = {
+        kind: None if found is None else content_key(dict(labels=found.tolist())) for kind, found in labels.items()
+    }
+    return dict(describe_pictures(source), labels=hashes['class'], identities=hashes['identity'])
 
 
 def software_versions() -> dict[str, str]:

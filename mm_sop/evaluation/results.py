@@ -36,6 +36,8 @@ class EvaluationResults:
     def add(self, record: dict, pictures: Sequence[Chart | Photo] = ()) -> None:
         """Write a record with its pictures, in place of an older one of the same protocol and checkpoint.
 
+        What was skipped for want of data takes no finished record away.
+
         Args:
             record: The record, ready for JSON.
             pictures: Its pictures.
@@ -43,8 +45,7 @@ class EvaluationResults:
         for picture in pictures:
             for name, content in picture.files.items():
                 write_atomically(self.folder / 'pictures' / name, content)
-        identity = (record['protocol'], record['checkpoint'])
-        self.records = [other for other in self.records if (other['protocol'], other['checkpoint']) != identity]
+        self.records = [other for other in self.records if not _replaces(record, other)]
         self.records.append(record)
         write_atomically(self.path, json.dumps(self.records, indent=1))
         write_atomically(self.path.with_suffix('.md'), format_results(self.records))
@@ -58,6 +59,11 @@ class EvaluationResults:
         if dark.is_file():
             return Chart(name, light.read_bytes(), dark.read_bytes(), text)
         return Photo(name, light.read_bytes(), text)
+
+
+def _replaces(record: Mapping, other: Mapping) -> bool:
+    same = all(record[name] == other[name] for name in ('protocol', 'checkpoint'))
+    return same and not (record['status'] == 'skipped' and other['status'] == 'done')
 
 
 def finished_record(base: Mapping, result: ProtocolResult, seconds: float) -> tuple[dict, list[Chart | Photo]]:

@@ -44,6 +44,13 @@ def test_options_that_do_not_fit_are_refused(unscaled):
         launching.merge_options(unscaled, {'custom_hooks.9.type': 'x'})
 
 
+def test_resuming_leaves_other_initialisations_alone(unscaled, work_dir, monkeypatch):
+    monkeypatch.setattr(launching, 'check_resumable', lambda path: None)
+    unscaled.model.init_cfg = [dict(type='Kaiming', layer='Conv2d')]
+    launching.set_resume(unscaled, str(work_dir / 'iter_1.pth'))
+    assert unscaled.resume and unscaled.model.init_cfg == [dict(type='Kaiming', layer='Conv2d')]
+
+
 def test_labelled_pictures_of_knn_are_asked_for_at_the_door(repository, pictures, work_dir):
     config = Config.fromfile(repository / 'configs/sop/quickstart.py')
     root = f'{work_dir}/classes/bank'

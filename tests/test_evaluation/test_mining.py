@@ -75,6 +75,9 @@ def test_plain_pictures_are_resized_and_cropped_in_the_centre(pictures):
     assert [step['type'] for step in dataset.transform] == ['LoadPicture', 'ResizeEdge', 'CenterCrop', 'PackInputs']
     large = PlainPictures(make_config(pictures), crop_size=224)
     assert large.transform[1]['scale'] == 256
+    rows = large[3]['inputs'].float()
+    repeated = (rows[:, 1:] == rows[:, :-1]).float().mean()
+    assert repeated < 0.5, 'small pictures are enlarged smoothly, not pixel by pixel'
 
 
 def test_config_with_pairs_can_be_mined_again(pictures):

@@ -106,6 +106,14 @@ def test_missing_data_are_recorded(context):
         context.find('birds', 'birds')
 
 
+def test_what_is_skipped_takes_no_finished_result_away(context, tmp_path):
+    done = evaluate(CountingProtocol(), context)
+    context.data = tmp_path / 'elsewhere'
+    skipped = evaluate(CountingProtocol(), context)
+    assert skipped['status'] == 'skipped'
+    assert EvaluationResults(context.work_dir).find(done['key']) == done
+
+
 def test_page_shows_figures_pictures_and_card(context):
     record = evaluate(CountingProtocol(), context)
     page = write_evaluation_page(context.work_dir).read_text()

@@ -81,7 +81,7 @@ class Lone(nn.Module):
         (lambda conv, image: conv(image)[:, :, ::2, ::2], 'getitem at .* not understood'),
         (lambda conv, image: conv(image) * conv(image).amax((2, 3), keepdim=True), 'amax at .* not understood'),
         (lambda conv, image: torch.roll(conv(image), 1, 2), 'roll at .* not understood'),
-        (lambda conv, image: conv(image) @ conv(image).mT, 'getattr at .* not understood|matmul at .* not understood'),
+        (lambda conv, image: conv(image) @ conv(image).mT, 'matmul at .* not understood'),
     ],
 )
 def test_refuses_what_it_does_not_understand(function, message):

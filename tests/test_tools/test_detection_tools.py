@@ -36,15 +36,19 @@ def run(monkeypatch, repository):
     return call
 
 
-def test_train_test_detect(run, scenes, work_dir, repository, capsys):
-    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+def train_detector(run, config, scenes, work_dir):
+    """A checkpoint after two iterations."""
     small = ['train_dataloader.batch_size=2', 'train_cfg.max_iters=2', 'log_level=ERROR']
     for loader in ('train', 'val'):
         small += [f'{loader}_dataloader.num_workers=0', f'{loader}_dataloader.persistent_workers=False']
     options = ['--data', scenes, '--work-dir', work_dir]
     run('train.py', config, *options, '--pretrained', 'none', '--cfg-options', *small)
-    checkpoint = work_dir / 'iter_2.pth'
+    return work_dir / 'iter_2.pth'
 
+
+def test_train_test_detect(run, scenes, work_dir, repository, capsys):
+    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+    checkpoint = train_detector(run, config, scenes, work_dir)
     loader = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
     run('test.py', config, checkpoint, '--data', scenes, '--cfg-options', *loader)
     result = json.loads((work_dir / 'test/iter_2.json').read_text())
@@ -67,6 +71,10 @@ def test_train_test_detect(run, scenes, work_dir, repository, capsys):
         assert scores == sorted(scores, reverse=True)
         assert all(0 <= value <= SIZE[0] for item in objects for value in item['box'][::2])
 
+
+def test_bad_pictures_checkpoints_and_annotations_are_named(run, scenes, work_dir, repository):
+    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+    checkpoint = train_detector(run, config, scenes, work_dir)
     (work_dir / 'no.jpg').write_bytes(b'no picture')
     with pytest.raises(SystemExit, match=r'detect.py: .*no.jpg'):
         run('detect.py', checkpoint, work_dir / 'no.jpg', '--out', work_dir / 'drawn')

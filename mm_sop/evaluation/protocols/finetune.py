@@ -1,7 +1,7 @@
 """Fine-tuning of the whole network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mm_sop.evaluation.cache import content_key
+from mm_sop.evaluation.cards import describe_source
 from mm_sop.evaluation.classification import (
     class_labels,
     confusion_picture,
@@ -74,7 +75,9 @@ class FinetuneProtocol(FinetuneSettings, Protocol):
         dim, num_classes = context.features(train).shape[1], len(class_names(train))
         torch.manual_seed(context.seed)
         classifier = build_classifier(context.encoder, dim, num_classes, self)
+        data, transform = describe_source(train), asdict(context.transform)
         definition = dict(options=vars(self), encoder=context.encoder.identity, seed=context.seed, labels=subset)
+        definition.update(data=data, rows=rows.tolist(), transform=transform)
         work_dir = context.work_dir / 'finetune' / f'finetune_{content_key(definition)}'
         views = augmented(train.get_subset(rows.tolist()), context.transform)
         return finetune(classifier, views, self, work_dir, context.seed, context.num_workers)

@@ -120,7 +120,7 @@ class ReSA(SiameseTeacher):
         losses.update(key_diagnostics(keys[1]))
         if data_samples and all('gt_label' in sample for sample in data_samples):
             labels = torch.cat([sample.gt_label for sample in data_samples]).to(assignment.device)
-            losses.update(class_diagnostics(assignment, labels, gather_in_sample_order(labels)))
+            losses.update(class_diagnostics(assignment[:, own_columns], labels))
         return losses
 
     @torch.no_grad()

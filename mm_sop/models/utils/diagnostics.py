@@ -97,16 +97,19 @@ def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchor
 
 
 @torch.no_grad()
-def class_diagnostics(assignment: Tensor, labels: Tensor, anchor_labels: Tensor) -> dict[str, Tensor]:
-    """Share of an assignment, (n, N), that goes to anchors of the sample's class, beside what chance would give.
+def class_diagnostics(assignment: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Share of an assignment among samples that stays within the class, beside what chance would give.
+
+    It looks at the samples of this process alone: with an exchange, processes would wait for each other for ever where
+    only some batches have labels.
 
     Args:
-        assignment: Rows sum to 1.
-        labels: Classes of the samples, (n,).
-        anchor_labels: Classes of the anchors, (N,).
+        assignment: Of the samples to each other, (n, n).
+        labels: Their classes, (n,).
     """
-    same = (labels[:, None] == anchor_labels).to(assignment.dtype)
-    return dict(assignment_same_class=(assignment * same).sum(1).mean(), same_class_chance=same.mean())
+    same = (labels[:, None] == labels).to(assignment.dtype)
+    share = (assignment * same).sum(1) / assignment.sum(1)
+    return dict(assignment_same_class=share.mean(), same_class_chance=same.mean())
 
 
 @torch.no_grad()
