@@ -24,7 +24,14 @@ for argument in "$@"; do
   esac
 done
 
-trap 'printf "\nInterrupted. To go on where it stopped: %s\n" "${call/ --restart/}" >&2; exit 130' INT TERM
+training=
+interrupt() {
+  # The training saves a checkpoint. Started in the background, it does not get the terminal's Ctrl-C.
+  [ -z "$training" ] || { kill -TERM "$training" && wait "$training"; } 2>/dev/null || true
+  printf '\nInterrupted. To go on where it stopped: %s\n' "${call/ --restart/}" >&2
+  exit 130
+}
+trap interrupt INT TERM
 
 times=()
 step() {
@@ -44,7 +51,10 @@ train() {
   unset PORT NNODES
   # One thread for each of the two processes; they run on the CPU whatever else there is.
   CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=1 PYTHON=.venv/bin/python \
-    bash tools/dist_train.sh configs/sop/quickstart.py 2 --work-dir "$work_dir" --resume "${amp[@]}" "${options[@]}"
+    bash tools/dist_train.sh configs/sop/quickstart.py 2 --work-dir "$work_dir" --resume "${amp[@]}" "${options[@]}" &
+  training=$!
+  # Bash acts on a signal at once while it waits.
+  wait "$training"
 }
 
 step Environment bash tools/setup.sh quickstart

@@ -25,7 +25,9 @@ export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHEC
 
 find_python() {
   local candidate version without_venv=
-  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.13 python3.10}; do
+  local candidates=(python3 python3.12 python3.11 python3.13 python3.10)
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     case $version in 3.10 | 3.11 | 3.12 | 3.13) ;; *) continue ;; esac
     if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then

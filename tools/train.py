@@ -8,8 +8,14 @@ from mmengine.config import DictAction
 
 from mm_sop.datasets.coco_checks import AnnotationError
 from mm_sop.engine.checkpoints import CheckpointError
+from mm_sop.engine.hooks.bad_image_hook import TooManyBadImagesError
+from mm_sop.engine.hooks.collapse_guard_hook import CollapseError
 from mm_sop.engine.launch import LaunchError, launch
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError
 from mm_sop.engine.weights import WeightsError
+
+UNUSABLE = (LaunchError, CheckpointError, WeightsError, AnnotationError, FileNotFoundError, NotADirectoryError)
+HOPELESS = (TooManyBadImagesError, NonFiniteLossError, CollapseError)
 
 
 class ConfigOptions(DictAction):
@@ -51,7 +57,7 @@ def parse_args():
 def main():
     try:
         launch(**vars(parse_args()))
-    except (LaunchError, CheckpointError, WeightsError, AnnotationError) as error:
+    except (*UNUSABLE, *HOPELESS) as error:
         sys.exit(f'train.py: {error}')
     finally:
         if dist.is_initialized():

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -128,14 +128,19 @@ class UnlabelledImages(BaseDataset):
 
 
 def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
-    """List all pictures below a folder: in every folder first its files, then its subfolders, sorted by name.
+    """List all pictures below a folder, see :func:`iterate_images`."""
+    return list(iterate_images(folder, extensions))
+
+
+def iterate_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+    """Go through all pictures below a folder: in every folder first its files, then its subfolders, sorted by name.
 
     Args:
         folder (str | Path): Folder.
         extensions (Sequence[str]): Endings of picture files in small letters.
 
-    Returns:
-        list[str]: Paths that begin with ``folder``.
+    Yields:
+        str: Paths that begin with ``folder``.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -147,7 +152,7 @@ def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> l
             f'data folder {os.path.abspath(folder)} {kind}: set `data_root` to a folder with pictures'
         )
     extensions = tuple(extensions)
-    paths, others, visited, pending = [], Counter(), set(), [str(folder)]
+    found, others, visited, pending = False, Counter(), set(), [str(folder)]
     while pending:
         current = pending.pop()
         identity = os.stat(current)
@@ -158,12 +163,12 @@ def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> l
         pending += reversed(subfolders)
         for path in files:
             if path.lower().endswith(extensions):
-                paths.append(path)
+                found = True
+                yield path
             else:
                 others[os.path.splitext(path)[1].lower() or 'no extension'] += 1
-    if not paths:
+    if not found:
         raise ValueError(_describe_empty(folder, extensions, others))
-    return paths
 
 
 def _scan(folder):

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 
 from mm_sop.datasets.coco_checks import check_coco, check_num_classes, class_names
+from mm_sop.datasets.unlabelled_images import EXTENSIONS, iterate_images
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
@@ -28,6 +29,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 # Names under which a launcher passes rank, number of processes and rank on the machine.
 _RANK_VARIABLES = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
@@ -74,6 +76,7 @@ def launch(
         AnnotationError: The annotations of a detection data set cannot be trained on.
     """
     prepare_cpu()
+    check_devices(launcher)
     cfg = config if isinstance(config, Config) else load_config(config)
     merge_options(cfg, cfg_options or {})
     if pretrained is not None:
@@ -198,7 +201,12 @@ def set_seed(cfg: Config, seed: int | None) -> None:
     Args:
         cfg: Changed in place.
         seed: The seed; None for that of the config, or 0.
+
+    Raises:
+        LaunchError: It is negative.
     """
+    if seed is not None and seed < 0:
+        raise LaunchError(f'--seed {seed}: expected 0 or more')
     randomness = dict(cfg.get('randomness') or {})
     if seed is not None or randomness.get('seed') is None:
         randomness['seed'] = seed or 0
@@ -287,13 +295,13 @@ def is_self_supervised(cfg: Config) -> bool:
 
 
 def check_data(cfg: Config) -> None:
-    """Refuse to begin without the folder of the training pictures, or with annotations that cannot be trained on.
+    """Refuse to begin without training pictures, or with annotations that cannot be trained on.
 
     Args:
         cfg: The config.
 
     Raises:
-        LaunchError: The folder does not exist.
+        LaunchError: The folder does not exist, or holds no picture where any picture would do.
         AnnotationError: COCO annotations have a fault, see :func:`check_coco`.
     """
     leaves = leaf_datasets(cfg.get('train_dataloader', {}).get('dataset'))
@@ -305,8 +313,20 @@ def check_data(cfg: Config) -> None:
             f'no training data: {", ".join(missing)} does not exist. Give a folder of pictures with --data DIR, or '
             'make a data set with tools/prepare_data.py'
         )
+    for leaf, listed in zip(leaves, given, strict=True):
+        if leaf['type'] in ('UnlabelledImages', 'mmpretrain.UnlabelledImages'):
+            _check_pictures([listed] if isinstance(listed, str) else listed, leaf.get('extensions', EXTENSIONS))
     check_annotations(cfg, 'train', 'val')
     check_knn_data(cfg)
+
+
+def _check_pictures(folders: Sequence[str], extensions: Sequence[str]) -> None:
+    """Look for a first picture in each folder."""
+    for folder in folders:
+        try:
+            next(iterate_images(folder, extensions))
+        except (OSError, ValueError) as error:
+            raise LaunchError(f'no training data: {error}') from error
 
 
 def check_knn_data(cfg: Config) -> None:
@@ -345,6 +365,24 @@ def check_annotations(cfg: Config, *splits: str) -> None:
             if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
                 check_coco(leaf)
                 check_num_classes(cfg.model, class_names(leaf))
+
+
+def check_devices(launcher: str) -> None:
+    """Refuse more processes on a machine than it has GPUs, where it has any: two cannot share one under NCCL.
+
+    Args:
+        launcher: As for :func:`launch`.
+
+    Raises:
+        LaunchError: There are too few GPUs.
+    """
+    available = torch.cuda.device_count()
+    rank = int(os.environ.get(_RANK_VARIABLES[launcher][-1], 0)) if launcher != 'none' else 0
+    if 0 < available <= rank:
+        raise LaunchError(
+            f'process {rank} (from 0) of this machine has no GPU of its own, as only {available} can be seen: start '
+            "fewer processes, or use the CPU with CUDA_VISIBLE_DEVICES=''"
+        )
 
 
 def check_operators(cfg: Config) -> None:
@@ -434,8 +472,6 @@ def prepare_cpu_dist(cfg: Config) -> None:
 
 def _export_rank(launcher: str) -> None:
     """Translate a launcher's variables into those of torch.distributed."""
-    if launcher not in _RANK_VARIABLES:
-        return
     for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _RANK_VARIABLES[launcher], strict=True):
         os.environ[name] = os.environ[source]
     os.environ.setdefault('MASTER_PORT', '29500')

@@ -271,9 +271,14 @@ class TestFetching:
     def programs(self, tmp_path, monkeypatch):
         folder = tmp_path / 'programs'
         folder.mkdir()
-        record = 'echo "$2" >> "$CALLS"; [ -z "$FAILURE" ] || { echo "$FAILURE" >&2; exit 100; }'
+        # The command and its last argument follow the options.
+        record = 'while [ "$1" = -o ]; do shift 2; done; echo "$@" >> "$CALLS"'
+        fail = '[ -z "$FAILURE" ] || { echo "$FAILURE" >&2; exit 100; }'
         unpack = 'd="$3/usr/share/doc/$(basename "$2" _1_all.deb)"; mkdir -p "$d"; touch "$d/copyright"'
-        for name, script in (('apt-get', f'{record}; touch "$2_1_all.deb"'), ('dpkg-deb', unpack)):
+        for name, script in (
+            ('apt-get', f'{record}; {fail}; [ "$1" = update ] || touch "$2_1_all.deb"'),
+            ('dpkg-deb', unpack),
+        ):
             (folder / name).write_text(f'#!/bin/sh\n{script}\n')
             (folder / name).chmod(0o755)
         monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
@@ -286,8 +291,14 @@ class TestFetching:
     def test_a_package_is_fetched_once(self, programs):
         for _ in range(2):
             fetch_packages(programs / 'cache', ['one', 'two'])
-        assert (programs / 'calls').read_text().split() == ['one', 'two']
+        assert (programs / 'calls').read_text().splitlines() == ['download one', 'download two']
         assert sorted(path.name for path in (programs / 'cache').iterdir()) == ['one', 'two']
+
+    def test_a_machine_without_package_lists_gets_some(self, programs, monkeypatch):
+        monkeypatch.setattr(packages, 'APT_LISTS', Path('/nonexistent'))
+        fetch_packages(programs / 'cache', ['one'])
+        assert (programs / 'calls').read_text().splitlines() == ['update', 'download one']
+        assert (programs / 'cache/one').is_dir()
 
     def test_an_unknown_package_is_left_out(self, programs, monkeypatch):
         monkeypatch.setenv('FAILURE', 'E: Unable to locate package one')
@@ -300,8 +311,8 @@ class TestFetching:
         with pytest.raises(PackageError, match='resolve host[^$]*Check the network'):
             fetch_packages(programs / 'cache', ['one'])
         monkeypatch.setattr(packages, 'APT_LISTS', Path('/nonexistent'))
-        with pytest.raises(PackageError, match='sudo apt-get update'):
-            fetch_packages(programs / 'cache', ['one'])
+        with pytest.raises(PackageError, match='update failed: E: Could not resolve host'):
+            fetch_packages(programs / 'own', ['one'])
         monkeypatch.setenv('PATH', '/nonexistent')
         with pytest.raises(PackageError, match='apt-get is not there.*--assets'):
             fetch_packages(programs / 'cache', ['one'])

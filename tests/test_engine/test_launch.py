@@ -84,6 +84,8 @@ def test_seed_reaches_runner_and_sampler(unscaled, given, expected):
 
 
 def test_seed_is_always_set(unscaled):
+    with pytest.raises(LaunchError, match='--seed -1: expected 0 or more'):
+        launching.set_seed(unscaled, -1)
     del unscaled.train_dataloader.sampler['seed']
     unscaled.randomness = dict(seed=None)
     launching.set_seed(unscaled, None)
@@ -125,6 +127,12 @@ def test_missing_data_are_said_before_anything_is_built(tmp_path):
         launch(cfg, work_dir=str(tmp_path))
     with pytest.raises(LaunchError, match='/nowhere does not exist'):
         launch(cfg, work_dir=str(tmp_path), data='/nowhere')
+    (tmp_path / 'pictures').mkdir()
+    with pytest.raises(LaunchError, match='no training data: no pictures below .*found no files at all'):
+        launch(cfg, work_dir=str(tmp_path), data=str(tmp_path / 'pictures'))
+    (tmp_path / 'one.jpg').touch()
+    with pytest.raises(LaunchError, match='one.jpg is a file'):
+        launch(cfg, work_dir=str(tmp_path), data=str(tmp_path / 'one.jpg'))
     with pytest.raises(LaunchError, match='no train_dataloader'):
         launching.set_data_root(Config(dict(model=dict(type='MoCo'))), '/pictures')
 
@@ -145,6 +153,16 @@ def test_nccl_without_cuda_is_refused(unscaled, monkeypatch):
     unscaled.env_cfg = dict(dist_cfg=dict(backend='nccl'))
     with pytest.raises(LaunchError, match="backend='nccl' needs a CUDA device"):
         launching.prepare_cpu_dist(unscaled)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    with pytest.raises(LaunchError, match='process 2 .* has no GPU of its own, as only 2 can be seen'):
+        launch('config.py', launcher='pytorch')
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    launching.check_devices('pytorch')
+    launching.check_devices('none')
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,9 @@ def test_fixed_anchors_stay_the_same_vectors_while_the_queue_moves_on():
         (dict(anchor_selection='half'), "must be 'all', 'uniform' or 'low_energy', got 'half'"),
         (dict(anchor_selection='low_energy', num_supports=1), 'at least 2 supports'),
         (dict(fix_anchors_after=-1), 'must not be negative'),
+        (dict(num_tasks=0), 'num_tasks=0.* at least one task'),
+        (dict(num_supports=-1), 'num_supports=-1.* no negative number of supports'),
+        (dict(anchor_weight=1.5), r'anchor_weight=1.5: .* a weight in \[0, 1\]'),
     ],
 )
 def test_refuses_settings_that_cannot_work(options, message):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from distributed import run_distributed
 from mmpretrain.registry import MODELS
-from sop_models import WIDTH, batch, build_sop, objective, sop_config
+from sop_models import WIDTH, batch, build_sop, objective, prototypes, sop_config
 from torch.nn.parallel import DistributedDataParallel
 
 from mm_sop.functional import koleo_loss, prototype_log_probs
@@ -251,6 +251,13 @@ def test_two_processes_with_half_the_batch_are_one_process_with_the_whole():
         (dict(mim_head=None), 'target_generator and mim_head belong together'),
         (dict(backbone=dict(type='ResNet', depth=18)), 'ResNet cannot mask patches: use MaskedVisionTransformer'),
         (dict(key_views=(2,)), 'key_views must name one or both of the global views'),
+        (dict(head=dict(student_temperature=0)), 'temperatures 0 and 0.04 must be positive'),
+        (dict(head=dict(koleo_weight=-1.0)), 'the weights 1.0 and -1.0 not negative'),
+        (dict(mim_head=dict(type='SOPMIMHead', loss_weight=-1.0)), 'loss_weight=-1.0 not negative'),
+        (
+            dict(target_generator=dict(type='SOPMIMTargetGenerator', prototypes=prototypes(), teacher_temperature=0)),
+            'teacher_temperature=0 must be positive',
+        ),
         (dict(teacher_buffers='none'), "must be 'keep', 'copy' or 'average', got 'none'"),
     ],
 )

@@ -24,7 +24,7 @@ def run_setup(repository, tmp_path):
         for name in ('setup.py', 'pyproject.toml', 'tools/setup.sh'):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             shutil.copy(repository / name, tmp_path / name)
-        python = tmp_path / 'python3'
+        python = tmp_path / 'my python3'
         python.write_text(f'#!/bin/sh\n{interpreter}\n')
         python.chmod(0o755)
         command = ['bash', str(tmp_path / 'tools' / 'setup.sh'), *arguments]
@@ -192,6 +192,15 @@ def test_failed_quickstart_says_which_step(run_quickstart):
     assert result.returncode == 1
     assert 'Training failed' in result.stderr and 'quickstart.sh --fast' in result.stderr
     assert 'Report:' not in result.stdout
+
+
+def test_interrupted_quickstart_lets_the_training_save(run_quickstart, tmp_path):
+    """The signal comes from the training itself, to its parent: the quick start."""
+    lines = ["trap 'echo saved >>calls; exit 143' TERM", 'kill -TERM $PPID', 'for i in $(seq 600); do sleep 0.1; done']
+    (tmp_path / 'tools/dist_train.sh').write_text('\n'.join(lines))
+    result, calls = run_quickstart('--restart')
+    assert (result.returncode, calls[-1]) == (130, 'saved')
+    assert result.stderr.rstrip().endswith(f'To go on where it stopped: bash {tmp_path}/tools/quickstart.sh')
 
 
 def test_quickstart_refuses_unknown_arguments(run_quickstart):

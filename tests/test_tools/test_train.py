@@ -118,6 +118,19 @@ def test_wrong_use_is_explained(repository, work_dir, environment, tmp_path):
     assert unknown.stderr.splitlines()[-1].startswith(f'train.py: no config {work_dir}/toy.py')
 
 
+@pytest.mark.parametrize('error', ['TooManyBadImagesError', 'NonFiniteLossError', 'CollapseError', 'FileNotFoundError'])
+def test_what_ends_a_run_is_said_without_a_traceback(repository, monkeypatch, error):
+    script = load_script(repository)
+
+    def fail(**arguments):
+        raise getattr(script, error, FileNotFoundError)('the reason')
+
+    monkeypatch.setattr(script, 'launch', fail)
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py'])
+    with pytest.raises(SystemExit, match='train.py: the reason'):
+        script.main()
+
+
 def load_script(repository):
     import importlib.util
 

@@ -109,7 +109,8 @@ def find_package(directory: Path, name: str) -> Path | None:
 def fetch_packages(directory: Path, names: Iterable[str] = PACKAGES) -> None:
     """Download and unpack the packages that are not there yet.
 
-    A package that this distribution does not have is left out with a warning.
+    A package that this distribution does not have is left out with a warning. A machine without package lists gets
+    some below ``directory/.apt``, for which no root is needed.
 
     Args:
         directory (Path): Each package is unpacked to ``directory/NAME``.
@@ -132,8 +133,9 @@ def _fetch_package(directory: Path, name: str) -> None:
                 'or Ubuntu machine (tools/prepare_data.py assets), copy it here and pass it with --assets.'
             )
     directory.mkdir(parents=True, exist_ok=True)
+    apt = ['apt-get', *_list_options(directory.resolve() / '.apt')]
     with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=directory) as temporary:
-        downloaded = subprocess.run(['apt-get', 'download', name], cwd=temporary, capture_output=True, text=True)
+        downloaded = subprocess.run([*apt, 'download', name], cwd=temporary, capture_output=True, text=True)
         archives = list(Path(temporary).glob('*.deb'))
         if downloaded.returncode != 0 or not archives:
             _report_failed_download(name, downloaded.stderr)
@@ -145,12 +147,22 @@ def _fetch_package(directory: Path, name: str) -> None:
         unpacked.rename(directory / name)
 
 
+def _list_options(folder: Path) -> list[str]:
+    """Options that let apt-get use package lists of its own in a folder, where the machine has none."""
+    if any(APT_LISTS.glob('*Packages*')):
+        return []
+    options = ['-o', f'Dir::State::lists={folder}/lists', '-o', f'Dir::Cache={folder}/cache']
+    if not any(folder.glob('lists/*Packages*')):
+        print('This machine has no package lists: fetching them (about 10 MB) ...', flush=True)
+        for part in ('lists/partial', 'cache/archives/partial'):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        updated = subprocess.run(['apt-get', *options, 'update'], capture_output=True, text=True)
+        if updated.returncode != 0:
+            raise PackageError(f'apt-get update failed: {updated.stderr.strip()}\nCheck the network.')
+    return options
+
+
 def _report_failed_download(name: str, message: str) -> None:
-    if not _has_package_lists():
-        raise PackageError(
-            f'The package {name} cannot be downloaded: this machine has no package lists yet. '
-            'Run "sudo apt-get update" once and start again.'
-        )
     if 'Unable to locate package' in message or 'No candidate' in message or "Can't select" in message:
         warnings.warn(f'The package lists of this machine have no {name}; going on without it.', stacklevel=4)
         return
@@ -158,10 +170,6 @@ def _report_failed_download(name: str, message: str) -> None:
         f'apt-get download {name} failed: {message.strip()}\n'
         'Check the network, or run "sudo apt-get update" if the package lists are old.'
     )
-
-
-def _has_package_lists() -> bool:
-    return any(APT_LISTS.glob('*Packages*'))
 
 
 def find_cutouts(directory: Path) -> list[Source]:

@@ -34,6 +34,11 @@ class SOPHead(BaseModule):
         koleo_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if min(student_temperature, teacher_temperature) <= 0 or min(loss_weight, koleo_weight) < 0:
+            raise ValueError(
+                f'temperatures {student_temperature} and {teacher_temperature} must be positive, the weights '
+                f'{loss_weight} and {koleo_weight} not negative'
+            )
         self.prototypes = MODELS.build(prototypes)
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
@@ -51,6 +56,7 @@ class SOPHead(BaseModule):
             ``loss_cls``, ``loss_koleo`` if it has a weight, and detached diagnostics.
         """
         prototypes = self.prototypes()
+        # Apart from the teacher's rows: in one product with them, the backward pass would go through them as well.
         log_probs = self._log_probs(student, prototypes, self.student_temperature)
         with torch.no_grad():
             targets = self._log_probs(teacher, prototypes, self.teacher_temperature).exp()
@@ -85,6 +91,10 @@ class SOPMIMHead(BaseModule):
 
     def __init__(self, student_temperature: float = 0.1, loss_weight: float = 1.0) -> None:
         super().__init__()
+        if student_temperature <= 0 or loss_weight < 0:
+            raise ValueError(
+                f'student_temperature={student_temperature} must be positive, loss_weight={loss_weight} not negative'
+            )
         self.student_temperature = student_temperature
         self.loss_weight = loss_weight
 

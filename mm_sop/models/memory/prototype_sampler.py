@@ -113,6 +113,11 @@ class PrototypeSampler(BaseModule):
         return rows.take_along_dim(kept, dim=1), weights.take_along_dim(kept, dim=1)
 
     def _check_arguments(self) -> None:
+        if self.num_tasks < 1 or self.num_supports < 0 or not 0 <= self.anchor_weight <= 1:
+            raise ValueError(
+                f'num_tasks={self.num_tasks}, num_supports={self.num_supports}, anchor_weight={self.anchor_weight}: '
+                'expected at least one task, no negative number of supports, and a weight in [0, 1]'
+            )
         if self.anchor_selection not in ('all', 'uniform', 'low_energy'):
             raise ValueError(
                 f"anchor_selection must be 'all', 'uniform' or 'low_energy', got {self.anchor_selection!r}"

@@ -35,6 +35,8 @@ class SOPMIMTargetGenerator(BaseModule):
 
     def __init__(self, prototypes: dict, teacher_temperature: float = 0.04) -> None:
         super().__init__()
+        if teacher_temperature <= 0:
+            raise ValueError(f'teacher_temperature={teacher_temperature} must be positive')
         self.prototypes = MODELS.build(prototypes)
         self.teacher_temperature = teacher_temperature
 
