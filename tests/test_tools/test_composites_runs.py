@@ -52,7 +52,7 @@ class FakeTraining:
             network = 'raw_pixels' if iteration is None else 'teacher'
             log.parent.mkdir(parents=True, exist_ok=True)
             records.add(dict(network=network, iter=iteration, epoch=None, seconds=1.0, scores=scores))
-        return 60.0
+        return 60.0 * len(self.commands)
 
 
 def test_runs_are_made_once_and_compared(runs, monkeypatch, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_runs_are_made_once_and_compared(runs, monkeypatch, tmp_path, capsys):
     gain = report['results']['Better one']['gain_over_base']['seen_class_k20']
     assert gain['gain'] == pytest.approx(2 / 20)
     page = args.out.with_suffix('.md').read_text()
-    assert '| Base | 27.5 ± 3.5 | 1.0 |' in page
+    assert '| Base | 27.5 ± 3.5 | 1.0 (1.5 ± 0.7) |' in page
     assert '| *raw pixels* | 10.0 ± 0.0 | |' in page
     assert args.out.with_suffix('.png').read_bytes()[:4] == b'\x89PNG'
 

@@ -31,7 +31,8 @@ CONDITIONS = """\
 Every run is one process of one thread with the whole batch of 128: BatchNorm sees batches of one size in all of them.
 Learning rate and augmentation are those of the config. 20-nearest-neighbour accuracy in percent of the teacher, or of
 the only network, after the last step; mean ± deviation over the seeds. *Seen* pictures show training objects on new
-photos, *test* pictures new objects on new photos. Processor time is of training with data loading and evaluation.
+photos, *test* pictures new objects on new photos. Processor time is of training with data loading and evaluation: the
+least of the seeds, as other work on the machine makes the others longer, and in brackets mean ± deviation.
 """
 
 
@@ -208,7 +209,7 @@ def format_page(report: dict, picture: str, title: str, explanation: str) -> str
     lines += [f'{head[0]} processor minutes |', f'{head[1]} ---: |']
     for name, row in results.items():
         cells = [format_summary(row['accuracy'][score]) for score in scores]
-        lines.append(f'| {name} | {" | ".join(cells)} | {row["cpu_minutes"]["mean"]:.1f} |')
+        lines.append(f'| {name} | {" | ".join(cells)} | {format_minutes(row["cpu_minutes"])} |')
     for name, summaries in report['references'].items():
         lines.append(f'| *{name}* | {" | ".join(format_summary(summaries[score]) for score in scores)} | |')
     lines += ['', f'![Accuracies]({picture})']
@@ -218,6 +219,12 @@ def format_page(report: dict, picture: str, title: str, explanation: str) -> str
         for name, row in gains.items():
             lines.append(f'| {name} | {" | ".join(format_gain(row[score]) for score in scores)} |')
     return '\n'.join([*lines, '', 'The composites are semi-synthetic: see docs/data.md.', ''])
+
+
+def format_minutes(minutes: dict) -> str:
+    """The least of several processor times, then mean and deviation where there is one."""
+    deviation = '' if minutes['deviation'] is None else f' ({minutes["mean"]:.1f} ± {minutes["deviation"]:.1f})'
+    return f'{min(minutes["values"]):.1f}{deviation}'
 
 
 def format_gain(gain: dict | None) -> str:
