@@ -1,6 +1,7 @@
 """Evaluate a network with the protocols of the papers: python tools/evaluate.py CONFIG CHECKPOINT.
 
-CONFIG is that of the training run. Finished protocols are not run again, and protocols without data are skipped.
+CONFIG is that of the training run. Finished protocols are not run again, and protocols without data are skipped. What
+fails is recorded, the rest is run, and the exit status tells.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def _add_encoder_arguments(group) -> None:
     group.add_argument('--prefix', help="beginning of the encoder's names in the checkpoint; default found out")
     group.add_argument('--crop-size', type=int, help="side of the pictures; default that of CONFIG's first view")
     group.add_argument('--resize-edge', type=int, help='shorter side before the central crop; default 8/7 of it')
-    group.add_argument('--interpolation', default='bicubic', help='filter of the resizing (%(default)s)')
+    group.add_argument('--interpolation', default='bicubic', metavar='FILTER', help='of the resizing (%(default)s)')
     group.add_argument('--dtype', choices=list(DTYPES), default='float32', help='type of the features')
     group.add_argument('--batch-size', type=int, default=256)
     group.add_argument('--num-workers', type=int, default=2)
@@ -100,27 +101,31 @@ def build_context(args: argparse.Namespace, config: Config, work_dir: Path) -> E
     )
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> list[str]:
+    """Evaluate, and give the names of the protocols that failed."""
     prepare_cpu()
     chosen = build_protocols(args.protocols, args.options)
     config = prepare_config(args)
     work_dir = args.work_dir or args.checkpoint.parent / 'evaluation'
-    run_protocols(chosen, build_context(args, config, work_dir), EvaluationResults(work_dir))
+    records = run_protocols(chosen, build_context(args, config, work_dir), EvaluationResults(work_dir))
     if is_main_process():
         page = write_evaluation_page(work_dir)
         print((work_dir / 'results.md').read_text())
         print(f'Page: {page}')
+    return [record['protocol'] for record in records if record['status'] == 'failed']
 
 
 def main() -> None:
     init_default_scope('mmpretrain')
     try:
-        evaluate(parse_args())
+        failed = evaluate(parse_args())
     except (LaunchError, ManifestError, WeightsError, UnreadableImageError, ValueError, FileNotFoundError) as error:
         sys.exit(f'evaluate.py: {error}')
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+    if failed:
+        sys.exit(f'evaluate.py: failed: {", ".join(failed)}. The reasons are in results.md')
 
 
 if __name__ == '__main__':

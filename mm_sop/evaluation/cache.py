@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Subset
 
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.encoders import FrozenEncoder
+from mm_sop.evaluation.encoders import FrozenEncoder, hash_file
 from mm_sop.evaluation.features import extract_features
 from mm_sop.models.utils.readout import Readout, read_out
 
@@ -32,6 +32,11 @@ READOUTS = {
 mean patch token of the last block, ``'last4'`` the [CLS] tokens or pooled maps of the last four blocks or stages."""
 
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
+
+# A larger file of these kinds hardly ever keeps its size when it changes.
+_SIZE_TELLS = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.gz', '.tgz', '.zip')
+_SMALL_FILE = 2**14
+_CHECK_BLOCK = 2**14
 
 
 class FeatureShards:
@@ -158,6 +163,7 @@ class FeatureCache:
         self.folder = Path(folder)
         self.dtype = dtype
         self.shard_size = shard_size
+        self._checked = set()
 
     def read(
         self,
@@ -180,6 +186,9 @@ class FeatureCache:
 
         Returns:
             Features of every readout, (N, D), fp32.
+
+        Raises:
+            ValueError: A readout is unknown, or features are not finite.
         """
         unknown = set(readouts) - set(READOUTS)
         if unknown:
@@ -199,28 +208,70 @@ class FeatureCache:
                 shards.merge()
             barrier()
         loaded = {array: _to_tensor(np.load(folder / f'{array}.npy', mmap_mode='c')) for array in arrays}
+        for array, features in loaded.items():
+            if (folder, array) not in self._checked:
+                refuse_non_finite(features, dataset, folder)
+                self._checked.add((folder, array))
         return {readout: _join([loaded[array] for array in READOUTS[readout]]) for readout in readouts}
 
 
+def refuse_non_finite(features: Tensor, dataset: Dataset, folder: Path) -> None:
+    """Stop before figures are made of features that are no numbers.
+
+    Args:
+        features: Features of a data set, (N, D).
+        dataset: The data set, for the message.
+        folder: Where the features are kept.
+
+    Raises:
+        ValueError: Some are NaN or infinite.
+    """
+    rows = torch.cat([~block.isfinite().all(1) for block in features.split(_CHECK_BLOCK)]).nonzero()[:, 0].tolist()
+    if rows:
+        first = picture_info(dataset, rows[0]).get('img_path', f'number {rows[0]}')
+        raise ValueError(
+            f'{len(rows)} of {len(features)} pictures have features that are NaN or infinite, the first is {first}. '
+            f'Check the weights; if they were encoded in bfloat16, try float32. Then delete {folder}'
+        )
+
+
 def describe_pictures(dataset: Dataset) -> dict:
-    """Identify the pictures of a data set by names and sizes: sets that differ in their content may share all names.
+    """Identify the pictures of a data set by names and content: sets that differ in their content may share all names.
 
     Args:
         dataset: Data set, see :func:`describe_data`.
 
     Returns:
-        Description by :func:`describe_data`, for files with ``sizes``, a hash of their sizes in bytes.
+        Description by :func:`describe_data`, for files with ``content``, a hash of what :func:`describe_file` gives.
     """
     description = describe_data(dataset)
     if description['kind'] == 'paths':
         paths = (picture_info(dataset, index)['img_path'] for index in range(len(dataset)))
-        description['sizes'] = content_key(dict(sizes=[_file_size(path) for path in paths]))
+        description['content'] = content_key(dict(files=[describe_file(path) for path in paths]))
     return description
 
 
-def _file_size(path: str | Path) -> int:
-    # What cannot be read is reported when it is loaded.
-    return os.stat(path).st_size if os.path.exists(path) else -1
+def describe_file(path: str | Path) -> int | str:
+    """What tells whether a file has changed: the size of a large compressed one, the hash of any other.
+
+    Both are the same wherever a data set is copied to, and for all processes of machines with copies of their own;
+    times of change are not. Only a large compressed file that changes without any change of its size goes unnoticed.
+
+    Args:
+        path: The file; -1 for one that does not exist, which is reported when it is loaded.
+    """
+    if not os.path.exists(path):
+        return -1
+    status = os.stat(path)
+    if status.st_size > _SMALL_FILE and str(path).lower().endswith(_SIZE_TELLS):
+        return status.st_size
+    return _hash_once(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**18)
+def _hash_once(path: str, size: int, time_of_change: int) -> str:
+    """Hash of a file, read again only if its size or time has changed since this process read it."""
+    return hash_file(path)
 
 
 def content_key(definition: Mapping) -> str:

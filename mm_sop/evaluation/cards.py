@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from mm_sop import __version__
-from mm_sop.evaluation.cache import READOUTS, content_key, describe_pictures
+from mm_sop.evaluation.cache import READOUTS, content_key, describe_file, describe_pictures
+from mm_sop.evaluation.encoders import hash_file
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.protocol import EvaluationContext, Protocol
 
@@ -27,8 +28,8 @@ def make_card(name: str, protocol: Protocol, context: EvaluationContext, data: M
         data: What :meth:`Protocol.find_data` returned.
 
     Returns:
-        Protocol with version and options, encoder with the hash of its checkpoint, transform, layers, data, seed and
-        type, ready for JSON. The same card means the same figures.
+        Protocol with version and options, encoder with the hash of its checkpoint, transform, layers, data, lists, seed
+        and type, ready for JSON. The same card means the same figures.
     """
     return dict(
         protocol=name,
@@ -39,6 +40,7 @@ def make_card(name: str, protocol: Protocol, context: EvaluationContext, data: M
         layers={readout: READOUTS[readout] for readout in protocol.readouts},
         dtype=context.cache.dtype,
         data={key: describe_source(source) for key, source in data.items()},
+        lists={key: hash_file(path) for key, path in protocol.find_lists(context).items()},
         seed=context.seed,
     )
 
@@ -49,7 +51,9 @@ def card_key(card: Mapping) -> str:
 
 
 def describe_source(source: Dataset | str | Path) -> dict:
-    """Identify a data set by its listing, sizes, labels and identities, or a file or folder by names and sizes.
+    """Identify a data set by its listing, content, labels and identities, or a file or folder by names and content.
+
+    Content is what :func:`describe_file` sees of it. A listing beside a folder, ``<folder>.json``, is part of it.
 
     Args:
         source: One of what :meth:`Protocol.find_data` returns.
@@ -74,5 +78,7 @@ def software_versions() -> dict[str, str]:
 
 def _describe_files(path: Path) -> dict:
     files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if file.is_file())
-    listing = [(os.path.relpath(file, path), file.stat().st_size) for file in files]
+    beside = Path(f'{os.path.normpath(path)}.json')
+    files += [beside] if beside.is_file() else []
+    listing = [(os.path.relpath(file, path), describe_file(file)) for file in files]
     return dict(name=path.name, num_files=len(files), sha256=content_key(dict(files=listing)))

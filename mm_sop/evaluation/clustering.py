@@ -35,7 +35,8 @@ def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
     Returns:
         ``accuracy``: share of the samples in the right cluster, when clusters and labels are matched one to one in the
         best way (Hungarian method); ``nmi``: mutual information divided by the mean of both entropies; ``ari``: Rand
-        index, adjusted for chance (Hubert & Arabie, 1985).
+        index, adjusted for chance (Hubert & Arabie, 1985). Equal groupings score 1 in all, also where neither divides
+        the samples or both divide all of them, which leaves the formulas undefined.
     """
     overlap = _count_pairs(labels, clusters)
     matched = overlap[linear_sum_assignment(overlap, maximize=True)].sum()
@@ -53,6 +54,8 @@ def _count_pairs(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 def _mutual_information(overlap: np.ndarray) -> float:
     of_labels, of_clusters, of_both = (_entropy(overlap.sum(1)), _entropy(overlap.sum(0)), _entropy(overlap.ravel()))
+    if of_labels == of_clusters == 0:
+        return 1.0
     return float(2 * (of_labels + of_clusters - of_both) / (of_labels + of_clusters))
 
 
@@ -63,6 +66,8 @@ def _entropy(counts: np.ndarray) -> float:
 
 def _adjusted_rand(overlap: np.ndarray) -> float:
     together, by_label, by_cluster = (_pairs(part) for part in (overlap, overlap.sum(1), overlap.sum(0)))
+    if together == by_label == by_cluster:
+        return 1.0
     expected = by_label * by_cluster / _pairs(overlap.sum())
     return float((together - expected) / ((by_label + by_cluster) / 2 - expected))
 

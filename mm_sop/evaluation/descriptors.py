@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from torch.utils.data import Dataset, Subset
 
-from mm_sop.evaluation.cache import DTYPES, FeatureShards, content_key, describe_pictures
+from mm_sop.evaluation.cache import DTYPES, FeatureShards, content_key, describe_pictures, refuse_non_finite
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.features import extract_features
 from mm_sop.evaluation.protocol import EvaluationContext
@@ -89,11 +89,14 @@ def describe(
         context: What the evaluation runs with.
         dataset: The pictures.
         descriptor: What is made of each.
-        transform: What the pipeline does, ready for JSON.
+        transform: What the pipeline does, and the version of the protocol, ready for JSON.
         batch_size: Pictures encoded at once; 1 where their sizes differ. Defaults to None, that of the context.
 
     Returns:
         Descriptors, (N, D), fp32, on the CPU.
+
+    Raises:
+        ValueError: They are not finite.
     """
     cache = context.cache
     definition = dict(
@@ -108,7 +111,9 @@ def describe(
     )
     encode = _encoder(context, descriptor)
     shards.encode(encode, dataset, batch_size or context.batch_size, context.num_workers)
-    return shards.load()
+    descriptors = shards.load()
+    refuse_non_finite(descriptors, dataset, shards.folder)
+    return descriptors
 
 
 def count_distractors(

@@ -178,6 +178,7 @@ def build_encoder(
         architecture=type(loaded.module).__name__,
         checkpoint=Path(checkpoint).name,
         checkpoint_sha256=hash_file(checkpoint),
+        network=network,
         prefix=loaded.prefix,
         backbone=loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
         to_rgb=to_rgb,

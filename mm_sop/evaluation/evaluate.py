@@ -1,9 +1,11 @@
 """Running protocols one after the other; what is finished is not run again."""
 
+import logging
 import time
+import traceback
 from collections.abc import Mapping
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.logging import print_log
 
 from mm_sop.datasets.randomness import isolated_random_state
@@ -16,7 +18,8 @@ def run_protocols(protocols: Mapping[str, Protocol], context: EvaluationContext,
     """Run protocols on one encoder.
 
     A protocol whose result is kept under the same card is not run again, so that an interrupted evaluation goes on. One
-    whose data are absent is recorded as skipped.
+    whose data are absent is recorded as skipped, one that raises as failed, and both are tried again the next time. Of
+    several processes the others may wait for one that has failed: there the error is raised after it is recorded.
 
     Args:
         protocols: Protocols by registered name.
@@ -38,20 +41,27 @@ def run_protocols(protocols: Mapping[str, Protocol], context: EvaluationContext,
 
 
 def _run(name: str, protocol: Protocol, context: EvaluationContext, results: EvaluationResults, progress: str) -> dict:
-    base = dict(protocol=name, checkpoint=context.encoder.identity['checkpoint'])
+    base = dict(protocol=name, key='', checkpoint=context.encoder.identity['checkpoint'], setup=context.setup, card={})
+    started = time.perf_counter()
     try:
         data = protocol.find_data(context)
+        card = make_card(name, protocol, context, data)
+        kept = results.find(card_key(card))
+        if kept is not None:
+            print_log(f'{name} ({progress}) is finished already', logger='current')
+            return kept
+        print_log(f'{name} ({progress}) ...', logger='current')
+        with isolated_random_state(cuda=True):
+            result = protocol.run(context, data)
     except MissingDataError as error:
-        return _finish(results, dict(base, key='', status='skipped', reason=str(error), card={}, seconds=0.0))
-    card = make_card(name, protocol, context, data)
-    kept = results.find(card_key(card))
-    if kept is not None:
-        print_log(f'{name} ({progress}) is finished already', logger='current')
-        return kept
-    print_log(f'{name} ({progress}) ...', logger='current')
-    started = time.perf_counter()
-    with isolated_random_state(cuda=True):
-        result = protocol.run(context, data)
+        return _finish(results, dict(base, status='skipped', reason=str(error), seconds=0.0))
+    except Exception as error:  # whatever one protocol raises, the others are to be run
+        print_log(traceback.format_exc(), 'current', logging.ERROR)
+        reason, seconds = f'{type(error).__name__}: {error}', round(time.perf_counter() - started, 2)
+        record = _finish(results, dict(base, status='failed', reason=reason, seconds=seconds))
+        if get_world_size() > 1:
+            raise
+        return record
     base.update(key=card_key(card), card=dict(card, software=software_versions()))
     return _finish(results, *finished_record(base, result, time.perf_counter() - started))
 
@@ -64,7 +74,7 @@ def _finish(results: EvaluationResults, record: dict, pictures=()) -> dict:
 
 
 def _summarize(record: Mapping) -> str:
-    if record['status'] == 'skipped':
-        return f'skipped, {record["reason"]}'
+    if record['status'] != 'done':
+        return f'{record["status"]}, {record["reason"]}'
     scores = [f'{name} {format_figure(score)}' for name, score in list(record['scores'].items())[:6]]
     return f'{", ".join(scores)} ({record["seconds"]:.1f} s)'

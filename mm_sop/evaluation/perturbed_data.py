@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 from mm_sop.datasets.labelled_images import LabelledImages
 from mm_sop.datasets.transforms.corruptions import CORRUPTIONS, SEVERITIES
 from mm_sop.datasets.transforms.perturb import Perturb
-from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
+from mm_sop.evaluation.protocol import EvaluationTransform
 from mm_sop.evaluation.sources import class_names
 
 BACKGROUNDS = (
@@ -60,7 +60,7 @@ def random_subset(dataset: BaseDataset, count: int | None, seed: int) -> BaseDat
 def find_corrupted(folder: Path, transform: EvaluationTransform) -> dict[str, list[LabelledImages]]:
     """Read ImageNet-C: ``<corruption>/<severity>/<class>/``, perhaps below folders for the families.
 
-    The pictures are cropped already, so that they are only resized.
+    The pictures are cropped already, so that they are only resized. A corruption that lacks a severity is left out.
 
     Args:
         folder: Folder of the set.
@@ -68,18 +68,13 @@ def find_corrupted(folder: Path, transform: EvaluationTransform) -> dict[str, li
 
     Returns:
         Data sets of severities 1 ... 5 by corruption.
-
-    Raises:
-        MissingDataError: A corruption or severity is missing.
     """
+    steps = EvaluationTransform(transform.crop_size, transform.crop_size, transform.interpolation).steps
     found = {}
     for name in CORRUPTIONS:
-        root = next((path for path in (folder / name, *folder.glob(f'*/{name}')) if path.is_dir()), None)
-        missing = [severity for severity in SEVERITIES if root is None or not (root / str(severity)).is_dir()]
-        if missing:
-            raise MissingDataError(f'{folder} lacks {name}/{missing[0]}: expected <corruption>/<1 ... 5>/<class>/')
-        steps = EvaluationTransform(transform.crop_size, transform.crop_size, transform.interpolation).steps
-        found[name] = [LabelledImages(root / str(severity), steps) for severity in SEVERITIES]
+        for root in (folder / name, *folder.glob(f'*/{name}')):
+            if all((root / str(severity)).is_dir() for severity in SEVERITIES):
+                found[name] = [LabelledImages(root / str(severity), steps) for severity in SEVERITIES]
     return found
 
 
@@ -92,9 +87,6 @@ def find_backgrounds(folder: Path, transform: EvaluationTransform) -> dict[str, 
 
     Returns:
         Data sets by variant, in the order of :data:`BACKGROUNDS`.
-
-    Raises:
-        MissingDataError: There is no original to compare with.
     """
     found = {}
     for variant in BACKGROUNDS:
@@ -102,10 +94,6 @@ def find_backgrounds(folder: Path, transform: EvaluationTransform) -> dict[str, 
             found[variant] = LabelledImages(folder / variant, transform.steps)
         elif (folder / variant / 'val').is_dir():
             found[variant] = LabelledImages(folder / variant / 'val', transform.steps)
-    if 'original' not in found:
-        raise MissingDataError(
-            f'{folder} has no original/val/<class>/ or original.json: expected the ImageNet-9 layout'
-        )
     return found
 
 

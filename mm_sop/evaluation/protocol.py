@@ -29,20 +29,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import torch
 from mmengine.registry import Registry
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mm_sop.evaluation.cache import FeatureCache
+from mm_sop.evaluation.cache import READOUTS, FeatureCache
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.projector import FrozenProjector
 from mm_sop.visualization.page import Chart, Photo
 
 PROTOCOLS = Registry('evaluation protocol', scope='mm_sop', locations=['mm_sop.evaluation.protocols'])
 """All protocols by the name that ``tools/evaluate.py --protocols`` takes."""
+
+INTERPOLATIONS = ('bicubic', 'bilinear', 'lanczos', 'hamming', 'box', 'nearest', 'area')
+"""Filters of the resizing: ``'area'`` by OpenCV, the others by Pillow, which smooths when it shrinks."""
 
 
 class MissingDataError(FileNotFoundError):
@@ -57,8 +60,10 @@ class EvaluationTransform:
         crop_size: Side of the square that the encoder sees, in pixels.
         resize_edge: Length of the shorter side before the crop. Defaults to None: 8/7 of the crop, as 256 to 224; crops
             below 160 pixels show the whole shorter side.
-        interpolation: Filter of the resizing: ``'bicubic'``, ``'bilinear'`` or ``'lanczos'`` by Pillow, which smooths
-            when it shrinks, or ``'area'`` by OpenCV.
+        interpolation: Filter of the resizing, one of :data:`INTERPOLATIONS`.
+
+    Raises:
+        ValueError: The filter is unknown, or the crop larger than the picture.
     """
 
     crop_size: int = 224
@@ -66,6 +71,8 @@ class EvaluationTransform:
     interpolation: str = 'bicubic'
 
     def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f'interpolation {self.interpolation!r}: expected one of {", ".join(INTERPOLATIONS)}')
         if self.resize_edge is None:
             edge = self.crop_size if self.crop_size < 160 else round(self.crop_size * 8 / 7)
             object.__setattr__(self, 'resize_edge', edge)
@@ -120,6 +127,14 @@ class EvaluationContext:
     def device(self) -> torch.device:
         """Device of the encoder."""
         return next(self.encoder.parameters()).device
+
+    @property
+    def setup(self) -> dict:
+        """Network, data and transform, ready for JSON: what tells results apart whose checkpoints share a name."""
+        identity = self.encoder.identity
+        network = {name: identity.get(name) for name in ('source', 'network', 'prefix')}
+        weights = identity.get('checkpoint_sha256', '')[:8]
+        return dict(network, weights=weights, data=str(self.data), **asdict(self.transform))
 
     def features(self, dataset: Dataset, readout: str = 'global') -> Tensor:
         """Features of a data set, from the cache or extracted by all processes together.
@@ -197,7 +212,8 @@ class Protocol(ABC):
     """Base class of all protocols; see the head of this module for how to write one.
 
     Attributes:
-        version: To be raised when a change of the code changes the figures; kept results count no more then.
+        version: To be raised when a change of the code changes the figures. Kept results count no more then, nor does
+            what the protocol itself keeps on the disk, whose key must have it.
     """
 
     version: ClassVar[int] = 1
@@ -215,12 +231,22 @@ class Protocol(ABC):
             context: What the evaluation runs with.
 
         Returns:
-            Data sets, or files and folders, by name. The result is kept under a key of their content: listings of data
-            sets, names and sizes of files.
+            Data sets, or files and folders, by name. The result is kept under a key of their names and content.
 
         Raises:
             MissingDataError: They are absent; the protocol is then listed as skipped.
         """
+
+    def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
+        """Find files that decide the figures beside the data, such as lists of pictures.
+
+        Args:
+            context: What the evaluation runs with.
+
+        Returns:
+            Files that exist, by name. Their content is part of the result's key.
+        """
+        return {}
 
     @abstractmethod
     def run(self, context: EvaluationContext, data: dict) -> ProtocolResult:
@@ -249,7 +275,7 @@ def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
         options: Values of its fields.
 
     Raises:
-        ValueError: Name or option is unknown.
+        ValueError: Name or option is unknown, or a value of the wrong type.
     """
     if name not in protocol_names():
         raise ValueError(f'no protocol {name!r}: choose among {", ".join(protocol_names())}')
@@ -258,4 +284,26 @@ def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
     if unknown:
         known = ', '.join(protocol.__dataclass_fields__)
         raise ValueError(f'protocol {name} has no option {", ".join(sorted(unknown))}: its options are {known}')
-    return protocol(**(options or {}))
+    hints = get_type_hints(protocol)
+    built = protocol(
+        **{option: _fit(f'{name}.{option}', value, hints[option]) for option, value in (options or {}).items()}
+    )
+    unknown = set(built.readouts) - set(READOUTS)
+    if unknown:
+        raise ValueError(
+            f'{name} reads out {", ".join(sorted(unknown))}: expected features among {", ".join(READOUTS)}'
+        )
+    return built
+
+
+def _fit(option: str, value, hint):
+    """Check a value against the annotation of its field; where a sequence is meant, one item is a sequence of one."""
+    if get_origin(hint) is Sequence:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_fit(option, item, *get_args(hint)) for item in items)
+    kinds = get_args(hint) or (hint,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        expected = ' or '.join('None' if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ValueError(f'option {option}: expected {expected}, got {value!r} ({type(value).__name__})')
+    return value

@@ -99,22 +99,25 @@ def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
     return np.array(rows_of_list(path, files), dtype=np.int64)
 
 
-def draw_per_class(labels: np.ndarray, counts: int | float, generator: np.random.Generator) -> np.ndarray:
+def draw_per_class(
+    labels: np.ndarray, counts: int | float, generator: np.random.Generator, spare: int = 0
+) -> np.ndarray:
     """Draw pictures of every class.
 
     Args:
         labels: Class of every picture, (N,).
         counts: Pictures of each class, or a share in (0, 1) of them, rounded and at least 1.
         generator: Source of randomness.
+        spare: Pictures of each class that are never drawn.
 
     Returns:
-        Rows in rising order. A class with fewer pictures gives all.
+        Rows in rising order. A class with fewer pictures gives all but those that are spared.
     """
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         count = counts if isinstance(counts, int) else max(1, round(counts * len(rows)))
-        chosen.append(generator.permutation(rows)[:count])
+        chosen.append(generator.permutation(rows)[: min(count, max(0, len(rows) - spare))])
     return np.sort(np.concatenate(chosen))
 
 

@@ -14,7 +14,7 @@ def region_similarity(mask: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union J (Perazzi et al., DAVIS 2016).
 
     Args:
-        mask: Predicted masks, bool, (..., H, W).
+        mask: Predicted masks, bool, (..., H, W), a tensor or an array of NumPy.
         truth: True masks, bool, of the same shape.
 
     Returns:
@@ -23,7 +23,7 @@ def region_similarity(mask: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes differ or the masks are not bool.
     """
-    _check_masks(mask, truth)
+    mask, truth = _to_masks(mask, truth)
     union = (mask | truth).sum((-2, -1)).double()
     intersection = (mask & truth).sum((-2, -1)).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
@@ -35,7 +35,7 @@ def contour_accuracy(mask: Tensor, truth: Tensor, tolerance: float = CONTOUR_TOL
     A contour pixel is right if a contour pixel of the other mask lies within ``ceil(tolerance * diagonal)`` pixels.
 
     Args:
-        mask: Predicted masks, bool, (..., H, W).
+        mask: Predicted masks, bool, (..., H, W), a tensor or an array of NumPy.
         truth: True masks, bool, of the same shape.
         tolerance: Share of the picture's diagonal.
 
@@ -45,7 +45,7 @@ def contour_accuracy(mask: Tensor, truth: Tensor, tolerance: float = CONTOUR_TOL
     Raises:
         ValueError: If the shapes differ or the masks are not bool.
     """
-    _check_masks(mask, truth)
+    mask, truth = _to_masks(mask, truth)
     radius = math.ceil(tolerance * math.hypot(*mask.shape[-2:]))
     found, wanted = mask_contour(mask), mask_contour(truth)
     precision = _matched_share(found, dilate(wanted, radius))
@@ -80,8 +80,10 @@ def _matched_share(contour: Tensor, neighborhood: Tensor) -> Tensor:
     return torch.where(total > 0, (contour & neighborhood).sum((-2, -1)) / total.clamp(min=1), 1.0)
 
 
-def _check_masks(mask: Tensor, truth: Tensor) -> None:
+def _to_masks(mask, truth) -> tuple[Tensor, Tensor]:
+    mask, truth = torch.as_tensor(mask), torch.as_tensor(truth)
     if mask.shape != truth.shape or mask.ndim < 2:
         raise ValueError(f'expected two masks (..., H, W), got {tuple(mask.shape)} and {tuple(truth.shape)}')
     if mask.dtype != torch.bool or truth.dtype != torch.bool:
         raise ValueError(f'masks must be bool, got {mask.dtype} and {truth.dtype}: compare labels with an object first')
+    return mask, truth

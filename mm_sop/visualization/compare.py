@@ -1,6 +1,7 @@
 """Several runs side by side on one page."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,7 +14,7 @@ from mmpretrain.registry import MODELS
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.records import KNNRecords, describe_score, format_score
-from mm_sop.evaluation.results import EvaluationResults, describe_score_name, format_figure
+from mm_sop.evaluation.results import ERRORS, EvaluationResults, describe_score_name, format_figure, markdown_row
 from mm_sop.visualization.charts import Curve, curves_chart
 from mm_sop.visualization.page import Chart, Details, Section, Table, render_page
 from mm_sop.visualization.run_log import read_config, read_scalars, time_shares
@@ -25,6 +26,9 @@ MOST_RUNS = len(LIGHT.series) * len(LINE_STYLES)
 """Lines of more runs could not be told apart."""
 
 _ALWAYS_DIFFERENT = ('work_dir',)
+
+# What a protocol found is no difference of how it was run, and the configs tell of the backbones.
+_NOT_COMPARED = ('found', 'encoder.checkpoint_sha256', 'encoder.backbone')
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,19 @@ class Run:
         return self.knn_history[-1]['scores'] if self.knn_history else {}
 
     @cached_property
+    def judged(self) -> dict[str, dict]:
+        """The newest record of every protocol, all of the network that was evaluated last."""
+        networks = [(record['checkpoint'], record['card'].get('encoder')) for record in self.evaluation]
+        pairs = zip(self.evaluation, networks, strict=True)
+        return {record['protocol']: record for record, network in pairs if network == networks[-1]}
+
+    @cached_property
     def figures(self) -> dict[tuple[str, str], dict]:
-        """Figures of the evaluation by protocol and name; of several checkpoints those of the one evaluated last."""
+        """Figures of these records by protocol and name."""
         return {
-            (record['protocol'], name): score for record in self.evaluation for name, score in record['scores'].items()
+            (protocol, name): score
+            for protocol, record in self.judged.items()
+            for name, score in record['scores'].items()
         }
 
     @cached_property
@@ -138,7 +151,8 @@ def write_comparison(runs: Sequence[Run], folder: str | Path) -> Path:
     Returns:
         Path of the page.
     """
-    sections = [knn_section(runs), evaluation_section(runs), cost_section(runs), config_section(runs)]
+    evaluated = [evaluation_section(runs), *card_sections(runs)]
+    sections = [knn_section(runs), *evaluated, cost_section(runs), config_section(runs)]
     opening = f'{len(runs)} runs side by side.'
     best = best_run(runs)
     page = render_page(
@@ -185,7 +199,7 @@ def evaluation_section(runs: Sequence[Run]) -> Section:
         by_protocol.setdefault(protocol, []).append([describe_score_name(name), *values])
     first = [[f'{protocol}: {rows[0][0]}', *rows[0][1:]] for protocol, rows in by_protocol.items()]
     text = (
-        'Shares in per cent; ± is one standard error, or the deviation over repeated tries.'
+        f'Shares in per cent. {ERRORS} Of several networks of a run those figures are shown that were found last.'
         if first
         else 'No run has been evaluated yet: tools/evaluate.py does.'
     )
@@ -193,6 +207,15 @@ def evaluation_section(runs: Sequence[Run]) -> Section:
     heading = ['figure', *(run.name for run in runs)]
     folded = [Details(f'All of {protocol}', Table(heading, rows)) for protocol, rows in by_protocol.items()]
     return replace(section, items=[*section.items, *folded])
+
+
+def card_sections(runs: Sequence[Run]) -> list[Section]:
+    """How the evaluations differ that stand side by side; nothing unless two runs have been evaluated."""
+    if sum(bool(run.judged) for run in runs) < 2:
+        return []
+    rows = [[key, *values] for key, values in card_differences(runs).items()]
+    text = 'Only fields of the protocol cards that differ; runs with equal fields can be compared.' if rows else 'None.'
+    return [_section('Differences of the evaluations', text, 'protocols: field', runs, rows, wrap=True)]
 
 
 def cost_section(runs: Sequence[Run]) -> Section:
@@ -235,6 +258,34 @@ def config_differences(configs: Sequence[Mapping]) -> dict[str, list[str]]:
     return {key: values for key, values in table.items() if len(set(values)) > 1}
 
 
+def card_differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Values of every field of the protocol cards in which runs differ, by protocols and dotted key.
+
+    Args:
+        runs: The runs; one that lacks a protocol has an empty value.
+    """
+    protocols = {}
+    for protocol in dict.fromkeys(name for run in runs for name in run.judged):
+        cards = [_comparable_card(run.judged[protocol]) if protocol in run.judged else None for run in runs]
+        for key, values in config_differences([card for card in cards if card is not None]).items():
+            found = iter(values)
+            spread = tuple('' if card is None else _shorten_hashes(next(found)) for card in cards)
+            protocols.setdefault((key, spread), []).append(protocol)
+    return {
+        f'{", ".join(names)}: {key}': list(values)
+        for (key, values), names in protocols.items()
+        if not key.startswith(_NOT_COMPARED)
+    }
+
+
+def _comparable_card(record: Mapping) -> dict:
+    return dict(record['card'], data_folder=record.get('setup', {}).get('data', ''))
+
+
+def _shorten_hashes(text: str) -> str:
+    return re.sub(r'\b([0-9a-f]{8})[0-9a-f]{8,}\b', r'\1…', text)
+
+
 def to_dict(runs: Sequence[Run]) -> dict:
     """All figures, ready for JSON."""
     return dict(
@@ -247,6 +298,7 @@ def to_dict(runs: Sequence[Run]) -> dict:
             )
             for run in runs
         },
+        card_differences=card_differences(runs),
         config_differences=config_differences([run.config.to_dict() for run in runs]),
     )
 
@@ -260,8 +312,7 @@ def to_markdown(section: Section) -> str:
         table = item.content if isinstance(item, Details) else item
         if isinstance(table, Table):
             lines = [table.heading, ['---', *['---:'] * (len(table.heading) - 1)], *table.rows]
-            escaped = [[cell.replace('|', '\\|').replace('\n', ' ') for cell in line] for line in lines]
-            parts.append('\n'.join(f'| {" | ".join(line)} |' for line in escaped) + '\n')
+            parts.append('\n'.join(map(markdown_row, lines)) + '\n')
     return '\n'.join(parts)
 
 

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.results import EvaluationResults, describe_score_name, format_figure
+from mm_sop.evaluation.results import (
+    ERRORS,
+    EvaluationResults,
+    describe_score_name,
+    differing_setup,
+    format_figure,
+    setup_cells,
+)
 from mm_sop.visualization.page import Details, Section, Table, render_page
 
 
@@ -16,12 +23,18 @@ def evaluation_sections(folder: str | Path) -> list[Section]:
         folder: Folder of ``results.json``; without it there are no sections.
     """
     results = EvaluationResults(folder)
+    names = differing_setup(results.records)
     done = [record for record in results if record['status'] == 'done']
-    skipped = [[record['protocol'], record['reason']] for record in results if record['status'] == 'skipped']
-    sections = [_protocol_section(results, record) for record in done]
-    if skipped:
-        sections.append(Section('Not evaluated', '', [Table(['protocol', 'reason'], skipped, wrap=True)]))
-    return [_overview(done), *sections] if done else sections
+    sections = [_protocol_section(results, record, names) for record in done]
+    others = [
+        [record['protocol'], *setup_cells(record, names), record['status'], record['reason']]
+        for record in results
+        if record['status'] != 'done'
+    ]
+    if others:
+        heading = ['protocol', *names, 'status', 'reason']
+        sections.append(Section('Not evaluated', '', [Table(heading, others, wrap=True)]))
+    return [_overview(done, names), *sections] if done else sections
 
 
 def write_evaluation_page(folder: str | Path) -> Path:
@@ -38,24 +51,25 @@ def write_evaluation_page(folder: str | Path) -> Path:
     checkpoints = ', '.join(dict.fromkeys(record['checkpoint'] for record in results))
     seconds = sum(record['seconds'] for record in done)
     opening = f'{len(done)} of {len(results.records)} evaluations are done.'
-    figures = f'{seconds:.0f} seconds in all. ± is one standard error, or the deviation over repeated tries.'
+    figures = f'{seconds:.0f} seconds in all. {ERRORS}'
     page = render_page(f'Evaluation · {checkpoints}', 'neutral', opening, figures, evaluation_sections(folder))
     write_atomically(Path(folder, 'index.html'), page)
     return Path(folder, 'index.html')
 
 
-def _overview(done: list[Mapping]) -> Section:
+def _overview(done: list[Mapping], names: list[str]) -> Section:
     rows = []
     for record in done:
         name, score = next(iter(record['scores'].items()))
-        cells = [record['protocol'], record['checkpoint'], describe_score_name(name), format_figure(score)]
-        rows.append([*cells, f'{record["seconds"]:.1f}'])
-    table = Table(['protocol', 'checkpoint', 'first figure', 'value', 'seconds'], rows)
+        cells = [record['protocol'], record['checkpoint'], *setup_cells(record, names)]
+        rows.append([*cells, describe_score_name(name), format_figure(score), f'{record["seconds"]:.1f}'])
+    table = Table(['protocol', 'checkpoint', *names, 'first figure', 'value', 'seconds'], rows)
     return Section('Evaluation', 'The first figure of every protocol; shares in per cent.', [table])
 
 
-def _protocol_section(results: EvaluationResults, record: Mapping) -> Section:
+def _protocol_section(results: EvaluationResults, record: Mapping, names: list[str]) -> Section:
     rows = [[describe_score_name(name), format_figure(score)] for name, score in record['scores'].items()]
     card = Details('Protocol card', json.dumps(record['card'], indent=1))
     items = [Table(['figure', 'value'], rows), *results.read_pictures(record), card]
-    return Section(f'{record["protocol"]} · {record["checkpoint"]}', '', items)
+    setup = [f'{name} {cell}' for name, cell in zip(names, setup_cells(record, names), strict=True) if cell]
+    return Section(' · '.join([record['protocol'], record['checkpoint'], *setup]), '', items)

@@ -79,7 +79,7 @@ def level_chart(
 
 
 def corruption_chart(accuracies: Accuracies, theme: Theme) -> Figure:
-    """Accuracy of the severities of every corruption, family after family, beside that of clean pictures.
+    """Accuracy of the severities of all corruptions that were tried, by family, beside that of clean pictures.
 
     Args:
         accuracies: Accuracies of every kind.
@@ -88,10 +88,11 @@ def corruption_chart(accuracies: Accuracies, theme: Theme) -> Figure:
     figure = Figure(figsize=(7.6, 4.8))
     panels = figure.subplots(1, 2, sharey=True)
     families = list(dict.fromkeys(corruption.family for corruption in CORRUPTIONS.values()))
+    tried = [kind for kind in CORRUPTIONS if kind in accuracies]
     for axes, (classifier, name) in zip(panels, NAMES.items(), strict=True):
-        for row, (kind, corruption) in enumerate(CORRUPTIONS.items()):
+        for row, kind in enumerate(tried):
             values = [100 * found[classifier] for found in accuracies[kind].values()]
-            color = theme.series[families.index(corruption.family)]
+            color = theme.series[families.index(CORRUPTIONS[kind].family)]
             axes.plot(values, [row] * len(values), color=color, linewidth=1, alpha=0.5)
             axes.scatter(values, [row] * len(values), s=12 + 9 * np.arange(len(values)), color=color, linewidths=0)
         clean = 100 * accuracies['clean']['0'][classifier]
@@ -100,8 +101,8 @@ def corruption_chart(accuracies: Accuracies, theme: Theme) -> Figure:
         axes.set_title(name, pad=14)
         axes.set(xlabel='accuracy in %', xlim=(0, None))
         axes.grid(axis='x')
-    panels[0].set_yticks(range(len(CORRUPTIONS)), [kind.replace('_', ' ') for kind in CORRUPTIONS])
-    panels[0].set_ylim(len(CORRUPTIONS) - 0.5, -0.7)
+    panels[0].set_yticks(range(len(tried)), [kind.replace('_', ' ') for kind in tried])
+    panels[0].set_ylim(len(tried) - 0.5, -0.7)
     figure.supxlabel('small dots: severity 1, large dots: severity 5', fontsize=9)
     return figure
 

@@ -1,5 +1,8 @@
 """Features on the disk."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,8 @@ from evaluation_encoders import make_context, make_encoder, write_classes
 from PIL import Image
 
 from mm_sop.datasets import LabelledImages
-from mm_sop.evaluation.cache import READOUTS, FeatureCache, distinct_readouts
+from mm_sop.evaluation.cache import READOUTS, FeatureCache, describe_pictures, distinct_readouts
+from mm_sop.evaluation.descriptors import Descriptor, describe
 
 
 class CountingEncoder:
@@ -78,6 +82,42 @@ def test_a_changed_picture_is_encoded_again(context, folder):
     after = context.features(dataset)
     torch.testing.assert_close(after, read_directly(context, dataset).global_features)
     assert not torch.equal(after[0], before[0])
+
+
+@pytest.mark.parametrize('ending', ['bmp', 'png'])
+def test_a_picture_that_changes_in_place_is_encoded_again(tmp_path, ending):
+    folder = tmp_path / 'data'
+    for name in ('a', 'b'):
+        (folder / name).mkdir(parents=True)
+        Image.new('RGB', (100, 90), 'red').save(folder / name / f'0.{ending}')
+    context, path = make_context(folder, tmp_path / 'work'), folder / f'a/0.{ending}'
+    size, before = path.stat().st_size, context.features(LabelledImages(folder, context.transform.steps))
+    Image.new('RGB', (100, 90), 'lime').save(path)
+    after = context.features(LabelledImages(folder, context.transform.steps))
+    assert path.stat().st_size == size
+    assert not torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
+
+
+def test_copies_of_a_data_set_share_their_features(context, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'copy')
+    for path in (tmp_path / 'copy').rglob('*.png'):
+        os.utime(path, (1, 1))
+    descriptions = [
+        describe_pictures(LabelledImages(each, context.transform.steps)) for each in (folder, tmp_path / 'copy')
+    ]
+    assert descriptions[0] == descriptions[1]
+
+
+def test_features_that_are_no_numbers_are_refused(context, folder):
+    dataset = LabelledImages(folder, context.transform.steps)
+    context.encoder.network.pos_embed.data[:] = torch.nan
+    message = (
+        rf'18 of 18 pictures have .* NaN or infinite, the first is {folder}/blue/.*delete {context.cache.folder}/\w+'
+    )
+    with pytest.raises(ValueError, match=message):
+        context.features(dataset)
+    with pytest.raises(ValueError, match=message):
+        describe(context, dataset, Descriptor(), {})
 
 
 def test_interrupted_extraction_goes_on(context, folder):

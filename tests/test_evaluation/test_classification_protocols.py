@@ -1,5 +1,7 @@
 """k-NN, linear and logistic protocols on folders with pictures of three colours."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,12 @@ from distributed import run_distributed
 from evaluation_encoders import make_context, write_classes
 from torch.nn.functional import linear
 
+from mm_sop.datasets import LabelledImages
+from mm_sop.evaluation.cache import FeatureCache
 from mm_sop.evaluation.classification import class_labels, label_subsets, score_accuracy, score_tries
+from mm_sop.evaluation.linear_batches import CachedBatches
 from mm_sop.evaluation.logistic import fit_logistic, standardize
+from mm_sop.evaluation.protocols import linear as linear_protocol
 from mm_sop.evaluation.protocols.knn import KNNProtocol
 from mm_sop.evaluation.protocols.linear import LinearProtocol
 from mm_sop.evaluation.protocols.logistic import LogisticProtocol
@@ -128,6 +134,39 @@ def test_interrupted_linear_training_goes_on(context, monkeypatch, augment):
     assert resumed.card == straight.card
     assert resumed.scores == straight.scores
     assert 0 not in steps[11:]
+
+
+def test_training_goes_on_only_with_the_same_data_and_type(context, data):
+    protocol, paths = LinearProtocol(**GRID), set()
+    for dtype, part in (('float32', 'train'), ('bfloat16', 'train'), ('float32', 'val')):
+        context.cache = FeatureCache(context.work_dir / 'features', dtype)
+        paths.add(protocol._state_path(context, LabelledImages(data / part)))
+    assert len(paths) == 3
+
+
+def test_a_class_with_one_picture_is_learnt(tmp_path):
+    write_classes(tmp_path / 'train', 12, classes=('blue', 'green'))
+    write_classes(tmp_path / 'train', 1, classes=('red',))
+    write_classes(tmp_path / 'val', 4, seed=1)
+    context, rows = make_context(tmp_path, tmp_path / 'work'), []
+    with patch.object(
+        linear_protocol,
+        'CachedBatches',
+        side_effect=lambda features, labels, *args: (
+            rows.append(labels[args[0]]) or CachedBatches(features, labels, *args)
+        ),
+    ):
+        run(LinearProtocol(**GRID), context)
+    assert rows[0].bincount().tolist() == [9, 9, 1]
+    with pytest.raises(ValueError, match='every class has a single training picture'):
+        write_classes(tmp_path / 'few/train', 1)
+        write_classes(tmp_path / 'few/val', 1)
+        run(LinearProtocol(**GRID), make_context(tmp_path / 'few', tmp_path / 'work'))
+
+
+def test_fewer_pictures_than_neighbours_are_explained(context):
+    with pytest.raises(ValueError, match=r'num_neighbors=\(99,\) with 36 training pictures: expected'):
+        run(KNNProtocol(num_neighbors=(99,), **FEW), context)
 
 
 def train_augmented(rank, world_size, data, work_dir):

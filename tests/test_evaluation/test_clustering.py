@@ -32,6 +32,20 @@ def test_names_of_clusters_do_not_matter():
     assert found == pytest.approx(dict(accuracy=1, nmi=1, ari=1))
 
 
+@pytest.mark.parametrize('labels', [np.arange(5), np.zeros(5, int), np.zeros(1, int)])
+def test_equal_groupings_score_one_however_trivial(labels):
+    assert agreement(labels, labels) == dict(accuracy=1, nmi=1, ari=1)
+    assert (normalized_mutual_info_score(labels, labels), adjusted_rand_score(labels, labels)) == (1, 1)
+
+
+def test_trivial_clusters_of_other_groups_score_as_in_scikit_learn():
+    labels = np.array([0, 0, 1, 1, 2])
+    for clusters in (np.arange(5), np.zeros(5, int)):
+        found = agreement(labels, clusters)
+        assert found['nmi'] == pytest.approx(normalized_mutual_info_score(labels, clusters))
+        assert found['ari'] == pytest.approx(adjusted_rand_score(labels, clusters)) == 0
+
+
 def test_k_means_finds_directions():
     angles = torch.cat([center + torch.linspace(-0.2, 0.2, 9) for center in (0, 2, 4)])
     lengths = torch.rand(27, 1, generator=torch.Generator().manual_seed(0)) + 0.1

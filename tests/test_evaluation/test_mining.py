@@ -124,7 +124,7 @@ def test_teacher_is_the_default_where_there_are_both(tmp_path, pictures):
     save_backbone(tmp_path / 'both.pth', 'teacher.backbone.', seed=2, extra=student)
     for network, prefix in dict(teacher='teacher.backbone.', student='backbone.').items():
         encoder = build_encoder(make_config(pictures), tmp_path / 'both.pth', network=network)
-        assert encoder.identity['prefix'] == prefix
+        assert encoder.identity['prefix'] == prefix and encoder.identity['network'] == network
         expected = torch.load(tmp_path / 'both.pth')['state_dict'][f'{prefix}conv1.weight']
         assert torch.equal(encoder.network.conv1.weight, expected)
 

@@ -3,17 +3,18 @@
 import importlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from evaluation_encoders import BACKBONES, make_context, write_classes
+from evaluation_encoders import BACKBONES, make_context, make_encoder, write_classes
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from mm_sop.datasets import LabelledImages
+from mm_sop.evaluation.cards import card_key, make_card
 from mm_sop.evaluation.evaluate import run_protocols
 from mm_sop.evaluation.protocol import (
     EvaluationTransform,
@@ -83,7 +84,110 @@ def test_whatever_changes_a_result_makes_it_run_again(context, tmp_path):
     write_classes(tmp_path / 'data/train', 1, classes=('white',))
     keys.add(evaluate(CountingProtocol(), context)['key'])
     assert len(keys) == 5
-    assert len(EvaluationResults(context.work_dir).records) == 1
+    assert [record['setup']['crop_size'] for record in EvaluationResults(context.work_dir)] == [32, 24]
+
+
+def other_data(context, tmp_path):
+    context.data = tmp_path / 'other'
+    write_classes(context.data / 'train', 1, seed=5)
+
+
+def other_weights(context, tmp_path):
+    context.encoder = make_encoder('resnet', seed=1)
+    context.encoder.identity['checkpoint'] = 'resnet0.pth'
+
+
+def other_network(context, tmp_path):
+    context.encoder.identity['network'] = 'student'
+
+
+def other_size(context, tmp_path):
+    context.transform = EvaluationTransform(24, 28)
+
+
+@pytest.mark.parametrize(
+    ('change', 'column'),
+    [(other_data, 'data'), (other_weights, 'weights'), (other_network, 'network'), (other_size, 'crop_size')],
+)
+def test_what_shares_the_name_of_a_checkpoint_stands_side_by_side(context, tmp_path, change, column):
+    protocol, folder = CountingProtocol(), context.work_dir
+    first = evaluate(protocol, context)
+    changed = replace(context, encoder=make_encoder('resnet'))
+    change(changed, tmp_path)
+    second = evaluate(protocol, changed)
+    assert list(EvaluationResults(folder)) == [first, second]
+    assert [evaluate(protocol, each) for each in (context, changed)] == [first, second] and protocol.runs == 2
+    assert len(list((folder / 'pictures').iterdir())) == 6
+    heading, _, *rows = [line.split(' | ') for line in (folder / 'results.md').read_text().splitlines() if '|' in line]
+    assert column in heading and rows[0][heading.index(column)] != rows[1][heading.index(column)]
+    assert column in write_evaluation_page(folder).read_text()
+
+
+def test_records_of_older_files_are_replaced(context):
+    old = dict(protocol='counting', checkpoint='resnet0.pth', key='old', card={}, status='done', seconds=1.0)
+    old.update(scores=dict(mean=dict(value=0.5, error=float('nan'), percent=False)), pictures=[])
+    context.work_dir.mkdir()
+    text = json.dumps([old, dict(old, protocol='other')])
+    assert 'NaN' in text
+    (context.work_dir / 'results.json').write_text(text)
+    assert format_figure(EvaluationResults(context.work_dir).find('old')['scores']['mean']) == '0.500'
+    evaluate(CountingProtocol(), context)
+    assert [record['protocol'] for record in EvaluationResults(context.work_dir)] == ['other', 'counting']
+    assert 'crop_size' not in (context.work_dir / 'results.md').read_text()
+
+
+def test_results_are_valid_json(context):
+    evaluate(CountingProtocol(factor=float('nan')), context)
+    text = (context.work_dir / 'results.json').read_text()
+    (record,) = json.loads(text, parse_constant=pytest.fail)
+    assert record['scores']['mean'] == dict(value=None, error=None, percent=False)
+    assert '| mean | – |' in format_results([record])
+    assert 'mean' in write_evaluation_page(context.work_dir).read_text()
+
+
+def test_what_fails_is_recorded_and_the_rest_is_run(context):
+    done = evaluate(CountingProtocol(), context)
+    protocols = dict(counting=CountingProtocol(factor='a'), later=CountingProtocol(factor=3.0))
+    failed, later = run_protocols(protocols, context, EvaluationResults(context.work_dir))
+    assert (failed['status'], later['status']) == ('failed', 'done')
+    assert failed['reason'].startswith("TypeError: can't multiply")
+    assert list(EvaluationResults(context.work_dir)) == [done, failed, later]
+    assert "| resnet0.pth | counting | failed: TypeError: can't" in (context.work_dir / 'results.md').read_text()
+    assert 'TypeError: can' in write_evaluation_page(context.work_dir).read_text()
+    again, _ = run_protocols(protocols, context, EvaluationResults(context.work_dir))
+    assert again['status'] == 'failed' and len(EvaluationResults(context.work_dir).records) == 3
+    protocols['counting'].factor = 2.0
+    assert run_protocols(protocols, context, EvaluationResults(context.work_dir))[0]['status'] == 'done'
+    assert [record['status'] for record in EvaluationResults(context.work_dir)] == ['done', 'done']
+
+
+def write_text(name, folder):
+    (folder / name).write_text('{}')
+
+
+def write_listing(folder):
+    files = [dict(path=str(path.relative_to(folder)), label=0) for path in sorted(folder.glob('train/*/*'))]
+    (folder / 'train.json').write_text(json.dumps(dict(classes=['all'], files=files)))
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'change'),
+    [
+        ('knn', {}, partial(write_text, '1percent.txt')),
+        ('logistic', {}, partial(write_text, '10percent.txt')),
+        ('finetune', {}, partial(write_text, '1percent.txt')),
+        ('robustness', {}, partial(write_text, 'backgrounds/in_to_in9.json')),
+        ('retrieval', dict(sets='train'), write_listing),
+    ],
+)
+def test_lists_are_part_of_the_key(context, name, options, change):
+    write_classes(context.data / 'val', 1)
+    write_classes(context.data / 'backgrounds/original/val', 1)
+    protocol, keys = build_protocol(name, options), []
+    for _ in range(2):
+        keys.append(card_key(make_card(name, protocol, context, protocol.find_data(context))))
+        change(context.data)
+    assert keys[0] != keys[1]
 
 
 def test_card_has_all_that_a_figure_depends_on(context):
@@ -121,8 +225,10 @@ def test_page_shows_figures_pictures_and_card(context):
     assert page.count('data:image/png') == 3
     assert 'A &lt;strip&gt;.' in page
     assert '&quot;answer&quot;: 42' in page
-    for name in ('colours.png', 'colours_dark.png', 'strip.png'):
-        assert (context.work_dir / f'pictures/counting_resnet0_{name}').is_file()
+    colours, strip = (picture['name'] for picture in record['pictures'])
+    assert colours.startswith('counting_resnet0_') and colours.endswith('_colours')
+    for name in (f'{colours}.png', f'{colours}_dark.png', f'{strip}.png'):
+        assert (context.work_dir / 'pictures' / name).is_file()
 
 
 def test_table():
@@ -145,6 +251,32 @@ def test_names_and_options_are_checked():
         build_protocol('knm')
     with pytest.raises(ValueError, match='protocol knn has no option k: its options are readout'):
         build_protocol('knn', dict(k=3))
+    with pytest.raises(ValueError, match='knn reads out last9: expected features among global, patch'):
+        build_protocol('knn', dict(readout='last9'))
+
+
+def test_one_item_is_a_sequence_of_one():
+    protocol = build_protocol('knn', dict(num_neighbors=20, labels='class', shares=[1, 0.5]))
+    assert (protocol.num_neighbors, protocol.labels, protocol.shares) == ((20,), ('class',), (1, 0.5))
+    protocol = build_protocol('videoseg', dict(radius=None, temperature=1))
+    assert (protocol.radius, protocol.temperature) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'option', 'value', 'message'),
+    [
+        ('knn', 'num_neighbors', [10, 'x'], r"knn.num_neighbors: expected int, got 'x' \(str\)"),
+        ('knn', 'tries', 2.5, 'knn.tries: expected int, got 2.5'),
+        ('knn', 'tries', True, 'knn.tries: expected int, got True'),
+        ('knn', 'temperature', 'warm', 'knn.temperature: expected float'),
+        ('linear', 'augment', 1, r'linear.augment: expected bool, got 1 \(int\)'),
+        ('videoseg', 'radius', '12px', 'videoseg.radius: expected int or None'),
+        ('retrieval', 'sets', 3, 'retrieval.sets: expected str'),
+    ],
+)
+def test_types_of_options_are_checked(name, option, value, message):
+    with pytest.raises(ValueError, match=message):
+        build_protocol(name, {option: value})
 
 
 def test_transform():
@@ -152,6 +284,8 @@ def test_transform():
     assert EvaluationTransform(96).resize_edge == 96
     assert EvaluationTransform(96).steps[1]['backend'] == 'pillow'
     assert EvaluationTransform(96, interpolation='area').array_steps[0]['backend'] == 'cv2'
+    with pytest.raises(ValueError, match="interpolation 'bicubicc': expected one of bicubic, bilinear"):
+        EvaluationTransform(96, interpolation='bicubicc')
     with pytest.raises(ValueError, match='crop_size=64 must lie in'):
         EvaluationTransform(64, 48)
 
@@ -203,12 +337,23 @@ def test_command(command, capsys):
     assert '| epoch_1.pth | knn | val class k1 |' in capsys.readouterr().out
 
 
+def test_command_runs_what_it_can_and_tells_what_failed(command, tmp_path):
+    (tmp_path / 'data/10percent.txt').write_text('unknown.png')
+    with pytest.raises(SystemExit, match='failed: knn. The reasons are in results.md'):
+        command('--protocols', 'knn', 'rank', '--options', 'knn.num_neighbors=1', 'rank.views=2')
+    records = json.loads((tmp_path / 'evaluation/results.json').read_text())
+    assert [(record['protocol'], record['status']) for record in records] == [('knn', 'failed'), ('rank', 'done')]
+    assert 'unknown.png' in records[0]['reason'] and 'unknown.png' in (tmp_path / 'evaluation/results.md').read_text()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'checkpoint', 'message'),
     [
         (['--protocols', 'knm'], 'epoch_1.pth', "no protocol 'knm'"),
         (['--protocols', 'knn', '--options', 'linear.epochs=3'], 'epoch_1.pth', '--options linear.epochs'),
         (['--protocols', 'knn'], 'epoch_2.pth', 'epoch_2.pth'),
+        (['--options', 'knn.tries=many'], 'epoch_1.pth', 'option knn.tries: expected int'),
+        (['--interpolation', 'bicubicc'], 'epoch_1.pth', "interpolation 'bicubicc': expected"),
     ],
 )
 def test_command_explains_what_is_wrong(command, arguments, checkpoint, message):

@@ -159,6 +159,13 @@ def test_transfer_to_the_sets_that_exist(tmp_path, capsys):
     assert 'no folder food-101' in capsys.readouterr().out
 
 
+def test_transfer_calls_the_data_folder_by_its_name(tmp_path):
+    for part in ('train', 'val'):
+        write_classes(tmp_path / 'pictures' / part, 1)
+    found = TransferProtocol().find_data(make_context(tmp_path / 'pictures', tmp_path))
+    assert list(found) == ['pictures/train', 'pictures/val']
+
+
 def test_transfer_without_any_set(tmp_path):
     with pytest.raises(MissingDataError, match='has none of the sets food-101, Flowers102, .*see docs/evaluation.md'):
         TransferProtocol().find_data(make_context(tmp_path, tmp_path))

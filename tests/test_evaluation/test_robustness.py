@@ -19,6 +19,7 @@ from torch import nn
 from mm_sop.datasets.labelled_images import LabelledImages
 from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS
 from mm_sop.evaluation import disturbances, perturbed_data
+from mm_sop.evaluation.classification import class_labels
 from mm_sop.evaluation.disturbances import (
     GuidedOcclusion,
     InternalCorruption,
@@ -30,11 +31,13 @@ from mm_sop.evaluation.disturbances import (
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.frozen_classifiers import FrozenClassifiers, map_pictures
 from mm_sop.evaluation.perturbed_data import find_backgrounds, find_corrupted, match_classes, perturb_dataset
-from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
+from mm_sop.evaluation.protocol import EvaluationTransform
 from mm_sop.evaluation.protocols import robustness
 from mm_sop.evaluation.protocols.robustness import RobustnessProtocol
 from mm_sop.models.utils.readout import read_out
 from mm_sop.visualization.attention import cls_attention
+from mm_sop.visualization.robustness import corruption_chart
+from mm_sop.visualization.style import LIGHT, chart_style
 
 TRANSFORM = EvaluationTransform(32)
 FEW = ('gaussian_noise', 'glass_blur', 'fog')
@@ -145,7 +148,10 @@ def test_scores_are_means_over_levels(result):
         assert scores[f'corrupted_{classifier}'].value == pytest.approx(np.mean(everything))
         blur = [each[classifier] for kind in CORRUPTIONS if 'blur' in kind for each in found[kind].values()]
         assert scores[f'blur_{classifier}'].value == pytest.approx(np.mean(blur))
+    attacks = [each['linear'] for kind in ('attack_1x0.2', 'attack_8x0.2') for each in found[kind].values()]
+    assert len(attacks) == 4 and scores['attack_average_linear'].value == pytest.approx(np.mean(attacks))
     assert result.card['corruptions'] == 'generated'
+    assert result.card['missing'][:2] == ['imagenet-c', 'backgrounds/mixed_next']
     names = {picture.name for picture in result.pictures}
     assert names == {'corruptions', 'occlusion', 'shuffle', 'internal', 'noise', 'attack', 'backgrounds', 'disturbed'}
 
@@ -166,15 +172,46 @@ def test_layouts_of_imagenet_c(tmp_path, monkeypatch):
     write_corrupted(tmp_path, families=False)
     assert [len(each) for each in find_corrupted(tmp_path, TRANSFORM)['fog']] == [3] * 5
     shutil.rmtree(tmp_path / 'fog/4')
-    with pytest.raises(MissingDataError, match='lacks fog/4: expected <corruption>/<1 ... 5>/<class>/'):
-        find_corrupted(tmp_path, TRANSFORM)
+    assert list(find_corrupted(tmp_path, TRANSFORM)) == ['gaussian_noise', 'glass_blur']
 
 
 def test_backgrounds_without_an_original(data, tmp_path):
     assert list(find_backgrounds(data / 'backgrounds', TRANSFORM)) == ['original', 'mixed_same', 'mixed_rand']
     shutil.copytree(data / 'backgrounds/mixed_rand', tmp_path / 'mixed_rand')
-    with pytest.raises(MissingDataError, match='no original/val/<class>/'):
-        find_backgrounds(tmp_path, TRANSFORM)
+    assert list(find_backgrounds(tmp_path, TRANSFORM)) == ['mixed_rand']
+
+
+def test_sets_in_part_are_used_and_what_is_missing_is_named(data, tmp_path):
+    for name in ('train', 'val'):
+        (tmp_path / name).symlink_to(data / name)
+    write_corrupted(tmp_path / 'imagenet-c')
+    shutil.rmtree(tmp_path / 'imagenet-c/weather/fog/4')
+    shutil.copytree(data / 'backgrounds/mixed_rand', tmp_path / 'backgrounds/mixed_rand')
+    result = run_some(make_color_context(tmp_path, tmp_path / 'work'))
+    missing = result.card['missing']
+    assert missing[0] == 'imagenet-c/fog' and 'backgrounds/original' in missing and missing[-1] == 'imagenet-a'
+    assert not {'imagenet-c', 'imagenet-c/glass_blur', 'backgrounds/mixed_rand'} & set(missing)
+    assert 'fog' not in result.card['accuracies'] and len(result.card['accuracies']['glass_blur']) == 5
+    assert {'blur_linear', 'noise_knn', 'background_mixed_rand_knn'} <= set(result.scores)
+    assert not {'corrupted_linear', 'weather_linear', 'background_gap_linear'} & set(result.scores)
+    kinds = {kind: levels for kind, levels in result.card['accuracies'].items() if kind != 'fog'}
+    with chart_style(LIGHT):
+        figure = corruption_chart(kinds, LIGHT)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ['gaussian noise', 'glass blur']
+
+
+def test_what_an_older_version_made_does_not_count(data, tmp_path):
+    context = make_color_context(data, tmp_path)
+    protocol, counts = RobustnessProtocol(**QUICK), []
+    found = protocol.find_data(context)
+    labels = class_labels(found['train'])
+    classifiers = FrozenClassifiers(context.features(found['train']), labels, 5)
+    for version in (1, 1, 2):
+        judge = robustness._Judge(context, found, classifiers, version)
+        judge.classify(found['test'], {})
+        judge.perturb('shuffle', (1, 4))
+        counts.append(len(list(context.cache.folder.iterdir())))
+    assert counts == [3, 3, 4]
 
 
 def named(*classes):

@@ -79,6 +79,19 @@ def test_boxes_decide_what_is_searched(tmp_path):
     assert values(evaluate(0, 1, 'retrieval', dict(crop_queries=False), tmp_path))['retrieval easy mP@1'] < 1
 
 
+@pytest.mark.parametrize(
+    ('name', 'write'), [('retrieval', write_oxford), ('copy', write_copydays)], ids=['retrieval', 'copy']
+)
+def test_descriptors_of_an_older_version_do_not_count(name, write, tmp_path, monkeypatch):
+    write(tmp_path / dict(retrieval='roxford5k', copy='copydays')[name])
+    counts = []
+    for version in (1, 1, 2):
+        monkeypatch.setattr(type(build_protocol(name)), 'version', version)
+        evaluate(0, 1, name, {}, tmp_path)
+        counts.append(len(list((tmp_path / 'work_1/cache').iterdir())))
+    assert counts == [2, 2, 4]
+
+
 def test_labelled_folders_are_searched(tmp_path):
     for number in range(4):
         for name, color in zip(('apple', 'leaf'), COLORS, strict=False):
@@ -111,7 +124,7 @@ def test_moving_squares_are_followed(tmp_path):
     assert scores['J&F of the first mask unmoved'] < 0.5
     assert result.card['objects'] == 4
     for sequence in read_davis(tmp_path / 'DAVIS'):
-        kept = tmp_path / 'work_1/videoseg' / sequence.name
+        (kept,) = tmp_path.glob(f'work_1/videoseg/*/{sequence.name}')
         assert np.array_equal(read_mask(kept / '00000.png'), read_mask(sequence.masks[0]))
         assert read_mask(kept / '00005.png').shape == (48, 80)
     assert_same_in_two_processes(result, 'videoseg', {}, tmp_path, 4)

@@ -120,3 +120,11 @@ def test_draws_of_every_class(counts, expected):
     assert np.bincount(labels[rows]).tolist() == expected
     assert np.array_equal(rows, np.unique(rows))
     assert not np.array_equal(rows, draw_per_class(labels, 2, np.random.default_rng(1)))
+
+
+def test_draws_spare_pictures_of_every_class():
+    labels = np.array([0, 0, 0, 1])
+    for counts, drawn in ((0.1, 1), (9, 2)):
+        rows = draw_per_class(labels, counts, np.random.default_rng(0), spare=1)
+        assert labels[rows].tolist() == [0] * drawn
+    assert draw_per_class(labels, 1, np.random.default_rng(0), spare=5).size == 0

@@ -90,6 +90,12 @@ def test_leading_dimensions_are_independent():
         assert together[1, 0] == score(masks[1, 0], truths[1, 0])
 
 
+def test_masks_of_numpy_are_taken():
+    mask, truth = blobs(0), blobs(1)
+    for score in (region_similarity, contour_accuracy):
+        assert score(mask.numpy(), truth.numpy()) == score(mask, truth)
+
+
 def test_bad_masks_are_refused():
     with pytest.raises(ValueError, match=r'two masks .*\(100, 100\) and \(90, 90\)'):
         region_similarity(square(0, 0), square(0, 0, size=90))

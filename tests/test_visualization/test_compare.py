@@ -10,7 +10,13 @@ from mm_sop.evaluation.protocol import ProtocolResult, Score
 from mm_sop.evaluation.records import KNNRecords
 from mm_sop.evaluation.results import EvaluationResults, finished_record
 from mm_sop.visualization import page
-from mm_sop.visualization.compare import MOST_RUNS, config_differences, read_runs, write_comparison
+from mm_sop.visualization.compare import (
+    MOST_RUNS,
+    card_differences,
+    config_differences,
+    read_runs,
+    write_comparison,
+)
 from mm_sop.visualization.montage import to_png
 
 
@@ -88,6 +94,53 @@ def test_page_tables_and_figures(tmp_path, blank_charts):
     titles = ['k-nearest neighbours during training', 'Evaluation protocols', 'Cost', 'Differences of the configs']
     assert re.findall('<h2>(.*?)</h2>', html) == [*titles, 'Training']
     assert 'alt="loss over the iterations' in html and 'http' not in re.sub('data:.*?"', '', html)
+
+
+def evaluate_run(folder, protocol, checkpoint, crop, data='data/a', **scores):
+    encoder = dict(checkpoint=checkpoint, checkpoint_sha256=checkpoint * 8, prefix='backbone.')
+    card = dict(
+        encoder=encoder, transform=dict(crop_size=crop), seed=0, data=dict(train=dict(sha256='0123456789abcdef'))
+    )
+    base = dict(protocol=protocol, checkpoint=checkpoint, key=f'{protocol}{crop}', card=card)
+    base['setup'] = dict(data=data, crop_size=crop, weights=checkpoint)
+    result = ProtocolResult({name: Score(value) for name, value in scores.items()}, dict(chosen=crop))
+    EvaluationResults(folder / 'evaluation').add(*finished_record(base, result, 1.0))
+
+
+def test_cards_of_runs_are_compared(tmp_path, blank_charts):
+    runs = [write_run(tmp_path / name, {0: 0.2}) for name in ('one', 'two', 'three')]
+    for run, crop, data in zip(runs, (224, 64, 224), ('data/a', 'data/a', 'data/b'), strict=True):
+        for protocol in ('knn', 'rank') if crop == 224 else ('knn',):
+            evaluate_run(run, protocol, 'last', crop, data, figure=0.5)
+    write_comparison(read_runs(runs), tmp_path / 'out')
+    found = json.loads((tmp_path / 'out/compare.json').read_text())['card_differences']
+    assert found == {
+        'knn: data_folder': ['data/a', 'data/a', 'data/b'],
+        'knn: transform.crop_size': ['224', '64', '224'],
+        'rank: data_folder': ['data/a', '', 'data/b'],
+    }
+    assert '| knn: transform.crop_size | 224 | 64 | 224 |' in (tmp_path / 'out/compare.md').read_text()
+    assert '<h2>Differences of the evaluations</h2>' in (tmp_path / 'out/index.html').read_text()
+
+
+def test_equal_differences_of_protocols_are_one_row_with_short_hashes(tmp_path):
+    runs = [write_run(tmp_path / name, {0: 0.2}) for name in ('one', 'two')]
+    for run, checkpoint in zip(runs, ('a', 'b'), strict=True):
+        for protocol in ('knn', 'rank'):
+            evaluate_run(run, protocol, checkpoint, 64, figure=0.5)
+    assert card_differences(read_runs(runs)) == {'knn, rank: encoder.checkpoint': ['a', 'b']}
+    path = runs[0] / 'evaluation/results.json'
+    path.write_text(path.read_text().replace('0123456789abcdef', 'fedcba9876543210'))
+    assert card_differences(read_runs(runs))['knn, rank: data.train.sha256'] == ['fedcba98…', '01234567…']
+
+
+def test_figures_of_checkpoints_are_not_mixed(tmp_path):
+    folder = write_run(tmp_path / 'run', {0: 0.2})
+    evaluate_run(folder, 'knn', 'early', 64, k10=0.1, k20=0.2)
+    evaluate_run(folder, 'rank', 'early', 64, rankme=0.3)
+    evaluate_run(folder, 'knn', 'late', 64, k10=0.4)
+    (run,) = read_runs([folder])
+    assert {key: score['value'] for key, score in run.figures.items()} == {('knn', 'k10'): 0.4}
 
 
 def test_charts_are_drawn_for_more_runs_than_colours(tmp_path):

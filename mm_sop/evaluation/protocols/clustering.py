@@ -52,6 +52,8 @@ class ClusteringProtocol(Protocol):
         restarts: Runs of k-means within a try, of which the best counts.
     """
 
+    version = 2
+
     readout: str = 'global'
     labels: Sequence[str] = ('superclass', 'class', 'identity')
     tries: int = 10

@@ -118,7 +118,7 @@ class CopyDetectionProtocol(Protocol):
         return Descriptor(tuple(self.parts))
 
     def _describe(self, context: EvaluationContext, pictures: Dataset) -> Tensor:
-        transform = dict(squeezed_to=self._size(context), interpolation='bicubic')
+        transform = dict(squeezed_to=self._size(context), interpolation='bicubic', version=self.version)
         return describe(context, pictures, self._descriptor, transform)
 
     def _folder(self, context: EvaluationContext, folder: Path | None) -> Sequence:

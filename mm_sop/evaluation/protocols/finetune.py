@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from mm_sop.evaluation.features import evaluation_mode, extract_features, gather
 from mm_sop.evaluation.finetuning import FinetuneSettings, build_classifier, finetune
 from mm_sop.evaluation.linear_batches import augmented
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult
-from mm_sop.evaluation.sources import class_names, find_classification
+from mm_sop.evaluation.sources import class_names, find_classification, find_subset_lists
 from mm_sop.visualization.evaluation_charts import scores_chart
 from mm_sop.visualization.page import Chart
 
@@ -53,6 +54,9 @@ class FinetuneProtocol(FinetuneSettings, Protocol):
     def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
         return find_classification(context.data, context.transform)
 
+    def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
+        return find_subset_lists(context.data)
+
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         few = label_subsets(context, data['train'], [share for share in self.shares if share < 1], (), tries=1)
         subsets = dict({'100%': [np.arange(len(data['train']))]} if 1 in self.shares else {}, **few)
@@ -77,7 +81,7 @@ class FinetuneProtocol(FinetuneSettings, Protocol):
         classifier = build_classifier(context.encoder, dim, num_classes, self)
         data, transform = describe_source(train), asdict(context.transform)
         definition = dict(options=vars(self), encoder=context.encoder.identity, seed=context.seed, labels=subset)
-        definition.update(data=data, rows=rows.tolist(), transform=transform)
+        definition.update(data=data, rows=rows.tolist(), transform=transform, version=self.version)
         work_dir = context.work_dir / 'finetune' / f'finetune_{content_key(definition)}'
         views = augmented(train.get_subset(rows.tolist()), context.transform)
         return finetune(classifier, views, self, work_dir, context.seed, context.num_workers)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from mm_sop.evaluation.classification import (
 )
 from mm_sop.evaluation.knn import KNNEvaluator
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
-from mm_sop.evaluation.sources import find_classification
+from mm_sop.evaluation.sources import find_classification, find_subset_lists
 from mm_sop.functional.knn import knn_scores, neighbor_votes
 from mm_sop.models.utils.distributed import own_samples
 from mm_sop.visualization.page import Chart
@@ -58,8 +59,16 @@ class KNNProtocol(Protocol):
     def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
         return find_classification(context.data, context.transform)
 
+    def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
+        return find_subset_lists(context.data)
+
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         numbers = [k for k in self.num_neighbors if k <= len(data['train'])]
+        if not numbers:
+            raise ValueError(
+                f'num_neighbors={tuple(self.num_neighbors)} with {len(data["train"])} training pictures: expected one '
+                'number of at most as many, such as --options knn.num_neighbors=[1]'
+            )
         evaluator = _CachedKNN(
             context, self.readout, data['train'], test_sets(data), self.labels, numbers, self.temperature
         )

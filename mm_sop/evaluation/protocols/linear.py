@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.cache import content_key, distinct_readouts
+from mm_sop.evaluation.cards import describe_source
 from mm_sop.evaluation.classification import class_labels, confusion_picture, score_accuracy, test_sets
 from mm_sop.evaluation.linear_batches import AugmentedBatches, CachedBatches
 from mm_sop.evaluation.linear_grid import HeadSettings, LinearGrid, cosine_factor
@@ -45,8 +46,11 @@ class LinearProtocol(Protocol):
         optimizers: ``'sgd'`` and ``'lars'``.
         epochs: Passes over the training pictures.
         batch_size: Pictures in a batch of all processes.
-        validation: Share of every class that is kept back.
+        validation: Share of every class that is kept back, rounded, and at least one of its pictures unless it has no
+            other.
     """
+
+    version = 2
 
     augment: bool = False
     choices: Sequence[str] = ('global', 'global+patch', 'last4')
@@ -72,7 +76,9 @@ class LinearProtocol(Protocol):
 
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         train, labels = data['train'], class_labels(data['train'])
-        kept_back = draw_per_class(labels.numpy(), self.validation, np.random.default_rng(context.seed))
+        kept_back = draw_per_class(labels.numpy(), self.validation, np.random.default_rng(context.seed), spare=1)
+        if not len(kept_back):
+            raise ValueError('every class has a single training picture: none can be kept back to choose a classifier')
         rows = np.setdiff1d(np.arange(len(train)), kept_back)
         choices = distinct_readouts(context.encoder, self.choices, context.transform.crop_size)
         features = {readout: context.features(train, readout) for readout in choices}
@@ -81,7 +87,7 @@ class LinearProtocol(Protocol):
             batches = AugmentedBatches(context, train, labels, rows, choices, self.batch_size)
         else:
             batches = CachedBatches(features, labels, rows, self.batch_size, context.seed, context.device)
-        self._train(grids, batches, self._state_path(context))
+        self._train(grids, batches, self._state_path(context, train))
         accuracies = {
             readout: _accuracies(grid, features[readout][kept_back], labels[kept_back], context.device)
             for readout, grid in grids.items()
@@ -97,13 +103,15 @@ class LinearProtocol(Protocol):
             for readout, each in features.items()
         }
 
-    def _state_path(self, context: EvaluationContext) -> Path:
+    def _state_path(self, context: EvaluationContext, train: Dataset) -> Path:
         definition = dict(
             options=asdict(self),
             encoder=context.encoder.identity,
-            data=context.data.resolve(),
+            data=describe_source(train),
             transform=asdict(context.transform),
+            dtype=context.cache.dtype,
             seed=context.seed,
+            version=self.version,
         )
         return context.work_dir / f'linear_{content_key(definition)}.pth'
 

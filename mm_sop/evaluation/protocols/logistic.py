@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
@@ -20,7 +21,7 @@ from mm_sop.evaluation.classification import (
 )
 from mm_sop.evaluation.logistic import fit_logistic, standardize
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult
-from mm_sop.evaluation.sources import find_classification
+from mm_sop.evaluation.sources import find_classification, find_subset_lists
 
 
 @PROTOCOLS.register_module('logistic')
@@ -52,6 +53,9 @@ class LogisticProtocol(Protocol):
 
     def find_data(self, context: EvaluationContext) -> dict[str, Dataset]:
         return find_classification(context.data, context.transform)
+
+    def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
+        return find_subset_lists(context.data)
 
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         features = {name: context.features(part, self.readout).to(context.device) for name, part in data.items()}

@@ -118,7 +118,7 @@ class RetrievalProtocol(Protocol):
         return Descriptor(tuple(self.parts), tuple(self.scales))
 
     def _describe(self, context: EvaluationContext, pictures: PictureFiles) -> Tensor:
-        transform = dict(max_side=self.max_side, boxes=pictures.boxes)
+        transform = dict(max_side=self.max_side, boxes=pictures.boxes, version=self.version)
         batch_size = _LARGE_PICTURES if pictures.boxes is None and _have_one_size(pictures.paths) else 1
         return describe(context, pictures, self._descriptor, transform, batch_size)
 

@@ -44,7 +44,8 @@ _IMAGENET_CLASSES = 1000
 class RobustnessProtocol(Protocol):
     """Accuracy under disturbances, of classifiers that learnt from undisturbed training pictures.
 
-    - The 15 corruptions of ImageNet-C in 5 severities, read where the set exists, else generated.
+    - The 15 corruptions of ImageNet-C in 5 severities, read where the set exists, else generated. Of a set in part
+      those corruptions are read that are whole; what is missing, of other sets too, is named in the card.
     - Occluded patches (Naseer et al.): random ones, and those to which a transformer attends most, or least.
     - Shuffled patches.
     - Backgrounds of ImageNet-9, and ImageNet-A, where the sets exist.
@@ -74,7 +75,7 @@ class RobustnessProtocol(Protocol):
         steps: Numbers of steps of the attack.
     """
 
-    version = 2
+    version = 3
 
     max_images: int | None = None
     num_neighbors: int = 20
@@ -114,13 +115,17 @@ class RobustnessProtocol(Protocol):
                 data[name] = ConcatDataset([random_subset(each, self.max_images, context.seed) for each in severities])
         return data
 
+    def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
+        listing = self._class_listing(context)
+        return {listing.name: listing} if listing.is_file() else {}
+
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         labels = class_labels(data['train'])
         own, pooled = (
             FrozenClassifiers(features.to(context.device), labels, self.num_neighbors, self.penalty)
             for features in (context.features(data['train'], readout) for readout in self.readouts)
         )
-        judge = _Judge(context, data, own)
+        judge = _Judge(context, data, own, self.version)
         correct = dict(clean={0: judge.classify(data['test'], {})})
         correct.update(self._disturb_pixels(judge))
         correct.update(self._swap_sets(judge))
@@ -129,9 +134,26 @@ class RobustnessProtocol(Protocol):
             correct.update(judge.disturb(disturbance))
         accuracies = {kind: _accuracies(levels) for kind, levels in correct.items()}
         guide = self.guide or 'the network itself'
-        card = dict(accuracies=accuracies, corruptions='read' if 'fog' in data else 'generated', guide=guide)
+        card = dict(
+            accuracies=accuracies,
+            corruptions='read' if _read_corruptions(data) else 'generated',
+            missing=self._missing(data),
+            guide=guide,
+        )
         gallery = perturbation_gallery(data, self.occluded[2:3], self.shuffled[1:2], context.seed)
         return ProtocolResult(self._summarize(correct, data), card, [*robustness_charts(accuracies), gallery])
+
+    def _class_listing(self, context: EvaluationContext) -> Path:
+        return context.data / self.backgrounds / 'in_to_in9.json'
+
+    def _missing(self, data: Mapping[str, Dataset]) -> list[str]:
+        """Folders below the data that are not there; a set that is missing as a whole is named once."""
+        sets = {self.imagenet_c: CORRUPTIONS, self.backgrounds: BACKGROUNDS, self.imagenet_a: ['imagenet_a']}
+        missing = []
+        for folder, parts in sets.items():
+            lacking = [part for part in parts if part not in data]
+            missing += [folder] if len(lacking) == len(parts) else [f'{folder}/{part}' for part in lacking]
+        return missing
 
     def _disturb_network(
         self, context: EvaluationContext, own: FrozenClassifiers, pooled: FrozenClassifiers
@@ -158,7 +180,8 @@ class RobustnessProtocol(Protocol):
         return lambda pixels: cls_attention(encoder.network, normalize_pixels(encoder, pixels))
 
     def _disturb_pixels(self, judge: '_Judge') -> dict[str, Correct]:
-        kinds = {**dict.fromkeys(CORRUPTIONS, SEVERITIES), 'occlusion': self.occluded, 'shuffle': self.shuffled}
+        corruptions = dict.fromkeys(_read_corruptions(judge.data) or CORRUPTIONS, SEVERITIES)
+        kinds = {**corruptions, 'occlusion': self.occluded, 'shuffle': self.shuffled}
         correct = {}
         for number, (kind, levels) in enumerate(kinds.items(), start=1):
             correct[kind] = judge.perturb(kind, levels)
@@ -166,8 +189,7 @@ class RobustnessProtocol(Protocol):
         return correct
 
     def _swap_sets(self, judge: '_Judge') -> dict[str, Correct]:
-        listing = judge.context.data / self.backgrounds / 'in_to_in9.json'
-        correct = {}
+        listing, correct = self._class_listing(judge.context), {}
         variants = {name: judge.classify_other(name, listing) for name in BACKGROUNDS if name in judge.data}
         if variants:
             correct['background'] = variants
@@ -179,6 +201,10 @@ class RobustnessProtocol(Protocol):
         families = dict(corrupted=list(CORRUPTIONS))
         for kind, corruption in CORRUPTIONS.items():
             families.setdefault(corruption.family, []).append(kind)
+        # The mean of some corruptions cannot be compared with that of all.
+        families = {name: kinds for name, kinds in families.items() if all(kind in correct for kind in kinds)}
+        attacks = [kind for kind in correct if kind.startswith('attack_')]
+        families.update(dict(attack_average=attacks) if attacks else {})
         single = [kind for kind in correct if kind not in (*CORRUPTIONS, 'clean', 'background')]
         scores = {}
         for name, kinds in dict(clean=['clean'], **families, **{kind: [kind] for kind in single}).items():
@@ -190,7 +216,8 @@ class RobustnessProtocol(Protocol):
             same, rand = (scores.get(f'background_mixed_{name}_{classifier}') for name in ('same', 'rand'))
             if same and rand:
                 scores[f'background_gap_{classifier}'] = Score(same.value - rand.value)
-            if 'fog' in data and _num_classes(data['train']) == _IMAGENET_CLASSES:
+            is_whole = len(_read_corruptions(data)) == len(CORRUPTIONS)
+            if is_whole and _num_classes(data['train']) == _IMAGENET_CLASSES:
                 scores[f'mce_{classifier}'] = Score(_mean_corruption_error(correct, classifier))
         return scores
 
@@ -198,13 +225,17 @@ class RobustnessProtocol(Protocol):
 class _Judge:
     """Classifies whatever is made of the test pictures."""
 
-    def __init__(self, context: EvaluationContext, data: Mapping[str, Dataset], classifiers: FrozenClassifiers) -> None:
-        self.context, self.data, self.classifiers = context, data, classifiers
+    def __init__(
+        self, context: EvaluationContext, data: Mapping[str, Dataset], classifiers: FrozenClassifiers, version: int
+    ) -> None:
+        self.context, self.data, self.classifiers, self.version = context, data, classifiers, version
 
     def classify(self, dataset: Dataset, made: Mapping, **options) -> dict[str, np.ndarray]:
         """Whether each prediction is right, bool, (1, N), by classifier; ``made`` tells apart pictures of one name."""
         context = self.context
-        transform, loading = dict(asdict(context.transform), **made), (context.batch_size, context.num_workers)
+        transform, loading = asdict(context.transform), (context.batch_size, context.num_workers)
+        if made:
+            transform.update(made, version=self.version)
         features = context.cache.read(context.encoder, dataset, transform, ('global',), *loading)['global']
         predicted = self.classifiers.predict(features.to(context.device), **options)
         truth = torch.from_numpy(read_labels(dataset, 'class'))
@@ -235,6 +266,11 @@ class _Judge:
             tries = right[kind].bool().numpy().T.reshape(-1, len(levels), len(self.data['test']))
             correct[kind] = {level: dict(linear=tries[:, column]) for column, level in enumerate(levels)}
         return correct
+
+
+def _read_corruptions(data: Mapping[str, Dataset]) -> list[str]:
+    """Corruptions that are read from ImageNet-C."""
+    return [kind for kind in CORRUPTIONS if kind in data]
 
 
 def _num_classes(dataset: Dataset) -> int:

@@ -39,7 +39,7 @@ MMPRETRAIN_SETS = {
 """Folders in the layout that MMPretrain's data set of this type documents; ``classes`` where it knows no names."""
 
 OTHER_SETS = ('cifar10', 'cifar100', 'stl10', '.')
-"""Folders in a layout of :func:`find_classification`; ``'.'`` is the data folder itself."""
+"""Folders in a layout of :func:`find_classification`; ``'.'`` is the data folder itself, called by its name."""
 
 
 @PROTOCOLS.register_module('transfer')
@@ -55,6 +55,8 @@ class TransferProtocol(Protocol):
         num_neighbors: Neighbours that vote.
         linear_epochs: Passes over the training pictures of the linear classifiers.
     """
+
+    version = 2
 
     sets: Sequence[str] = (*MMPRETRAIN_SETS, *OTHER_SETS)
     num_neighbors: int = 20
@@ -72,7 +74,8 @@ class TransferProtocol(Protocol):
             except MissingDataError:
                 absent.append(name)
             else:
-                found.update({f'{_title(name)}/{part}': dataset for part, dataset in parts.items()})
+                title = context.data.absolute().name if name == '.' else name
+                found.update({f'{title}/{part}': dataset for part, dataset in parts.items()})
         if not found:
             raise MissingDataError(
                 f'{context.data} has none of the sets {", ".join(self.sets)}, see docs/evaluation.md'
@@ -123,10 +126,6 @@ def find_set(folder: Path, transform: EvaluationTransform) -> dict[str, BaseData
         options['metainfo'] = dict(classes=tuple(map(str, known['classes'])))
     parts = zip(('train', 'test'), known['split'], strict=True)
     return {name: DATASETS.build(dict(options, split=split)) for name, split in parts}
-
-
-def _title(name: str) -> str:
-    return 'composites' if name == '.' else name
 
 
 def _transfer_picture(scores: dict[str, Score]) -> Chart:

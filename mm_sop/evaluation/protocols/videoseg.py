@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, one_hot
 from mm_sop.datasets.davis import VOID, VideoSequence, encode_mask, read_davis, read_mask
 from mm_sop.datasets.picture_files import PictureFiles
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.cache import DTYPES
+from mm_sop.evaluation.cache import DTYPES, content_key
 from mm_sop.evaluation.descriptors import resize_by
 from mm_sop.evaluation.protocol import (
     PROTOCOLS,
@@ -45,7 +45,8 @@ class VideoSegmentationProtocol(Protocol):
     The protocol of DINO and iBOT on DAVIS 2017: labels come from the first and the last seven frames, from the five
     most similar places within twelve rows and columns. Region similarity J and contour accuracy F are means over the
     objects of means over the frames, without the first and the last; masks have the size of the annotations. The
-    predicted masks are kept in ``videoseg/<sequence>/`` of the work directory, in DAVIS's format.
+    predicted masks are kept in ``videoseg/<key>/<sequence>/`` of the work directory, in DAVIS's format; the key is a
+    hash of :attr:`EvaluationContext.setup`.
 
     Args:
         sets: Folders below the data; the first that exists is evaluated.
@@ -218,4 +219,4 @@ def _to_mask(soft: Tensor, size: Sequence[int]) -> np.ndarray:
 
 
 def _prediction_path(context: EvaluationContext, sequence: VideoSequence, frame: Path) -> Path:
-    return context.work_dir / 'videoseg' / sequence.name / f'{frame.stem}.png'
+    return context.work_dir / 'videoseg' / content_key(context.setup)[:8] / sequence.name / f'{frame.stem}.png'
