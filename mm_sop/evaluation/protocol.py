@@ -22,20 +22,25 @@ A protocol is a dataclass in a module of :mod:`mm_sop.evaluation.protocols`, who
             return ProtocolResult(dict(accuracy=Score(accuracy)), pictures=[chart])
 
 All processes call both methods and must come to the same result. Whatever is random is drawn from ``context.seed``.
+Long work that is not features goes through :meth:`EvaluationContext.part`, so that it survives an interruption.
 The framework keeps the result under a key of everything it depends on, and adds to its card what all protocols share.
 """
 
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.registry import Registry
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.cache import FeatureCache
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.projector import FrozenProjector
@@ -82,6 +87,7 @@ class EvaluationTransform:
         """Pipeline of a data set whose samples have ``img``, BGR."""
         backend = 'cv2' if self.interpolation == 'area' else 'pillow'
         return [
+            dict(type='TrimLongSide'),
             dict(type='ResizeEdge', scale=self.resize_edge, interpolation=self.interpolation, backend=backend),
             dict(type='CenterCrop', crop_size=self.crop_size),
             dict(type='PackInputs'),
@@ -103,6 +109,7 @@ class EvaluationContext:
         num_workers: Worker processes that load pictures.
         readouts: What the protocols together read out, see :data:`READOUTS`; one pass serves all.
         projector: What followed the encoder in pretraining, on its device, or None.
+        parts: Folder for finished parts of the protocol that runs, or None to keep none.
     """
 
     encoder: FrozenEncoder
@@ -115,6 +122,7 @@ class EvaluationContext:
     num_workers: int = 2
     readouts: Sequence[str] = ('global',)
     projector: FrozenProjector | None = None
+    parts: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +142,27 @@ class EvaluationContext:
         wanted = dict.fromkeys((*self.readouts, readout))
         loading = dict(batch_size=self.batch_size, num_workers=self.num_workers)
         return self.cache.read(self.encoder, dataset, asdict(self.transform), tuple(wanted), **loading)[readout]
+
+    def part(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """A part of the work of a protocol, done once: an interrupted protocol goes on after its finished parts.
+
+        Args:
+            name: Name that is unique within the protocol; may have slashes.
+            compute: Gives the arrays of the part. It must not wait for other processes, as they may have theirs.
+
+        Returns:
+            What it gives, or has given before the interruption.
+        """
+        if self.parts is None:
+            return dict(compute())
+        rank, world_size = get_dist_info()
+        path = self.parts / f'{name}_{rank}of{world_size}.npz'
+        if not path.is_file():
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **compute())
+            write_atomically(path, buffer.getvalue())
+        with np.load(path) as arrays:
+            return dict(arrays)
 
     def project(self, encodings: Tensor) -> dict[str, Tensor]:
         """Follow global features through the projector.
@@ -198,9 +227,11 @@ class Protocol(ABC):
 
     Attributes:
         version: To be raised when a change of the code changes the figures; kept results count no more then.
+        presets: Options by the name that the option ``preset`` takes, as the papers have them.
     """
 
     version: ClassVar[int] = 1
+    presets: ClassVar[Mapping[str, Mapping]] = {}
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -246,16 +277,21 @@ def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
 
     Args:
         name: Registered name.
-        options: Values of its fields.
+        options: Values of its fields; ``preset`` names one of its presets, which the others change.
 
     Raises:
-        ValueError: Name or option is unknown.
+        ValueError: Name, preset or option is unknown.
     """
     if name not in protocol_names():
         raise ValueError(f'no protocol {name!r}: choose among {", ".join(protocol_names())}')
     protocol = PROTOCOLS.get(name)
-    unknown = set(options or {}) - set(protocol.__dataclass_fields__)
+    options = dict(options or {})
+    preset = options.pop('preset', None)
+    if preset is not None and preset not in protocol.presets:
+        known = ', '.join(protocol.presets) or 'none'
+        raise ValueError(f'protocol {name} has no preset {preset!r}: its presets are {known}')
+    unknown = set(options) - set(protocol.__dataclass_fields__)
     if unknown:
         known = ', '.join(protocol.__dataclass_fields__)
         raise ValueError(f'protocol {name} has no option {", ".join(sorted(unknown))}: its options are {known}')
-    return protocol(**(options or {}))
+    return protocol(**{**protocol.presets.get(preset, {}), **options})
