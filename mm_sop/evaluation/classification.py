@@ -96,17 +96,18 @@ def name_few_scores(scores: Mapping[tuple[str, str], Score]) -> dict[str, Score]
     return {f'{name}_class_{subset.replace(" ", "_")}': score for (name, subset), score in reversed(scores.items())}
 
 
-def few_labels_picture(scores: Mapping[tuple[str, str], Score], title: str) -> Chart:
+def few_labels_picture(scores: Mapping[str, Mapping[tuple[str, str], Score]], title: str) -> Chart:
     """Chart of accuracies over the number of labels.
 
     Args:
-        scores: Accuracies by data set and subset of the labels.
+        scores: Accuracies by title of a panel, and by line and subset of the labels.
         title: What classifies.
     """
-    lines = {}
-    for (name, subset), score in scores.items():
-        lines.setdefault(name, {})[subset] = (score.value, score.error)
-    draw = partial(scores_chart, {title: lines}, 'labels')
+    panels = {panel: {} for panel in scores}
+    for panel, lines in panels.items():
+        for (name, subset), score in scores[panel].items():
+            lines.setdefault(name, {})[subset] = (score.value, score.error)
+    draw = partial(scores_chart, panels, 'labels')
     return Chart.drawn('few_labels', draw, f'{title}: accuracy by the number of labels, with the deviation over draws.')
 
 

@@ -124,11 +124,12 @@ def count_distractors(
     similarity: Tensor,
     block_size: int = 10_000,
     change: Callable[[Tensor], Tensor] = lambda features: features,
+    part: str = 'distractors',
 ) -> Tensor:
     """Count the distractors that stand before every picture of the database in every ranking.
 
-    They are streamed in blocks: neither their descriptors nor their similarities are kept. Of equal similarities the
-    picture of the database comes first.
+    They are streamed in blocks: neither their descriptors nor their similarities are kept. An interrupted count goes on
+    after the last block. Of equal similarities the picture of the database comes first.
 
     Args:
         context: What the evaluation runs with.
@@ -138,6 +139,7 @@ def count_distractors(
         similarity: Of queries and database, (n, N).
         block_size: Pictures whose descriptors a process holds at once.
         change: Applied to the descriptors of a block, such as whitening.
+        part: What is counted, see :meth:`EvaluationContext.part`.
 
     Returns:
         Counts, int64, (n, N).
@@ -145,10 +147,15 @@ def count_distractors(
     rank, world_size = get_dist_info()
     share = range(rank, len(distractors), world_size)
     above, started = torch.zeros(similarity.shape, dtype=torch.int64), time.perf_counter()
+    encode = _encoder(context, descriptor)
+
+    def count(block: Dataset) -> dict[str, np.ndarray]:
+        features = extract_features(encode, block, 1, context.num_workers)['features']
+        return dict(above=count_above(queries @ change(features).T, similarity).numpy())
+
     for start in range(0, len(share), block_size):
         block = Subset(distractors, share[start : start + block_size])
-        features = extract_features(_encoder(context, descriptor), block, 1, context.num_workers)['features']
-        above += count_above(queries @ change(features).T, similarity)
+        above += torch.from_numpy(context.part(f'{part}_{start}', partial(count, block))['above'])
         done = min(start + block_size, len(share))
         seconds = (time.perf_counter() - started) / done * (len(share) - done)
         print_log(f'Compared {done:,} of {len(share):,} distractors, {seconds:.0f} s left', logger='current')

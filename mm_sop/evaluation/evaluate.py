@@ -1,6 +1,7 @@
 """Running protocols one after the other; what is finished is not run again."""
 
 import logging
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ from mm_sop.evaluation.results import EvaluationResults, finished_record, format
 def run_protocols(protocols: Mapping[str, Protocol], context: EvaluationContext, results: EvaluationResults) -> list:
     """Run protocols on one encoder.
 
-    A protocol whose result is kept under the same card is not run again, so that an interrupted evaluation goes on. One
-    whose data are absent is recorded as skipped, one that raises as failed, and both are tried again the next time. Of
-    several processes the others may wait for one that has failed: there the error is raised after it is recorded.
+    A protocol whose result is kept under the same card is not run again, so that an interrupted evaluation goes on; so
+    do the parts that a protocol had finished. One whose data are absent is recorded as skipped, one that raises as
+    failed, and both are tried again the next time. Of several processes the others may wait for one that has failed:
+    there the error is raised after it is recorded.
 
     Args:
         protocols: Protocols by registered name.
@@ -51,6 +53,7 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
             print_log(f'{name} ({progress}) is finished already', logger='current')
             return kept
         print_log(f'{name} ({progress}) ...', logger='current')
+        context.parts = context.work_dir / 'parts' / card_key(card)
         with isolated_random_state(cuda=True):
             result = protocol.run(context, data)
     except MissingDataError as error:
@@ -63,7 +66,10 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
             raise
         return record
     base.update(key=card_key(card), card=dict(card, software=software_versions()))
-    return _finish(results, *finished_record(base, result, time.perf_counter() - started))
+    record = _finish(results, *finished_record(base, result, time.perf_counter() - started))
+    if is_main_process():
+        shutil.rmtree(context.parts, ignore_errors=True)
+    return record
 
 
 def _finish(results: EvaluationResults, record: dict, pictures=()) -> dict:

@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import torch
 from mmengine.dist import get_comm_device, get_dist_info
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from mm_sop.evaluation.features import extract_features, gather_features
 from mm_sop.evaluation.logistic import fit_logistic
@@ -16,6 +17,9 @@ from mm_sop.evaluation.protocol import EvaluationContext
 from mm_sop.functional.knn import knn_scores
 
 CLASSIFIERS = ('knn', 'linear')
+
+# Pictures of one process that are measured between two savings.
+_BLOCK = 1024
 
 
 class FrozenClassifiers:
@@ -69,29 +73,42 @@ class FrozenClassifiers:
         return {name: groups[each.where(allowed, -torch.inf).argmax(1).cpu()] for name, each in answers.items()}
 
 
-def map_pictures(context: EvaluationContext, dataset: Dataset, measure: Callable[[dict], Mapping[str, Tensor]]) -> dict:
-    """Measure something for every picture, shared by all processes.
+def map_pictures(
+    context: EvaluationContext, dataset: Dataset, measure: Callable[[dict], Mapping[str, Tensor]], part: str
+) -> dict[str, Tensor]:
+    """Measure something for every picture, shared by all processes and resumed after an interruption.
 
     Args:
         context: What the evaluation runs with.
         dataset: Data set.
         measure: Maps a collated batch to named figures, (B, n) each.
+        part: What is measured, see :meth:`EvaluationContext.part`.
 
     Returns:
         Figures by name, (N, n), fp32, on the CPU of every process.
+
+    Raises:
+        ValueError: There are fewer pictures than processes.
     """
     rank, world_size = get_dist_info()
-    shares = extract_features(
-        partial(_to_communicate, measure, world_size),
-        dataset,
-        context.batch_size,
-        context.num_workers,
-        rank,
-        world_size,
-    )
-    return {name: gather_features(share, len(dataset)).cpu() for name, share in shares.items()}
-
-
-def _to_communicate(measure: Callable, world_size: int, batch: dict) -> dict[str, Tensor]:
+    if len(dataset) < world_size:
+        raise ValueError(f'{len(dataset)} pictures cannot be shared by {world_size} processes: give more pictures')
+    share = range(rank, len(dataset), world_size)
+    blocks = []
+    for start in range(0, len(share), _BLOCK):
+        chosen = Subset(dataset, share[start : start + _BLOCK])
+        blocks.append(context.part(f'{part}_{start}', partial(_measure_block, context, chosen, measure)))
+        print_log(f'Measured {start + len(chosen):,} of {len(share):,} pictures ({part})', logger='current')
     device = get_comm_device() if world_size > 1 else torch.device('cpu')
-    return {name: each.float().to(device) for name, each in measure(batch).items()}
+    shares = {name: torch.from_numpy(np.concatenate([block[name] for block in blocks])) for name in blocks[0]}
+    return {name: gather_features(each.to(device), len(dataset)).cpu() for name, each in shares.items()}
+
+
+def _measure_block(context: EvaluationContext, block: Dataset, measure: Callable) -> dict[str, np.ndarray]:
+    encode = partial(_to_cpu, measure)
+    found = extract_features(encode, block, context.batch_size, context.num_workers)
+    return {name: each.numpy() for name, each in found.items()}
+
+
+def _to_cpu(measure: Callable, batch: dict) -> dict[str, Tensor]:
+    return {name: each.float().cpu() for name, each in measure(batch).items()}

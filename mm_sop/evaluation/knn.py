@@ -35,6 +35,7 @@ class KNNEvaluator:
         temperature: Temperature of the votes' weights.
         batch_size: Pictures encoded at once by one process.
         num_workers: Worker processes that load pictures.
+        metric: One of :data:`mm_sop.functional.knn.METRICS`.
 
     Raises:
         ValueError: If the data sets disagree on the classes or lack labels, or the bank is smaller than k.
@@ -49,11 +50,13 @@ class KNNEvaluator:
         temperature: float = 0.07,
         batch_size: int = 256,
         num_workers: int = 0,
+        metric: str = 'cosine',
     ) -> None:
         self.bank = _build(bank)
         self.queries = {name: _build(dataset) for name, dataset in queries.items()}
         self.num_neighbors = [num_neighbors] if isinstance(num_neighbors, int) else sorted(num_neighbors)
         self.temperature = temperature
+        self.metric = metric
         self.loading = dict(batch_size=batch_size, num_workers=num_workers)
         self._check_data()
         self.bank_labels = {label: read_labels(self.bank, label) for label in labels}
@@ -106,13 +109,13 @@ class KNNEvaluator:
         rank, world_size = get_dist_info()
         wanted = max(self.num_neighbors)
         if world_size == 1:
-            return nearest_neighbors(queries, bank_share, wanted)
-        # All processes contribute equally many candidates; missing ones are farther than any row.
+            return nearest_neighbors(queries, bank_share, wanted, self.metric)
         found = min(wanted, len(bank_share))
-        cosines = queries.new_full((len(queries), wanted), -torch.inf)
+        own_cosines, own_rows = nearest_neighbors(queries, bank_share, found, self.metric)
+        # All processes contribute equally many candidates; missing ones are farther than any row.
+        cosines = own_cosines.new_full((len(queries), wanted), -torch.inf)
         rows = torch.full((len(queries), wanted), len(self.bank), device=queries.device)
-        cosines[:, :found], own_rows = nearest_neighbors(queries, bank_share, found)
-        rows[:, :found] = own_rows * world_size + rank
+        cosines[:, :found], rows[:, :found] = own_cosines, own_rows * world_size + rank
         blocks = zip(cosines.split(_MERGE_BLOCK), rows.split(_MERGE_BLOCK), strict=True)
         cosines, rows = zip(*[self._merge(*block) for block in blocks], strict=True)
         return torch.cat(cosines), torch.cat(rows)
@@ -127,7 +130,7 @@ class KNNEvaluator:
 
         Args:
             query: Its name.
-            cosines: Cosines of the nearest pictures of the bank in falling order, (n, k).
+            cosines: Cosines of the nearest pictures of the bank in falling order, (n, k), or other likenesses.
             rows: Their rows in the bank, (n, k).
         """
         scores = {}

@@ -14,9 +14,9 @@ class HeadSettings:
     """How one classifier is trained.
 
     Attributes:
-        lr: Learning rate for a batch of 256.
+        lr: Learning rate, for a batch of 256 where it follows the batch.
         weight_decay: Weight decay of weights and bias.
-        optimizer: ``'sgd'`` or ``'lars'``, both with momentum.
+        optimizer: ``'sgd'`` or ``'lars'``, both with momentum, or ``'adam'`` in an :class:`AdamGrid`.
     """
 
     lr: float
@@ -48,6 +48,8 @@ class LinearGrid:
         ValueError: There are no heads, or one has an unknown optimiser.
     """
 
+    optimizers = ('sgd', 'lars')
+
     def __init__(
         self,
         dim: int,
@@ -58,9 +60,10 @@ class LinearGrid:
         generator: torch.Generator | None = None,
         device: torch.device | str = 'cpu',
     ) -> None:
-        unknown = {head.optimizer for head in heads} - {'sgd', 'lars'}
+        unknown = {head.optimizer for head in heads} - set(self.optimizers)
         if unknown or not heads:
-            raise ValueError(f"a grid needs heads with optimizer 'sgd' or 'lars', got {sorted(unknown) or 'no heads'}")
+            known = ' or '.join(map(repr, self.optimizers))
+            raise ValueError(f'a grid needs heads with optimizer {known}, got {sorted(unknown) or "no heads"}')
         self.heads = list(heads)
         self.momentum, self.eta = momentum, eta
         weight = 0.01 * torch.randn(num_classes, dim, generator=generator)
@@ -96,9 +99,13 @@ class LinearGrid:
         errors[torch.arange(len(labels), device=labels.device), :, labels] -= 1
         errors /= len(labels)
         lr = lr_factor * self._lr
-        self._update(self.weight, self.velocities[0], errors, features, lr, self._trust_ratio(errors, features) * lr)
         ones = features.new_ones(len(features), 1)
-        self._update(self.bias[..., None], self.velocities[1][..., None], errors, ones, lr, lr)
+        self._update(errors, features, ones, lr)
+
+    def _update(self, errors: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
+        rates = self._trust_ratio(errors, features) * lr
+        self._follow(self.weight, self.velocities[0], errors, features, lr, rates)
+        self._follow(self.bias[..., None], self.velocities[1][..., None], errors, ones, lr, lr)
 
     def correct(self, features: Tensor, labels: Tensor) -> Tensor:
         """Which predictions are right, bool, (B, H)."""
@@ -121,7 +128,7 @@ class LinearGrid:
         trust = self.eta * weight_norm / (grad_norm + self._decay * weight_norm + 1e-8)
         return trust.where((weight_norm > 0) & (grad_norm > 0), 1.0)
 
-    def _update(
+    def _follow(
         self, parameter: Tensor, velocity: Tensor, errors: Tensor, inputs: Tensor, lr: Tensor, lars_rate: Tensor
     ) -> None:
         # SGD multiplies the velocity with the learning rate, LARS what enters it.
@@ -132,6 +139,49 @@ class LinearGrid:
         parameter.addcmul_(velocity, leaving[:, None, None], value=-1)
 
 
+class AdamGrid(LinearGrid):
+    """The same with the update of :class:`torch.optim.Adam` for every classifier.
+
+    Args:
+        dim: Width D of the features.
+        num_classes: Number C of classes.
+        heads: Settings of the H classifiers.
+        squares: Decay of the mean squares; that of the mean gradients is ``momentum``.
+        **options: As for :class:`LinearGrid`.
+    """
+
+    optimizers = ('adam',)
+
+    def __init__(
+        self, dim: int, num_classes: int, heads: Sequence[HeadSettings], squares: float = 0.999, **options
+    ) -> None:
+        super().__init__(dim, num_classes, heads, **options)
+        self.squares = squares
+        self.mean_squares = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+        self.steps = torch.zeros(())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        squares = dict(squares0=self.mean_squares[0], squares1=self.mean_squares[1])
+        return dict(super().state_dict(), **squares, steps=self.steps)
+
+    def _update(self, errors: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
+        self.steps += 1
+        by_class = errors.flatten(1).T
+        for parameter, mean, squares, inputs in zip(
+            (self.weight, self.bias[..., None]),
+            (self.velocities[0], self.velocities[1][..., None]),
+            (self.mean_squares[0], self.mean_squares[1][..., None]),
+            (features, ones),
+            strict=True,
+        ):
+            gradient = (by_class @ inputs).view_as(parameter).addcmul_(parameter, self._decay[:, None, None])
+            mean.lerp_(gradient, 1 - self.momentum)
+            squares.mul_(self.squares).addcmul_(gradient, gradient, value=1 - self.squares)
+            deviation = (squares / (1 - self.squares ** float(self.steps))).sqrt_().add_(1e-8)
+            rate = lr / (1 - self.momentum ** float(self.steps))
+            parameter.sub_(rate[:, None, None] * mean / deviation)
+
+
 def cosine_factor(step: int, total: int) -> float:
     """Cosine schedule from 1 to 0.
 
@@ -140,3 +190,17 @@ def cosine_factor(step: int, total: int) -> float:
         total: Number of steps.
     """
     return 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def multistep_factor(step: int, total: int) -> float:
+    """A tenth after 60 % of the steps, and a hundredth after 80 %, see :func:`cosine_factor`."""
+    return 0.1 ** sum(5 * step >= passed * total for passed in (3, 4))
+
+
+def exponential_factor(step: int, total: int) -> float:
+    """Exponential schedule from 1 to 1e-4, see :func:`cosine_factor`."""
+    return 1e-4 ** (step / total)
+
+
+SCHEDULES = dict(cosine=cosine_factor, multistep=multistep_factor, exponential=exponential_factor)
+"""Factors of the learning rate by name."""

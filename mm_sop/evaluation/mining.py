@@ -66,6 +66,7 @@ class PlainPictures(Dataset):
         resize_edge = resize_edge or (self.crop_size if self.crop_size < 160 else round(self.crop_size * 256 / 224))
         self.transform = [
             *_loading_steps(train_pipeline),
+            dict(type='TrimLongSide'),
             dict(type='ResizeEdge', scale=resize_edge, interpolation='bicubic', backend='pillow'),
             dict(type='CenterCrop', crop_size=self.crop_size),
             dict(type='PackInputs'),

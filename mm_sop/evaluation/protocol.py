@@ -22,20 +22,25 @@ A protocol is a dataclass in a module of :mod:`mm_sop.evaluation.protocols`, who
             return ProtocolResult(dict(accuracy=Score(accuracy)), pictures=[chart])
 
 All processes call both methods and must come to the same result. Whatever is random is drawn from ``context.seed``.
+Long work that is not features goes through :meth:`EvaluationContext.part`, so that it survives an interruption.
 The framework keeps the result under a key of everything it depends on, and adds to its card what all protocols share.
 """
 
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.registry import Registry
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.cache import READOUTS, FeatureCache
 from mm_sop.evaluation.encoders import FrozenEncoder
 from mm_sop.evaluation.projector import FrozenProjector
@@ -89,6 +94,7 @@ class EvaluationTransform:
         """Pipeline of a data set whose samples have ``img``, BGR."""
         backend = 'cv2' if self.interpolation == 'area' else 'pillow'
         return [
+            dict(type='TrimLongSide'),
             dict(type='ResizeEdge', scale=self.resize_edge, interpolation=self.interpolation, backend=backend),
             dict(type='CenterCrop', crop_size=self.crop_size),
             dict(type='PackInputs'),
@@ -110,6 +116,7 @@ class EvaluationContext:
         num_workers: Worker processes that load pictures.
         readouts: What the protocols together read out, see :data:`READOUTS`; one pass serves all.
         projector: What followed the encoder in pretraining, on its device, or None.
+        parts: Folder for finished parts of the protocol that runs, or None to keep none.
     """
 
     encoder: FrozenEncoder
@@ -122,6 +129,7 @@ class EvaluationContext:
     num_workers: int = 2
     readouts: Sequence[str] = ('global',)
     projector: FrozenProjector | None = None
+    parts: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +157,27 @@ class EvaluationContext:
         wanted = dict.fromkeys((*self.readouts, readout))
         loading = dict(batch_size=self.batch_size, num_workers=self.num_workers)
         return self.cache.read(self.encoder, dataset, asdict(self.transform), tuple(wanted), **loading)[readout]
+
+    def part(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """A part of the work of a protocol, done once: an interrupted protocol goes on after its finished parts.
+
+        Args:
+            name: Name that is unique within the protocol; may have slashes.
+            compute: Gives the arrays of the part. It must not wait for other processes, as they may have theirs.
+
+        Returns:
+            What it gives, or has given before the interruption.
+        """
+        if self.parts is None:
+            return dict(compute())
+        rank, world_size = get_dist_info()
+        path = self.parts / f'{name}_{rank}of{world_size}.npz'
+        if not path.is_file():
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **compute())
+            write_atomically(path, buffer.getvalue())
+        with np.load(path) as arrays:
+            return dict(arrays)
 
     def project(self, encodings: Tensor) -> dict[str, Tensor]:
         """Follow global features through the projector.
@@ -214,9 +243,11 @@ class Protocol(ABC):
     Attributes:
         version: To be raised when a change of the code changes the figures. Kept results count no more then, nor does
             what the protocol itself keeps on the disk, whose key must have it.
+        presets: Options by the name that the option ``preset`` takes, as the papers have them.
     """
 
     version: ClassVar[int] = 1
+    presets: ClassVar[Mapping[str, Mapping]] = {}
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -272,22 +303,26 @@ def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
 
     Args:
         name: Registered name.
-        options: Values of its fields.
+        options: Values of its fields; ``preset`` names one of its presets, which the others change.
 
     Raises:
-        ValueError: Name or option is unknown, or a value of the wrong type.
+        ValueError: Name, preset or option is unknown, or a value of the wrong type.
     """
     if name not in protocol_names():
         raise ValueError(f'no protocol {name!r}: choose among {", ".join(protocol_names())}')
     protocol = PROTOCOLS.get(name)
-    unknown = set(options or {}) - set(protocol.__dataclass_fields__)
+    options = dict(options or {})
+    preset = options.pop('preset', None)
+    if preset is not None and preset not in protocol.presets:
+        known = ', '.join(protocol.presets) or 'none'
+        raise ValueError(f'protocol {name} has no preset {preset!r}: its presets are {known}')
+    unknown = set(options) - set(protocol.__dataclass_fields__)
     if unknown:
         known = ', '.join(protocol.__dataclass_fields__)
         raise ValueError(f'protocol {name} has no option {", ".join(sorted(unknown))}: its options are {known}')
     hints = get_type_hints(protocol)
-    built = protocol(
-        **{option: _fit(f'{name}.{option}', value, hints[option]) for option, value in (options or {}).items()}
-    )
+    chosen = {option: _fit(f'{name}.{option}', value, hints[option]) for option, value in options.items()}
+    built = protocol(**{**protocol.presets.get(preset, {}), **chosen})
     unknown = set(built.readouts) - set(READOUTS)
     if unknown:
         raise ValueError(

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+METRICS = ('cosine', 'euclidean')
+"""Likenesses by which neighbours are searched; that of the second is the negative distance."""
 
 # Largest block of the query-by-bank similarity matrix that is held at once, in bytes.
 _SIMILARITY_BLOCK = 2**27
@@ -19,11 +21,13 @@ def knn_scores(
     num_neighbors: int | Sequence[int],
     temperature: float = 0.07,
     num_classes: int | None = None,
+    metric: str = 'cosine',
 ) -> dict[int, Tensor]:
     """Let the nearest training features vote for the class of test features.
 
     The protocol of DINO and iBOT: cosine similarity s, weight ``exp(s / temperature)`` of a neighbour's vote. One
-    search serves every number of neighbours.
+    search serves every number of neighbours. With ``metric='euclidean'`` and an infinite temperature it is the majority
+    of the nearest by distance, the smallest of equally frequent classes.
 
     Args:
         train_features: Features of the bank, (N, D), of any length.
@@ -32,6 +36,7 @@ def knn_scores(
         num_neighbors: Number k of neighbours that vote, or several such numbers, each in [1, N].
         temperature: Temperature of the weights, positive.
         num_classes: Number C of classes. Defaults to the largest label of the bank plus one.
+        metric: One of :data:`METRICS`.
 
     Returns:
         Votes for every k, (n, C), in fp32 (fp64 for fp64 features). The prediction is their argmax.
@@ -45,36 +50,57 @@ def knn_scores(
     if min(numbers, default=0) < 1 or not len(train_features):
         raise ValueError(f'num_neighbors={min(numbers, default=0)} does not fit a bank of {len(train_features)}')
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
-    similarity, rows = nearest_neighbors(test_features, train_features, max(numbers))
+    similarity, rows = nearest_neighbors(test_features, train_features, max(numbers), metric)
     return neighbor_votes(similarity, train_labels[rows], numbers, temperature, num_classes)
 
 
 @torch.no_grad()
-def nearest_neighbors(queries: Tensor, bank: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """Find the nearest rows of a bank by cosine, exactly.
+def nearest_neighbors(
+    queries: Tensor, bank: Tensor, num_neighbors: int, metric: str = 'cosine'
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest rows of a bank, exactly.
 
-    Large searches in fp32 on the CPU are left to faiss where it is installed.
+    Large searches by cosine in fp32 on the CPU are left to faiss where it is installed. Distances are computed in fp64.
 
     Args:
         queries: Features, (n, D), of any length.
         bank: Features among which neighbours are searched, (N, D), of any length.
         num_neighbors: Number k of neighbours, in [1, N].
+        metric: ``'cosine'``, or ``'euclidean'`` for the distance of the features as they are.
 
     Returns:
-        Cosines in falling order and rows of the bank, both (n, k). Of equal cosines the smaller row comes first.
+        Likenesses (cosines, or negative distances in fp64) in falling order and rows of the bank, both (n, k). Of equal
+        ones the smaller row comes first.
 
     Raises:
-        ValueError: If the shapes do not fit, N is less than k, or a feature is not finite.
+        ValueError: If the shapes do not fit, N is less than k, a feature is not finite, or the metric is unknown.
     """
     _check_features(queries, bank, num_neighbors)
+    if metric not in METRICS:
+        raise ValueError(f'metric must be one of {METRICS}, got {metric!r}')
     dtype = torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
-        queries, bank = (normalize(features.to(dtype), dim=1) for features in (queries, bank))
-        search = _search_by_faiss if _faiss_is_faster(queries, bank) else _search_by_blocks
-        cosines, rows = search(queries, bank, num_neighbors)
-    tied = (cosines[:, 1:] == cosines[:, :-1]).any(1).nonzero().squeeze(1)
-    cosines[tied], rows[tied] = merge_neighbors(cosines[tied], rows[tied], num_neighbors)
-    return cosines, rows
+        if metric == 'euclidean':
+            likeness, rows = _search_by_distance(queries.double(), bank.double(), num_neighbors)
+        else:
+            queries, bank = (unit_rows(features.to(dtype)) for features in (queries, bank))
+            search = _search_by_faiss if _faiss_is_faster(queries, bank) else _search_by_blocks
+            likeness, rows = search(queries, bank, num_neighbors)
+    tied = (likeness[:, 1:] == likeness[:, :-1]).any(1).nonzero().squeeze(1)
+    likeness[tied], rows[tied] = merge_neighbors(likeness[tied], rows[tied], num_neighbors)
+    return likeness, rows
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows of length 1, (n, D), for rows of any length that numbers can have; those of zeros stay."""
+    lengths = features.norm(dim=1, keepdim=True)
+    rows = features / lengths
+    # The squares of 1e25 overflow in fp32, those of 1e-25 vanish.
+    extreme = ((lengths < 1e-15) | (lengths > 1e15)).squeeze(1).nonzero().squeeze(1)
+    largest = features[extreme].abs().amax(1, keepdim=True)
+    scaled = features[extreme] / largest.where(largest > 0, 1.0)
+    rows[extreme] = scaled / scaled.norm(dim=1, keepdim=True).clamp(min=1)
+    return rows
 
 
 def merge_neighbors(cosines: Tensor, rows: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
@@ -103,10 +129,10 @@ def neighbor_votes(
     """Sum the weighted votes of neighbours for their classes.
 
     Args:
-        cosines: Cosines of the neighbours in falling order, (n, m).
+        cosines: Cosines of the neighbours in falling order, (n, m), or other likenesses.
         labels: Classes of the neighbours, int64, (n, m), each in [0, num_classes).
         num_neighbors: Numbers k of neighbours that vote, each at most m.
-        temperature: Temperature of the weights ``exp(cosine / temperature)``.
+        temperature: Temperature of the weights ``exp(cosine / temperature)``; infinite for equal weights.
         num_classes: Number C of classes.
 
     Returns:
@@ -149,6 +175,19 @@ def _search_by_faiss(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor,
     if len(cut):
         cosines[cut], rows[cut] = _search_by_blocks(queries[cut], bank, count)
     return cosines, rows
+
+
+def _search_by_distance(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Search by inner products: |q - b|^2 = |q|^2 - 2 (q b - |b|^2 / 2)."""
+    # Features far from the origin would cancel. Differences to a row keep ties exact, those to the mean do not.
+    queries, bank = queries - bank[0], bank - bank[0]
+    products, rows = _search_by_blocks(
+        torch.cat([queries, queries.new_ones(len(queries), 1)], 1),
+        torch.cat([bank, bank.square().sum(1, keepdim=True) / -2], 1),
+        count,
+    )
+    squares = queries.square().sum(1, keepdim=True) - 2 * products
+    return -squares.clamp(min=0).sqrt(), rows
 
 
 def _search_by_blocks(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:

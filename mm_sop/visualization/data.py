@@ -41,6 +41,7 @@ def build_evaluation_datasets(config: Config, train: Dataset | None) -> tuple[Da
     side = views_of(train[0])[0].shape[-1]
     settings['pipeline'] = [
         settings['pipeline'][0],
+        dict(type='TrimLongSide'),
         dict(type='ResizeEdge', scale=side, edge='short', interpolation='bicubic'),
         dict(type='CenterCrop', crop_size=side),
         dict(type='PackInputs'),

@@ -53,13 +53,13 @@ def grid_chart(
         theme: Colours.
     """
     values = 100 * np.array(list(accuracies.values()))
-    figure = Figure(figsize=(2.2 + 0.6 * len(columns), 1.2 + 0.3 * len(accuracies)))
+    figure = Figure(figsize=(2.2 + 0.6 * max(len(columns), 4), 1.2 + 0.3 * max(len(accuracies), 3)))
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap=_colors(theme), aspect='auto')
     axes.set_title('Validation accuracy of all classifiers')
     axes.set_xticks(range(len(columns)), columns, fontsize=9)
     axes.set_yticks(range(len(accuracies)), list(accuracies))
-    axes.set(xlabel='learning rate for a batch of 256')
+    axes.set(xlabel='learning rate')
     axes.grid(False)
     _write_values(image, values, theme)
     corner = (chosen[1] - 0.5, list(accuracies).index(chosen[0]) - 0.5)

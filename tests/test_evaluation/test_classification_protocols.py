@@ -1,5 +1,6 @@
 """k-NN, linear and logistic protocols on folders with pictures of three colours."""
 
+import math
 from unittest.mock import patch
 
 import numpy as np
@@ -13,7 +14,9 @@ from mm_sop.datasets import LabelledImages
 from mm_sop.evaluation.cache import FeatureCache
 from mm_sop.evaluation.classification import class_labels, label_subsets, score_accuracy, score_tries
 from mm_sop.evaluation.linear_batches import CachedBatches
+from mm_sop.evaluation.linear_grid import SCHEDULES, AdamGrid, LinearGrid, cosine_factor
 from mm_sop.evaluation.logistic import fit_logistic, standardize
+from mm_sop.evaluation.protocol import build_protocol
 from mm_sop.evaluation.protocols import linear as linear_protocol
 from mm_sop.evaluation.protocols.knn import KNNProtocol
 from mm_sop.evaluation.protocols.linear import LinearProtocol
@@ -60,22 +63,39 @@ def test_knn_scores_are_those_of_the_function(context):
         assert result.scores[f'val_class_k{k}'].value == pytest.approx(accuracy_of(votes, truth))
     assert 'val_class_k99' not in result.scores
     assert [picture.name for picture in result.pictures] == ['confusion_val', 'few_labels']
-    assert result.card['subsets']['2 shot'] == dict(labels=6, tries=3, drawn='per class')
+    assert result.card['subsets']['2 shot'] == dict(labels=6, tries=3, drawn='per class', num_neighbors=[2, 1, 5])
+    assert result.card['vote'] == 'weights exp(cosine / 0.07)'
 
 
-def test_knn_with_few_labels(context):
-    protocol = KNNProtocol(num_neighbors=(5,), **FEW)
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+def test_knn_with_few_labels(context, metric):
+    protocol = KNNProtocol(num_neighbors=(4, 5, 9), metric=metric, **FEW)
     result = run(protocol, context)
+    voting = dict(metric=metric, temperature=0.07 if metric == 'cosine' else math.inf)
     train, val, labels, truth = features_and_labels(protocol, context)
     subsets = label_subsets(context, protocol.find_data(context)['train'], **FEW)
-    for subset, k in {'50%': 5, '1 shot': 1, '2 shot': 2}.items():
+    expected = {'50%': [6, 4, 5, 9], '1 shot': [1], '2 shot': [2, 4, 5]}
+    assert {subset: card['num_neighbors'] for subset, card in result.card['subsets'].items()} == expected
+    for subset, k in ((subset, k) for subset, numbers in expected.items() for k in numbers):
         found = [
-            accuracy_of(knn_scores(train[rows], labels[rows], val, k)[k], truth)
+            accuracy_of(knn_scores(train[rows], labels[rows], val, k, **voting)[k], truth)
             for rows in map(torch.from_numpy, subsets[subset])
         ]
-        score = result.scores[f'val_class_{subset.replace(" ", "_")}']
+        score = result.scores[f'val_class_{subset.replace(" ", "_")}_k{k}']
         assert score.value == pytest.approx(np.mean(found))
         assert score.error == pytest.approx(np.std(found, ddof=1))
+
+
+def test_majority_of_the_nearest_by_distance(context):
+    protocol = build_protocol('knn', dict(preset='resa_cifar', shares=(), shots=()))
+    result = run(protocol, context)
+    train, val, labels, truth = (part.numpy() for part in features_and_labels(protocol, context))
+    right = [
+        np.bincount(labels[np.linalg.norm(train.astype(np.float64) - query, axis=1).argsort()[:5]]).argmax() == label
+        for query, label in zip(val, truth, strict=True)
+    ]
+    assert result.scores['val_class_k5'].value == pytest.approx(np.mean(right))
+    assert (result.card['metric'], result.card['vote']) == ('euclidean', 'majority')
 
 
 def test_lists_beside_the_data_replace_draws(tmp_path):
@@ -125,9 +145,9 @@ def test_interrupted_linear_training_goes_on(context, monkeypatch, augment):
             raise KeyboardInterrupt
         return 0.5
 
-    monkeypatch.setattr('mm_sop.evaluation.protocols.linear.cosine_factor', lambda step, total: 0.5)
+    monkeypatch.setitem(SCHEDULES, 'cosine', lambda step, total: 0.5)
     straight = run(protocol, context)
-    monkeypatch.setattr('mm_sop.evaluation.protocols.linear.cosine_factor', stop)
+    monkeypatch.setitem(SCHEDULES, 'cosine', stop)
     with pytest.raises(KeyboardInterrupt):
         run(protocol, context)
     resumed = run(protocol, context)
@@ -167,6 +187,37 @@ def test_a_class_with_one_picture_is_learnt(tmp_path):
 def test_fewer_pictures_than_neighbours_are_explained(context):
     with pytest.raises(ValueError, match=r'num_neighbors=\(99,\) with 36 training pictures: expected'):
         run(KNNProtocol(num_neighbors=(99,), **FEW), context)
+
+
+@pytest.mark.parametrize('preset', list(LinearProtocol.presets))
+def test_presets_of_the_papers(context, monkeypatch, preset):
+    protocol = build_protocol('linear', dict(preset=preset, epochs=5, batch_size=27, validation=0.25))
+    steps = []
+    monkeypatch.setattr(LinearGrid, 'step', lambda grid, features, labels, factor: steps.append((grid, factor)))
+    result = run(protocol, context)
+    optimizer, course, rates = {
+        'resa': ('sgd', [1, 1, 1, 0.1, 0.01], (10, 40)),
+        'sepp': ('sgd', [1, 1, 1, 0.1, 0.01], (30,)),
+        'co_ssl_sgd': ('sgd', [1, 1, 1, 0.1, 0.01], (0.1, 0.3)),
+        'co_ssl': ('lars', [cosine_factor(step, 5) for step in range(5)], (1.6 / 4096 * 256,)),
+        'resa_cifar': ('adam', [1e-4 ** (step / 5) for step in range(5)], (0.01,)),
+    }[preset]
+    scale = 1 if optimizer == 'adam' else 27 / 256
+    assert [factor for _, factor in steps] == pytest.approx([scale * factor for factor in course])
+    assert [(head.lr, head.optimizer) for head in steps[0][0].heads] == [(rate, optimizer) for rate in rates]
+    assert isinstance(steps[0][0], AdamGrid) == (optimizer == 'adam')
+    assert [picture.name for picture in result.pictures] == ['grid', 'confusion_val']
+
+
+def test_unknown_presets_and_choices_are_refused():
+    with pytest.raises(ValueError, match='linear has no preset .moco.: its presets are resa, sepp'):
+        build_protocol('linear', dict(preset='moco'))
+    with pytest.raises(ValueError, match='clustering has no preset .resa.: its presets are none'):
+        build_protocol('clustering', dict(preset='resa'))
+    with pytest.raises(ValueError, match='linear.schedule must be one of cosine'):
+        build_protocol('linear', dict(schedule='step'))
+    with pytest.raises(ValueError, match='knn.metric must be one of cosine'):
+        build_protocol('knn', dict(metric='dot'))
 
 
 def train_augmented(rank, world_size, data, work_dir):

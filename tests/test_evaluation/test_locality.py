@@ -86,7 +86,8 @@ def test_single_places_are_judged_one_by_one(data, tmp_path, kind):
     for local_map, picture in zip(maps, pictures, strict=True):
         place = int(picture_generator(picture.numpy(), 0).integers(height * width))
         drawn.append(local_map[:, place // width, place % width])
-    found = map_pictures(context, protocol.find_data(context)['train'], partial(_draw_place, context.encoder, 0))
+    train = protocol.find_data(context)['train']
+    found = map_pictures(context, train, partial(_draw_place, context.encoder, 0), 'places')
     torch.testing.assert_close(found['place'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
     single = FrozenClassifiers(torch.stack(drawn), labels)
     pooled = FrozenClassifiers(maps.mean((2, 3)), labels)

@@ -72,9 +72,10 @@ def test_plain_pictures_are_resized_and_cropped_in_the_centre(pictures):
     assert len(dataset) == 12
     assert dataset[0]['inputs'].shape == (3, 32, 32)
     assert torch.equal(dataset[3]['inputs'], dataset[3]['inputs'])
-    assert [step['type'] for step in dataset.transform] == ['LoadPicture', 'ResizeEdge', 'CenterCrop', 'PackInputs']
+    steps = ['LoadPicture', 'TrimLongSide', 'ResizeEdge', 'CenterCrop', 'PackInputs']
+    assert [step['type'] for step in dataset.transform] == steps
     large = PlainPictures(make_config(pictures), crop_size=224)
-    assert large.transform[1]['scale'] == 256
+    assert large.transform[2]['scale'] == 256
     rows = large[3]['inputs'].float()
     repeated = (rows[:, 1:] == rows[:, :-1]).float().mean()
     assert repeated < 0.5, 'small pictures are enlarged smoothly, not pixel by pixel'

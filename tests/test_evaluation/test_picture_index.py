@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmpretrain.datasets.transforms import processing
 from picture_encoders import small_encoder
 from PIL import Image
 from sample_pictures import smooth_picture, write_pictures
@@ -159,3 +160,14 @@ def test_each_encoder_and_folder_has_its_own_store(tmp_path):
     }
     assert len(stores) == 4 and all(store.parent.name == 'root' for store in stores)
     assert find_store('root', tmp_path / 'a', small_encoder(16)) in stores
+
+
+@pytest.mark.parametrize('size', [(60_000, 1), (1, 60_000)])
+def test_strips_are_not_enlarged_as_a_whole(folder, encoder, size, monkeypatch):
+    enlarged, resize = [], processing.mmcv.imresize
+    monkeypatch.setattr(
+        processing.mmcv, 'imresize', lambda image, scale, **kw: enlarged.append(scale) or resize(image, scale, **kw)
+    )
+    Image.new('RGB', size, (200, 30, 40)).save(folder / 'strip.png')
+    assert counts(updated(folder, encoder)[1]) == (9, 9, 0, 0)
+    assert max(map(max, enlarged)) == 8 * encoder.transform.resize_edge

@@ -331,7 +331,7 @@ def command(tmp_path, monkeypatch):
 def test_command(command, capsys):
     folder = command('--protocols', 'knn', '--options', 'knn.num_neighbors=[1,3]', 'knn.tries=2')
     (record,) = json.loads((folder / 'results.json').read_text())
-    assert {'val_class_k1', 'val_class_k3', 'val_class_1_shot'} <= set(record['scores'])
+    assert {'val_class_k1', 'val_class_k3', 'val_class_1_shot_k1'} <= set(record['scores'])
     assert record['card']['transform']['crop_size'] == 32
     assert (folder / 'index.html').is_file()
     assert '| epoch_1.pth | knn | val class k1 |' in capsys.readouterr().out

@@ -18,7 +18,7 @@ from torch import nn
 
 from mm_sop.datasets.labelled_images import LabelledImages
 from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS
-from mm_sop.evaluation import disturbances, perturbed_data
+from mm_sop.evaluation import disturbances, frozen_classifiers, perturbed_data
 from mm_sop.evaluation.classification import class_labels
 from mm_sop.evaluation.disturbances import (
     GuidedOcclusion,
@@ -269,10 +269,35 @@ def test_disturbances_do_not_depend_on_the_batch(setting):
     context, test, classifiers = setting
     for disturbance in make_disturbances(context, classifiers):
         context.batch_size = 12
-        whole = map_pictures(context, test, disturbance)
+        whole = map_pictures(context, test, disturbance, 'right')
         context.batch_size = 5
-        for kind, right in map_pictures(context, test, disturbance).items():
+        for kind, right in map_pictures(context, test, disturbance, 'right').items():
             assert torch.equal(right, whole[kind])
+
+
+def test_interrupted_attacks_go_on(setting, tmp_path, monkeypatch):
+    context, test, classifiers = setting
+    monkeypatch.setattr(frozen_classifiers, '_BLOCK', 4)
+    attack = make_disturbances(context, classifiers)[1]
+    straight = map_pictures(context, test, attack, 'attack')
+    withstands, attacked = PixelAttack._withstands, []
+
+    def count(self, pixels, *args):
+        if len(attacked) == 4:
+            raise KeyboardInterrupt
+        attacked.append(len(pixels))
+        return withstands(self, pixels, *args)
+
+    monkeypatch.setattr(context, 'parts', tmp_path / 'parts')
+    monkeypatch.setattr(PixelAttack, '_withstands', count)
+    with pytest.raises(KeyboardInterrupt):
+        map_pictures(context, test, attack, 'attack')
+    # Two strengths of each of the three blocks of four pictures, of which two blocks are done.
+    assert attacked == [4] * 4 and len(list(context.parts.iterdir())) == 2
+    attacked[:] = [0] * 5
+    resumed = map_pictures(context, test, attack, 'attack')
+    assert attacked[5:] == [4] * 2
+    assert all(torch.equal(resumed[kind], right) for kind, right in straight.items())
 
 
 def test_attack_meets_the_pixels_of_the_pictures(setting):
@@ -313,8 +338,10 @@ def test_opposite_attention_exchanges_salient_and_others(setting):
     context, test, classifiers = setting
     attention = torch.rand(1, 1, 14, 14, generator=torch.Generator().manual_seed(0))
     found = [
-        map_pictures(context, test, GuidedOcclusion(context.encoder, classifiers['global'], attend, (0.5, 0.8)))
-        for attend in (lambda pixels: attention[[0] * len(pixels)], lambda pixels: -attention[[0] * len(pixels)])
+        map_pictures(context, test, GuidedOcclusion(context.encoder, classifiers['global'], attend, (0.5, 0.8)), name)
+        for name, attend in dict(
+            first=lambda pixels: attention[[0] * len(pixels)], second=lambda pixels: -attention[[0] * len(pixels)]
+        ).items()
     ]
     assert torch.equal(found[0]['salient_occlusion'], found[1]['non_salient_occlusion'])
 

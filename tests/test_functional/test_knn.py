@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mm_sop.functional import knn
-from mm_sop.functional.knn import knn_scores, merge_neighbors, nearest_neighbors, neighbor_votes
+from mm_sop.functional.knn import knn_scores, merge_neighbors, nearest_neighbors, neighbor_votes, unit_rows
 
 
 def loop_scores(train, labels, test, k, temperature, num_classes):
@@ -55,6 +55,45 @@ def test_length_of_features_does_not_matter(features):
     train, labels, test = features
     scaled = knn_scores(train * 64, labels, test / 128, 5)[5]
     assert torch.equal(scaled, knn_scores(train, labels, test, 5)[5])
+
+
+@pytest.mark.parametrize('magnitude', [1e25, 3e38, 1e-14, 1e-30])
+def test_rows_of_any_magnitude_have_length_one(features, magnitude):
+    train, labels, test = features
+    largest = train.abs().amax(1, keepdim=True)
+    rows = unit_rows(train / largest * magnitude)
+    expected = train.double() / train.double().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-5, atol=1e-6)
+    votes = knn_scores(train / largest * magnitude, labels, test, 5)[5]
+    torch.testing.assert_close(votes, knn_scores(train, labels, test, 5)[5], rtol=1e-4, atol=0)
+
+
+def test_rows_of_zeros_stay():
+    rows = unit_rows(torch.tensor([[0.0, 0.0], [3e30, -4e30]]))
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.6, -0.8]]))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('shift', [0, 1000])
+def test_distances_equal_the_loop(features, dtype, shift):
+    """Whole numbers make all distances exact, with many ties."""
+    train, _, test = ((3 * part).round().to(dtype) + shift if part.is_floating_point() else part for part in features)
+    distances = torch.tensor([[math.dist(query, row) for row in train.tolist()] for query in test.tolist()])
+    likeness, rows = nearest_neighbors(test, train, 9, 'euclidean')
+    assert torch.equal(rows, loop_neighbors(-distances.double(), 9))
+    torch.testing.assert_close(-likeness, distances.double().gather(1, rows), rtol=1e-6, atol=1e-6)
+
+
+def test_majority_by_distance_equals_the_loop(features):
+    train, labels, test = features
+    votes = knn_scores(train, labels, test, [1, 5], math.inf, metric='euclidean')
+    for k, found in votes.items():
+        for query, counts in zip(test.tolist(), found, strict=True):
+            nearest = sorted(range(40), key=lambda j, query=query: math.dist(query, train[j].tolist()))[:k]
+            chosen = [int(labels[j]) for j in nearest]
+            assert counts.tolist() == [chosen.count(label) for label in range(5)]
+    cosine = knn_scores(train, labels, test, 5, math.inf)[5]
+    assert not torch.equal(votes[5], cosine), 'lengths count'
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -153,6 +192,8 @@ def test_bad_input_is_refused(features):
         knn_scores(train, labels, test, 40, num_classes=2)
     with pytest.raises(ValueError, match='temperature must be above 0.01'):
         knn_scores(train, labels, test, 4, temperature=0.001)
+    with pytest.raises(ValueError, match="one of .*'euclidean'.*got 'manhattan'"):
+        knn_scores(train, labels, test, 4, metric='manhattan')
     test[3, 2] = torch.nan
     with pytest.raises(ValueError, match='queries are not finite'):
         knn_scores(train, labels, test, 4)

@@ -3,19 +3,23 @@ import json
 import re
 import socket
 import struct
+import time
 import zlib
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from threading import Thread
 from urllib.parse import quote
 
 import pytest
 from mmengine.registry import init_default_scope
+from mmpretrain.datasets.transforms import processing
 from picture_encoders import small_encoder
 from PIL import Image
 from sample_pictures import smooth_picture, write_pictures
 
 from mm_sop.evaluation.picture_index import PictureIndex
 from mm_sop.visualization.search_page import SearchServer
+from mm_sop.visualization.search_page import server as server_module
 
 NASTY = '<script>alert(1)<!-- &amp; "\'.png'
 
@@ -31,7 +35,8 @@ def server(tmp_path_factory):
     (folder / 'secret.txt').write_text('secret')
     index, encoder = PictureIndex(folder / 'pictures', folder / 'store'), small_encoder()
     index.update(encoder)
-    with SearchServer(index, encoder, names=['Gallery'], max_upload=40_000, max_pixels=250_000) as server:
+    limits = dict(max_upload=40_000, max_pixels=250_000, max_uploads=2)
+    with SearchServer(index, encoder, names=['Gallery'], **limits) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -215,6 +220,88 @@ def test_uploads_need_a_length_and_all_of_their_bytes(server, ask):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         client.sendall(b'GET /picture/0 HTTP/1.1\r\nHost: localhost\r\n\r\n')
     assert ask('/index')[0] == 200
+
+
+def say(server, text):
+    """Everything that a raw connection answers until it is closed."""
+    with socket.create_connection(server.server_address[:2], timeout=30) as client:
+        client.sendall(text.encode())
+        client.shutdown(socket.SHUT_WR)
+        return b''.join(iter(lambda: client.recv(2**16), b''))
+
+
+@pytest.mark.parametrize(
+    'request_line, header', [('GET http://[::1 HTTP/1.1', ''), ('POST /search HTTP/1.1', 'Origin: http://[evil\r\n')]
+)
+def test_malformed_addresses_are_refused(server, capfd, request_line, header):
+    answer = say(server, f'{request_line}\r\nHost: localhost\r\n{header}Content-Length: 0\r\n\r\n')
+    assert answer.startswith(b'HTTP/1.1 400 ') and b'no address' in answer
+    assert 'Traceback' not in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    'header',
+    [
+        'Content-Length: {length}', 'Transfer-Encoding: chunked', 'Content-Length: -1', 'Content-Length: x',
+        'Content-Length: 0\r\nContent-Length: {length}',
+    ],
+)  # fmt: skip
+def test_a_body_is_not_taken_for_a_request(server, header):
+    hidden = 'GET /index HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    for method, path, status in (('GET', '/search.css', b'200'), ('POST', '/nothing', b'404')):
+        head = f'{method} {path} HTTP/1.1\r\nHost: localhost\r\n{header.format(length=len(hidden))}\r\n\r\n'
+        answer = say(server, head + hidden)
+        assert answer.startswith(b'HTTP/1.1 ' + status) and answer.count(b'HTTP/1.1 ') == 1
+        assert b'\r\nConnection: close\r\n' in answer
+    # Two requests without a body are both answered.
+    assert say(server, 2 * hidden).count(b'HTTP/1.1 200') == 2
+
+
+@pytest.mark.parametrize('size', [(60_000, 1), (1, 60_000)])
+def test_strips_are_searched_like_other_pictures(server, ask, size, monkeypatch):
+    enlarged = []
+    resize = processing.mmcv.imresize
+    monkeypatch.setattr(
+        processing.mmcv, 'imresize', lambda image, scale, **kw: enlarged.append(scale) or resize(image, scale, **kw)
+    )
+    strip = as_png(Image.new('RGB', size, (200, 30, 40)))
+    assert len(strip) < 1000
+    status, _, content = ask('/search?count=2', strip)
+    assert status == 200 and len(json.loads(content)['matches']) == 2
+    side = server.encoder.transform.resize_edge
+    assert [sorted(scale) for scale in enlarged] == [[side, 8 * side]]
+
+
+def test_failures_of_the_encoder_are_explained_and_logged(server, ask, monkeypatch):
+    logged = []
+    monkeypatch.setattr(server_module, 'print_log', lambda text, **options: logged.append(text))
+
+    def fail(picture):
+        raise RuntimeError('CUDA out of memory')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server, 'encoder', fail)
+        status, reason = error(ask('/search', as_png(smooth_picture())))
+    assert status == 500 and 'terminal' in reason and 'CUDA' not in reason
+    assert len(logged) == 1 and logged[0].startswith('Traceback') and 'CUDA out of memory' in logged[0]
+    assert ask('/search', as_png(smooth_picture()))[0] == 200
+
+
+def test_only_so_many_uploads_at_once(server, ask):
+    head = b'POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nslow'
+    with ExitStack() as clients:
+        slow = [clients.enter_context(socket.create_connection(server.server_address[:2], 30)) for _ in range(2)]
+        for client in slow:
+            client.sendall(head)
+        while server._uploads._value:
+            time.sleep(0.01)
+        status, reason = error(ask('/search', as_png(smooth_picture())))
+        assert status == 503 and 'try again' in reason
+        assert ask('/index')[0] == 200
+        for client in slow:
+            client.sendall(b' file')
+            assert client.recv(1000).startswith(b'HTTP/1.1 400')
+    assert ask('/search', as_png(smooth_picture()))[0] == 200
 
 
 def test_uploads_go_nowhere_else(ask):

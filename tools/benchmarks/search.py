@@ -108,6 +108,9 @@ def format_table(record: dict) -> str:
         f'{sizes}, {record["threads"]} threads. All methods take turns in one process; the ratio is the median over',
         f'{record["repeats"]} turns of the time divided by that of faiss in the same turn.',
         '',
+        '`mm_sop` leaves searches by cosine to faiss from a size on, on the CPU in fp32, and puts ties in order. The',
+        'row below it is its own search in blocks, which does all others: small, on a GPU, in fp64, without faiss.',
+        '',
         '| method | seconds, median | ratio to faiss | recall against fp64 | ties by row |',
         '| --- | ---: | ---: | ---: | --- |',
     ]

@@ -11,6 +11,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadPicture'),
+    dict(type='TrimLongSide'),
     dict(type='ResizeEdge', scale=48, interpolation='bicubic', backend='pillow'),
     dict(type='CenterCrop', crop_size=48),
     dict(type='PackInputs'),

@@ -18,6 +18,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadPicture'),
+    dict(type='TrimLongSide'),
     dict(type='ResizeEdge', scale=256, interpolation='bicubic', backend='pillow'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),

@@ -8,6 +8,7 @@ from .loading import LoadPicture, UnreadableImageError
 from .pair_views import ApplyToPair, PairMultiView
 from .perturb import Perturb
 from .segmentation import LoadSegmentationMap
+from .trim_long_side import TrimLongSide
 
 __all__ = [
     'ApplyToPair',
@@ -19,5 +20,6 @@ __all__ = [
     'LoadSegmentationMap',
     'PairMultiView',
     'Perturb',
+    'TrimLongSide',
     'UnreadableImageError',
 ]

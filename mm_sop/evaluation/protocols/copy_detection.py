@@ -33,9 +33,10 @@ from mm_sop.visualization.retrieval_strips import copies_chart, retrieval_strips
 class CopyDetectionProtocol(Protocol):
     """Finds the original of an edited picture.
 
-    The protocol of DINO and iBOT on Copydays: pictures are squeezed to a square, the descriptor is [CLS] beside the
-    generalised mean of the patch tokens, perhaps whitened on other pictures. Mean average precision over the copies of
-    a kind; the strong subset is the one that papers report.
+    After DINO and iBOT on Copydays: pictures are squeezed to a square, the descriptor is [CLS] beside the generalised
+    mean of the patch tokens, perhaps whitened on other pictures. Mean average precision over the copies of a kind; the
+    strong subset is the one that papers report. Their code stops at the first 20 of a ranking, and whitens descriptors
+    that are not brought to length 1.
 
     Args:
         sets: Folders below the data; the first that exists is evaluated.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from mm_sop.evaluation.cache import content_key, distinct_readouts
 from mm_sop.evaluation.cards import describe_source
 from mm_sop.evaluation.classification import class_labels, confusion_picture, score_accuracy, test_sets
 from mm_sop.evaluation.linear_batches import AugmentedBatches, CachedBatches
-from mm_sop.evaluation.linear_grid import HeadSettings, LinearGrid, cosine_factor
+from mm_sop.evaluation.linear_grid import SCHEDULES, AdamGrid, HeadSettings, LinearGrid
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult
 from mm_sop.evaluation.sources import class_names, draw_per_class, find_classification
 from mm_sop.visualization.evaluation_charts import grid_chart
 from mm_sop.visualization.page import Chart
 
+# What the papers' probes on ImageNet have in common.
+_PLAIN = dict(choices=('global',), weight_decays=(0.0,), optimizers=('sgd',), schedule='multistep', batch_size=256)
 _TEST_BLOCK = 1024
 _SAVINGS = 10
 
@@ -35,7 +38,7 @@ class LinearProtocol(Protocol):
     """Linear classifiers for every learning rate, weight decay, optimiser and kind of features, trained in one go.
 
     The best is picked on pictures that are kept back from the training set; only this one sees the test sets. Learning
-    rates are for a batch of 256 and follow a cosine to 0.
+    rates are for a batch of 256, except those of Adam, which do not follow the batch.
 
     Args:
         augment: Whether every epoch encodes random crops and flips of the pictures, as the papers do. Else the cached
@@ -43,7 +46,9 @@ class LinearProtocol(Protocol):
         choices: Features; those that the encoder lacks or that coincide are left out.
         learning_rates: Learning rates.
         weight_decays: Weight decays.
-        optimizers: ``'sgd'`` and ``'lars'``.
+        optimizers: ``'sgd'`` and ``'lars'``, or ``'adam'`` alone.
+        schedule: Course of the learning rates: ``'cosine'`` to 0, ``'multistep'`` (a tenth after 60 % of the training,
+            again after 80 %) or ``'exponential'`` to 1e-4 of the beginning.
         epochs: Passes over the training pictures.
         batch_size: Pictures in a batch of all processes.
         validation: Share of every class that is kept back, rounded, and at least one of its pictures unless it has no
@@ -51,15 +56,36 @@ class LinearProtocol(Protocol):
     """
 
     version = 2
+    presets: ClassVar[dict] = dict(
+        resa=dict(_PLAIN, learning_rates=(10.0, 40.0)),
+        sepp=dict(_PLAIN, learning_rates=(30.0,)),
+        # 1.6 for the whole batch.
+        co_ssl=dict(_PLAIN, learning_rates=(0.1,), optimizers=('lars',), schedule='cosine', epochs=90, batch_size=4096),
+        co_ssl_sgd=dict(_PLAIN, learning_rates=(0.1, 0.3)),
+        resa_cifar=dict(
+            choices=('global',),
+            learning_rates=(0.01,),
+            weight_decays=(5e-6,),
+            optimizers=('adam',),
+            schedule='exponential',
+            epochs=500,
+            batch_size=1000,
+        ),
+    )
 
     augment: bool = False
     choices: Sequence[str] = ('global', 'global+patch', 'last4')
     learning_rates: Sequence[float] = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
     weight_decays: Sequence[float] = (0.0, 1e-6)
     optimizers: Sequence[str] = ('sgd', 'lars')
+    schedule: str = 'cosine'
     epochs: int = 100
     batch_size: int = 128
     validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f'linear.schedule must be one of {", ".join(SCHEDULES)}, got {self.schedule!r}')
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -98,10 +124,15 @@ class LinearProtocol(Protocol):
         self, features: dict[str, Tensor], num_classes: int, context: EvaluationContext
     ) -> dict[str, LinearGrid]:
         generator = torch.Generator().manual_seed(context.seed)
+        build = AdamGrid if self._is_adam else LinearGrid
         return {
-            readout: LinearGrid(each.shape[1], num_classes, self.heads, generator=generator, device=context.device)
+            readout: build(each.shape[1], num_classes, self.heads, generator=generator, device=context.device)
             for readout, each in features.items()
         }
+
+    @property
+    def _is_adam(self) -> bool:
+        return set(self.optimizers) == {'adam'}
 
     def _state_path(self, context: EvaluationContext, train: Dataset) -> Path:
         definition = dict(
@@ -116,11 +147,12 @@ class LinearProtocol(Protocol):
         return context.work_dir / f'linear_{content_key(definition)}.pth'
 
     def _train(self, grids: dict[str, LinearGrid], batches: CachedBatches | AugmentedBatches, state: Path) -> None:
-        total, scale = self.epochs * len(batches), self.batch_size / 256
+        total, scale = self.epochs * len(batches), 1.0 if self._is_adam else self.batch_size / 256
+        factor = SCHEDULES[self.schedule]
         for epoch in range(_load_state(state, grids), self.epochs):
             for number, (features, labels) in enumerate(batches(epoch), start=epoch * len(batches)):
                 for readout, grid in grids.items():
-                    grid.step(features[readout], labels, scale * cosine_factor(number, total))
+                    grid.step(features[readout], labels, scale * factor(number, total))
             if (epoch + 1) % max(1, self.epochs // _SAVINGS) == 0:
                 _save_state(state, grids, epoch + 1)
                 print_log(f'Linear classifiers: epoch {epoch + 1} of {self.epochs}', logger='current')
@@ -160,7 +192,9 @@ class LinearProtocol(Protocol):
         optimizer, decay = self._rows()[head // columns]
         chosen = (f'{best}, {optimizer}, decay {decay:g}', head % columns)
         draw = partial(grid_chart, rows, [f'{lr:g}' for lr in self.learning_rates], chosen)
-        return Chart.drawn('grid', draw, 'Validation accuracy of all linear classifiers; the chosen one is framed.')
+        batch = 'as they are' if self._is_adam else 'for a batch of 256'
+        text = f'Validation accuracy of all linear classifiers; the chosen one is framed. Learning rates {batch}.'
+        return Chart.drawn('grid', draw, text)
 
     def _rows(self) -> list[tuple[str, float]]:
         return list(itertools.product(self.optimizers, self.weight_decays))

@@ -75,10 +75,11 @@ class LocalityProtocol(Protocol):
 
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
         test = data['test']
-        scores, within, between = _cosines(map_pictures(context, test, partial(_measure, context.encoder)), test)
+        measured = map_pictures(context, test, partial(_measure, context.encoder), 'cosines')
+        scores, within, between = _cosines(measured, test)
         print_log('Locality: effective receptive field', logger='current')
         shown = random_subset(test, self.max_gradients, context.seed)
-        gradients = map_pictures(context, shown, partial(_gradients, context.encoder))['gradients']
+        gradients = map_pictures(context, shown, partial(_gradients, context.encoder), 'gradients')['gradients']
         field = gradients.double().mean(0).view(context.transform.crop_size, -1)
         center = median_position(field)
         radii = {share: mass_radius(field, center, share) for share in (0.5, 0.9)}
@@ -101,14 +102,14 @@ class LocalityProtocol(Protocol):
         """Accuracy of single places, averaged over them, and of their mean."""
         print_log('Locality: what single places know of the class', logger='current')
         labels = class_labels(train)
-        drawn = map_pictures(context, train, partial(_draw_place, context.encoder, context.seed))['place']
+        drawn = map_pictures(context, train, partial(_draw_place, context.encoder, context.seed), 'places')['place']
         places, means = (
             FrozenClassifiers(features.to(context.device), labels, penalty=self.penalty)
             for features in (drawn, context.features(train, 'patch'))
         )
-        single = map_pictures(context, test, partial(_judge_places, context.encoder, places))['right'].mean(1)
+        judged = map_pictures(context, test, partial(_judge_places, context.encoder, places), 'judged')
         logits = means.logits(context.features(test, 'patch').to(context.device))
-        right = dict(single_place=single, mean_of_places=logits.argmax(1).cpu() == class_labels(test))
+        right = dict(single_place=judged['right'].mean(1), mean_of_places=logits.argmax(1).cpu() == class_labels(test))
         identities = read_labels(test, 'identity')
         return {
             name: Score(float(each.double().mean()), _mean_error(each.double().numpy(), identities))

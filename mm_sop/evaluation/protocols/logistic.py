@@ -69,7 +69,8 @@ class LogisticProtocol(Protocol):
             print_log(f'Logistic regression: {subset} done', logger='current')
         scores = {key: score_tries(values) for key, values in accuracies.items()}
         card = dict(subsets=describe_subsets(context, subsets))
-        return ProtocolResult(name_few_scores(scores), card, [few_labels_picture(scores, 'Logistic regression')])
+        picture = few_labels_picture({'Logistic regression': scores}, 'Logistic regression')
+        return ProtocolResult(name_few_scores(scores), card, [picture])
 
     def _fit_and_test(self, features: Mapping[str, Tensor], labels: Mapping[str, Tensor], rows: Tensor) -> dict:
         names = [name for name in features if name != 'train']

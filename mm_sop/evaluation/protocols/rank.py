@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from mmengine.dist import get_dist_info
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from mm_sop.datasets.seeded_dataset import SeededDataset
-from mm_sop.evaluation.features import extract_features, gather_features
+from mm_sop.evaluation.frozen_classifiers import map_pictures
 from mm_sop.evaluation.linear_batches import augmented
 from mm_sop.evaluation.protocol import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
 from mm_sop.evaluation.sources import find_classification
@@ -62,10 +61,7 @@ class RankProtocol(Protocol):
         """Encodings of the views of every picture, (n q, D), the views of one picture beside each other."""
         seeded = SeededDataset(augmented(dataset, context.transform), context.seed)
         draws = (rows[:, None] + len(seeded) * np.arange(self.views)).ravel().tolist()
-        rank, world_size = get_dist_info()
-        loading = dict(batch_size=context.batch_size, num_workers=context.num_workers)
-        share = extract_features(context.encoder, Subset(seeded, draws), rank=rank, world_size=world_size, **loading)
-        return gather_features(share['features'].to(context.device), len(draws))
+        return map_pictures(context, Subset(seeded, draws), context.encoder, 'views')['features']
 
 
 def _measure(features: Tensor, views: Tensor) -> dict[str, float]:

@@ -31,9 +31,10 @@ _LARGE_PICTURES = 16
 class RetrievalProtocol(Protocol):
     """Finds other pictures of the object in a query by the cosine of descriptors.
 
-    The protocol of DINO and iBOT on revisited Oxford and Paris (Radenovic et al., 2018): longer side of at most 512
-    pixels, mean descriptor of three sizes, mean average precision and precision at k for three levels of difficulty,
-    junk left out. In a labelled folder every picture searches for the others of its identity or class.
+    The protocol of revisited Oxford and Paris (Radenovic et al., 2018) with the settings of DINO and iBOT: longer side
+    of at most 512 pixels, mean descriptor of three sizes, mean average precision and precision at k for three levels of
+    difficulty, junk left out. Their code searches with whole queries and cuts off pixels that do not fill a patch. In a
+    labelled folder every picture searches for the others of its identity or class.
 
     Args:
         sets: Folders below the data; those that exist are evaluated.
@@ -89,7 +90,13 @@ class RetrievalProtocol(Protocol):
             others = UnlabelledImages(str(distractors), pipeline=self._pipeline)
             card['distractors'] = len(others)
             above = count_distractors(
-                context, others, self._descriptor, queries, queries @ database.T, self.distractor_block
+                context,
+                others,
+                self._descriptor,
+                queries,
+                queries @ database.T,
+                self.distractor_block,
+                part=f'distractors/{name}',
             )
         results = score_queries(queries, database, task.levels, above)
         card['answerable'] = {level: int(np.isfinite(values[:, 0]).sum()) for level, values in results.items()}

@@ -131,7 +131,7 @@ class RobustnessProtocol(Protocol):
         correct.update(self._swap_sets(judge))
         for name, disturbance in self._disturb_network(context, own, pooled).items():
             print_log(f'Robustness: {name}', logger='current')
-            correct.update(judge.disturb(disturbance))
+            correct.update(judge.disturb(name, disturbance))
         accuracies = {kind: _accuracies(levels) for kind, levels in correct.items()}
         guide = self.guide or 'the network itself'
         card = dict(
@@ -258,9 +258,9 @@ class _Judge:
         groups = match_classes(self.data[name], self.data['train'], listing)
         return self.classify(self.data[name], dict(set=name), groups=groups, restrict=restrict)
 
-    def disturb(self, disturbance: InternalCorruption | PixelAttack) -> dict[str, Correct]:
+    def disturb(self, name: str, disturbance: InternalCorruption | PixelAttack) -> dict[str, Correct]:
         """Judge all kinds and levels of what disturbs the network."""
-        right = map_pictures(self.context, self.data['test'], disturbance)
+        right = map_pictures(self.context, self.data['test'], disturbance, name)
         correct = {}
         for kind, levels in disturbance.kinds.items():
             tries = right[kind].bool().numpy().T.reshape(-1, len(levels), len(self.data['test']))

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,11 @@ _PIPELINE = (dict(type='LoadPicture'), dict(type='PackInputs'))
 class VideoSegmentationProtocol(Protocol):
     """Follows the objects of the first frame through a video, by the likeness of local features.
 
-    The protocol of DINO and iBOT on DAVIS 2017: labels come from the first and the last seven frames, from the five
-    most similar places within twelve rows and columns. Region similarity J and contour accuracy F are means over the
-    objects of means over the frames, without the first and the last; masks have the size of the annotations. The
-    predicted masks are kept in ``videoseg/<key>/<sequence>/`` of the work directory, in DAVIS's format; the key is a
-    hash of :attr:`EvaluationContext.setup`.
+    After DINO and iBOT on DAVIS 2017: labels come from the first and the last seven frames, from the five most similar
+    places within twelve rows and columns. Their code cuts the longer side down to a multiple of 64. Region similarity J
+    and contour accuracy F are means over the objects of means over the frames, without the first and the last; masks
+    have the size of the annotations. The predicted masks are kept in ``videoseg/<key>/<sequence>/`` of the work
+    directory, in DAVIS's format; the key is a hash of :attr:`EvaluationContext.setup`.
 
     Args:
         sets: Folders below the data; the first that exists is evaluated.
@@ -90,7 +91,7 @@ class VideoSegmentationProtocol(Protocol):
         own, started = {}, time.perf_counter()
         share = sequences[rank::world_size]
         for done, sequence in enumerate(share, start=1):
-            own[sequence.name] = self._evaluate(context, sequence)
+            own[sequence.name] = self._segment(context, sequence)
             seconds = (time.perf_counter() - started) / done * (len(share) - done)
             print_log(f'Segmented {done} of {len(share)} sequences, {seconds:.0f} s left', logger='current')
         found = {name: scores for part in all_gather_object(own) for name, scores in part.items()}
@@ -99,15 +100,20 @@ class VideoSegmentationProtocol(Protocol):
         card = dict(sequences=len(sequences), objects=objects, standard_error='over objects')
         return ProtocolResult(summarize_curves(curves), card, [self._gallery(context, sequences, curves)])
 
+    def _segment(self, context: EvaluationContext, sequence: VideoSequence) -> dict[str, np.ndarray]:
+        """Scores of a sequence, whose predicted masks are written."""
+        found = context.part(f'sequences/{sequence.name}', partial(self._evaluate, context, sequence))
+        for frame, mask in zip(sequence.frames, found.pop('masks'), strict=True):
+            write_atomically(_prediction_path(context, sequence, frame), encode_mask(mask))
+        return found
+
     def _evaluate(self, context: EvaluationContext, sequence: VideoSequence) -> dict[str, np.ndarray]:
         truth = np.stack([read_mask(path) for path in sequence.masks])
         labels = self._propagate(self._local_maps(context, sequence), truth[0])
         predicted = np.stack([truth[0], *(_to_mask(soft, truth.shape[1:]) for soft in labels)])
-        for frame, mask in zip(sequence.frames, predicted, strict=True):
-            write_atomically(_prediction_path(context, sequence, frame), encode_mask(mask))
         unmoved = np.broadcast_to(np.where(truth[0] == VOID, 0, truth[0]), truth.shape)
         baseline = score_masks(unmoved, truth)
-        return dict(score_masks(predicted, truth), unmoved=(baseline['J'] + baseline['F']) / 2)
+        return dict(score_masks(predicted, truth), unmoved=(baseline['J'] + baseline['F']) / 2, masks=predicted)
 
     @torch.no_grad()
     def _local_maps(self, context: EvaluationContext, sequence: VideoSequence) -> Iterator[Tensor]:

@@ -2,22 +2,26 @@
 
 import ipaddress
 import json
+import logging
 import random
 import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import cv2
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from PIL import Image
 
 from mm_sop.datasets.transforms.loading import decode_image
@@ -77,6 +81,7 @@ class SearchServer(ThreadingHTTPServer):
         names: Other names by which it may be asked for.
         max_upload: Largest upload in bytes.
         max_pixels: Largest width times height of an uploaded picture.
+        max_uploads: Uploads that are held in memory at once; further ones are refused.
 
     Raises:
         OSError: The address cannot be used.
@@ -91,6 +96,7 @@ class SearchServer(ThreadingHTTPServer):
         names: Sequence[str] = (),
         max_upload: int = 32 * 2**20,
         max_pixels: int = 50_000_000,
+        max_uploads: int = 4,
     ) -> None:
         self.index = index
         self.encoder = encoder
@@ -101,6 +107,7 @@ class SearchServer(ThreadingHTTPServer):
         self.thumbnail = lru_cache(4096)(lambda number: self.picture(number, THUMBNAIL_SIDE))
         # Decoding and encoding take much memory and all cores: one upload at a time.
         self._encoding = Lock()
+        self._uploads = BoundedSemaphore(max_uploads)
         super().__init__((host, port), SearchHandler)
 
     @property
@@ -141,6 +148,20 @@ class SearchServer(ThreadingHTTPServer):
         found = self.search(self.index.features[number], count + 1)
         others = [match for match in found['matches'] if match['number'] != number][:count]
         return dict(found, matches=others, name=self.index.files[number].path)
+
+    @contextmanager
+    def place_for_upload(self) -> Iterator[None]:
+        """Room in memory for one upload.
+
+        Raises:
+            RequestError: There is none.
+        """
+        if not self._uploads.acquire(blocking=False):
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many pictures are being uploaded: try again soon')
+        try:
+            yield
+        finally:
+            self._uploads.release()
 
     def encode(self, content: bytes) -> torch.Tensor:
         """Features of an uploaded picture, (D,).
@@ -217,16 +238,28 @@ class SearchHandler(BaseHTTPRequestHandler):
 
     def _answer(self, respond: Callable[[SplitResult], tuple[bytes, str]]) -> None:
         status = HTTPStatus.OK
-        length = self.headers.get('Content-Length', '')
-        self._unread = int(length) if re.fullmatch('[0-9]{1,18}', length) else None
+        lengths = self.headers.get_all('Content-Length', [])
+        is_known = len(lengths) == 1 and re.fullmatch('[0-9]{1,18}', lengths[0])
+        self._unread = int(lengths[0]) if is_known else None
         try:
             self._check_sender()
-            content, kind = respond(urlsplit(self.path))
-        except RequestError as error:
+            content, kind = respond(_split(self.path))
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:
+            status, message = self._explain(error)
+            content, kind = json.dumps(dict(error=message)).encode(), _JSON
+        # A body that nobody has read must not be taken for the next request.
+        is_unclear = bool(lengths) and not is_known or 'Transfer-Encoding' in self.headers
+        if status != HTTPStatus.OK or self._unread or is_unclear:
             self._discard()
-            status, kind = error.status, _JSON
-            content = json.dumps(dict(error=str(error))).encode()
         self._send(status, content, kind)
+
+    def _explain(self, error: Exception) -> tuple[HTTPStatus, str]:
+        if isinstance(error, RequestError):
+            return error.status, str(error)
+        print_log(''.join(traceback.format_exception(error)), logger='current', level=logging.ERROR)
+        return HTTPStatus.INTERNAL_SERVER_ERROR, 'Something went wrong on the server; its terminal says what'
 
     def _discard(self) -> None:
         """Read what a refused client still sends, else it may not see the answer; but not for ever."""
@@ -239,7 +272,7 @@ class SearchHandler(BaseHTTPRequestHandler):
         host, origin = self.headers.get('Host', ''), self.headers.get('Origin')
         if not self.server.is_own_name(host):
             raise RequestError(HTTPStatus.FORBIDDEN, 'This server is not known by that name; see --allow-name')
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise RequestError(HTTPStatus.FORBIDDEN, 'Requests from other pages are refused')
 
     def _get(self, url: SplitResult) -> tuple[bytes, str]:
@@ -261,11 +294,12 @@ class SearchHandler(BaseHTTPRequestHandler):
         raise RequestError(HTTPStatus.NOT_FOUND, 'There is nothing here')
 
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
-        content = self._read_body()
         if url.path != '/search':
             raise RequestError(HTTPStatus.NOT_FOUND, 'There is nothing here')
-        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
-        return self._json(self.server.search(self.server.encode(content), _count(query)))
+        count = _count({key: values[-1] for key, values in parse_qs(url.query).items()})
+        with self.server.place_for_upload():
+            features = self.server.encode(self._read_body())
+        return self._json(self.server.search(features, count))
 
     def _read_body(self) -> bytes:
         length = self._unread
@@ -298,6 +332,13 @@ class SearchHandler(BaseHTTPRequestHandler):
             self.send_header('Connection', 'close')
         self.end_headers()
         self.wfile.write(content)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise RequestError(HTTPStatus.BAD_REQUEST, f'This is no address: {error}') from error
 
 
 def _count(query: dict[str, str]) -> int:
