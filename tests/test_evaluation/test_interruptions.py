@@ -28,8 +28,8 @@ WORK = dict(
 )
 
 
-class Interrupted(Exception):
-    """Whatever ends a process."""
+class Interrupted(BaseException):
+    """What ends a process; an ordinary error would be recorded as the failure of its protocol."""
 
 
 class CountedWork:

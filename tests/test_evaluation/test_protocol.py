@@ -282,8 +282,8 @@ def test_types_of_options_are_checked(name, option, value, message):
 def test_transform():
     assert EvaluationTransform().resize_edge == 256
     assert EvaluationTransform(96).resize_edge == 96
-    assert EvaluationTransform(96).steps[1]['backend'] == 'pillow'
-    assert EvaluationTransform(96, interpolation='area').array_steps[0]['backend'] == 'cv2'
+    assert EvaluationTransform(96).steps[2]['backend'] == 'pillow'
+    assert EvaluationTransform(96, interpolation='area').array_steps[1]['backend'] == 'cv2'
     with pytest.raises(ValueError, match="interpolation 'bicubicc': expected one of bicubic, bilinear"):
         EvaluationTransform(96, interpolation='bicubicc')
     with pytest.raises(ValueError, match='crop_size=64 must lie in'):

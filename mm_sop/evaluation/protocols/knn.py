@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ class KNNProtocol(Protocol):
     """
 
     version = 2
-    presets: ClassVar[dict] = dict(resa_cifar=dict(num_neighbors=(5,), metric='euclidean'))
+    presets = dict(resa_cifar=dict(num_neighbors=(5,), metric='euclidean'))
 
     readout: str = 'global'
     num_neighbors: Sequence[int] = (10, 20, 100, 200)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class LinearProtocol(Protocol):
     """
 
     version = 2
-    presets: ClassVar[dict] = dict(
+    presets = dict(
         resa=dict(_PLAIN, learning_rates=(10.0, 40.0)),
         sepp=dict(_PLAIN, learning_rates=(30.0,)),
         # 1.6 for the whole batch.
