@@ -26,7 +26,7 @@ def check_coco(dataset: dict) -> Counter:
 
     Boxes without area, outside of their picture or of a category that is not asked for are left out by the data set;
     boxes that reach over the border are cut; pictures without an annotation of a wanted category are left out of
-    training where ``filter_empty_gt`` is set, those with boxes that are left out stay. All are counted and told.
+    training where ``filter_empty_gt`` is set, those with boxes that are left out stay. All are counted, on the console.
 
     A picture that cannot be decoded would end an evaluation, so those of a data set in ``test_mode`` are read.
 

@@ -390,7 +390,7 @@ def check_precision(cfg: Config) -> None:
     Raises:
         LaunchError: MMCV's operators would end the first iteration.
     """
-    dtype = cfg.optim_wrapper.get('dtype', 'float32')
+    dtype = (cfg.get('optim_wrapper') or {}).get('dtype', 'float32')
     if dtype != 'float32' and cfg.get('default_scope') == 'mmdet' and not torch.cuda.is_available():
         raise LaunchError(
             f"{dtype} for a detector needs a CUDA device, as MMCV's NMS on the CPU knows float32 only: leave out --amp "
