@@ -1,12 +1,17 @@
 """Every config of a detector builds, trains two iterations and is evaluated, on small pictures."""
 
 import math
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 from detection_data import shrink, write_coco, write_voc
 from mmdet.datasets import CocoDataset, VOCDataset
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mm_sop.engine.launch import launch, leaf_datasets
 
@@ -82,6 +87,45 @@ def narrow(model):
                     replace(item)
 
     replace(model)
+
+
+@pytest.mark.parametrize(
+    ('name', 'drop_path', 'patches'), [('vitb_1x_coco', 0.2, (42, 68)), ('vits_1x_coco', 0.1, (50, 63))]
+)
+def test_cascade_is_that_of_ibots_evaluation(name, drop_path, patches):
+    config = Config.fromfile(FOLDER / f'cascade-mask-rcnn_{name}.py')
+    DefaultScope.get_instance(name, scope_name='mmdet')
+    with torch.device('meta'), mock.patch('torch.linspace', partial(torch.linspace, device='cpu')):
+        model = MODELS.build(config.model)
+    backbone = model.backbone
+    assert (backbone.layers[-1].attn.out_drop.drop_prob, tuple(backbone.patch_embed.init_out_size)) == (
+        drop_path,
+        patches,
+    )
+    assert not hasattr(backbone, 'ln1')
+    assert isinstance(model.neck[0].layers[0][1], torch.nn.SyncBatchNorm)
+    for head, deviation in zip(model.roi_head.bbox_head, (0.1, 0.05, 0.033), strict=True):
+        assert (len(head.shared_convs), len(head.shared_fcs)) == (4, 1)
+        assert all(isinstance(conv.norm, torch.nn.SyncBatchNorm) for conv in head.shared_convs)
+        assert (type(head.loss_bbox).__name__, head.loss_bbox.loss_weight) == ('GIoULoss', 10)
+        assert head.reg_decoded_bbox and not head.reg_class_agnostic
+        assert head.fc_reg.out_features == 4 * 80
+        assert head.bbox_coder.stds[0] == deviation
+    assert config.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.75
+    (whole,), (enlarged, crop, again) = config.train_dataloader.dataset.pipeline[3].transforms
+    assert whole.scales == again.scales == [(1333, side) for side in range(480, 801, 32)]
+    assert enlarged.scales == [(1333, 400), (1333, 500), (1333, 600)]
+    assert crop.crop_size == (384, 600)
+
+
+def test_pyramid_of_a_resnet_has_norms_in_its_heads():
+    config = Config.fromfile(FOLDER / 'mask-rcnn_r50_fpn_1x_coco.py')
+    DefaultScope.get_instance('resnet', scope_name='mmdet')
+    model = MODELS.build(config.model)
+    heads = [model.roi_head.bbox_head.shared_convs, model.roi_head.mask_head.convs]
+    for convs in (model.neck.lateral_convs, model.neck.fpn_convs, *heads):
+        assert len(convs) == 4
+        assert all(isinstance(conv.norm, torch.nn.SyncBatchNorm) for conv in convs)
 
 
 def is_repetition(path):

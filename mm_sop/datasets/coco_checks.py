@@ -5,12 +5,16 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 
+from mm_sop.datasets.transforms.loading import LoadPicture, UnreadableImageError
+
 _MAX_LISTED = 8
+_USABLE = ('boxes', 'over the border')
 
 
 class AnnotationError(ValueError):
@@ -21,8 +25,10 @@ def check_coco(dataset: dict) -> Counter:
     """Read the annotations of a ``CocoDataset`` and refuse those that would train something else than was meant.
 
     Boxes without area, outside of their picture or of a category that is not asked for are left out by the data set;
-    boxes that reach over the border are cut; pictures without boxes are left out of training where ``filter_empty_gt``
-    is set. All are counted and logged.
+    boxes that reach over the border are cut; pictures without an annotation of a wanted category are left out of
+    training where ``filter_empty_gt`` is set, those with boxes that are left out stay. All are counted, on the console.
+
+    A picture that cannot be decoded would end an evaluation, so those of a data set in ``test_mode`` are read.
 
     Args:
         dataset: Config of the data set.
@@ -32,17 +38,21 @@ def check_coco(dataset: dict) -> Counter:
         ``over the border`` and of ``other categories``.
 
     Raises:
-        AnnotationError: The file cannot be read or lacks something; a picture is missing on the disk; a class of the
-            config has no category, or classes are in another order; or no box is left.
+        AnnotationError: The file cannot be read or lacks something, such as masks that the pipeline loads; a picture is
+            missing on the disk, or cannot be decoded in ``test_mode``; a class of the config has no category, or
+            classes are in another order; or no box is left.
     """
     root = Path(dataset.get('data_root') or '')
     file = root / dataset['ann_file']
     content = _read(file)
     labels = _check_categories(file, content['categories'], class_names(dataset))
-    pictures = {picture['id']: picture for picture in content['images']}
-    _check_files(file, root / (dataset.get('data_prefix') or {}).get('img', ''), content['images'])
-    counts = _count(file, content['annotations'], pictures, labels)
+    _check_keys(file, content['images'])
+    paths = [root / (dataset.get('data_prefix') or {}).get('img', '') / each['file_name'] for each in content['images']]
+    _check_files(file, paths)
+    counts = _count(file, content, labels, dataset)
     _report(file, counts)
+    if dataset.get('test_mode'):
+        _check_pictures(file, paths)
     return counts
 
 
@@ -111,33 +121,73 @@ def _check_categories(file: Path, categories: list[dict], classes: Sequence[str]
     return {category['id'] for category in categories if category['name'] in classes}
 
 
-def _check_files(file: Path, folder: Path, pictures: list[dict]) -> None:
-    names = [folder / picture['file_name'] for picture in pictures]
+def _check_keys(file: Path, pictures: list[dict]) -> None:
+    for index, picture in enumerate(pictures):
+        missing = [key for key in ('id', 'file_name', 'width', 'height') if key not in picture]
+        if missing:
+            raise AnnotationError(f'{file}: images[{index}] has no {", ".join(missing)}: {picture}')
+
+
+def _check_files(file: Path, paths: list[Path]) -> None:
     present = {
-        parent: set(os.listdir(parent)) if parent.is_dir() else set() for parent in {name.parent for name in names}
+        parent: set(os.listdir(parent)) if parent.is_dir() else set() for parent in {path.parent for path in paths}
     }
-    missing = [str(name) for name in names if name.name not in present[name.parent]]
+    missing = [str(path) for path in paths if path.name not in present[path.parent]]
     if missing:
         raise AnnotationError(
-            f'{len(missing)} of {len(names)} pictures of {file} do not exist: {_shorten(missing)}. '
+            f'{len(missing)} of {len(paths)} pictures of {file} do not exist: {_shorten(missing)}. '
             "Check data_root and data_prefix=dict(img=...), or remove their entries from 'images'"
         )
 
 
-def _count(file: Path, annotations: list[dict], pictures: dict[int, dict], labels: set[int]) -> Counter:
+def _check_pictures(file: Path, paths: list[Path]) -> None:
+    print_log(f'{file}: reading {len(paths)} pictures', 'current')
+    with ThreadPoolExecutor() as pool:
+        faults = [fault for fault in pool.map(_read_fault, paths) if fault]
+    if faults:
+        raise AnnotationError(
+            f'{len(faults)} of {len(paths)} pictures of {file} cannot be read, which would end the evaluation: '
+            f"{_shorten(faults)}. Repair them, or remove their entries from 'images' and 'annotations'"
+        )
+
+
+def _read_fault(path: Path) -> str | None:
+    """Path of a picture and what is wrong with it, or None."""
+    try:
+        LoadPicture()(dict(img_path=str(path)))
+    except UnreadableImageError as error:
+        return str(error)
+    return None
+
+
+def _count(file: Path, content: dict, labels: set[int], dataset: dict) -> Counter:
+    pictures = {picture['id']: picture for picture in content['images']}
+    needs_mask = _kinds_with_mask(dataset)
     counts = Counter(pictures=len(pictures))
     filled = set()
-    for annotation in annotations:
+    for annotation in content['annotations']:
         fault = _find_fault(annotation, pictures)
         if fault:
             raise AnnotationError(f'{file}: annotation {annotation.get("id")} {fault}')
         kind = _classify(annotation, pictures[annotation['image_id']], labels)
         counts[kind] += 1
-        if kind in ('boxes', 'over the border'):
+        if kind in _USABLE:
             filled.add(annotation['image_id'])
+        if not annotation.get('segmentation') and kind in needs_mask:
+            raise AnnotationError(
+                f'{file}: annotation {annotation.get("id")} has no segmentation, which masks need: add it, or train a '
+                'detector of boxes alone, such as configs/detection/faster-rcnn_*'
+            )
     counts['boxes'] += counts['over the border']
     counts['empty'] = len(pictures) - len(filled)
     return counts
+
+
+def _kinds_with_mask(dataset: dict) -> tuple[str, ...]:
+    """Annotations, by what becomes of them, whose mask is read: in evaluation also those that training leaves out."""
+    if not any(step.get('with_mask') for step in dataset.get('pipeline', ())):
+        return ()
+    return (*_USABLE, 'without area', 'outside') if dataset.get('test_mode') else _USABLE
 
 
 def _find_fault(annotation: dict, pictures: dict[int, dict]) -> str | None:

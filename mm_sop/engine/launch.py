@@ -90,6 +90,7 @@ def launch(
     check_data(cfg)
     if amp:
         enable_bfloat16(cfg)
+    check_precision(cfg)
     set_resume(cfg, resume)
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -416,6 +417,23 @@ def enable_bfloat16(cfg: Config) -> None:
             wrapper.clip = dict(type='global_norm', max_norm=clip['max_norm'])
         wrapper.type = 'mmpretrain.PretrainOptimWrapper'
     wrapper.dtype = 'bfloat16'
+
+
+def check_precision(cfg: Config) -> None:
+    """Refuse half precision for detectors on the CPU.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: MMCV's operators would end the first iteration.
+    """
+    dtype = (cfg.get('optim_wrapper') or {}).get('dtype', 'float32')
+    if dtype != 'float32' and cfg.get('default_scope') == 'mmdet' and not torch.cuda.is_available():
+        raise LaunchError(
+            f"{dtype} for a detector needs a CUDA device, as MMCV's NMS on the CPU knows float32 only: leave out --amp "
+            'and optim_wrapper.dtype'
+        )
 
 
 def set_resume(cfg: Config, resume: bool | str) -> None:

@@ -1,10 +1,13 @@
 """Starting detectors, segmentors and classifiers from a pretrained backbone."""
 
+import math
 from collections.abc import Sequence
 
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from mm_sop.engine.weights import (
@@ -32,11 +35,13 @@ class PretrainedBackbone:
         prefix: Beginning of the backbone's names in the checkpoint. Defaults to None, found out.
         ignored: Beginnings of names that only the model or only the checkpoint has, such as ``'norm.'`` for a norm that
             the detector adds.
+        grid: Rows and columns of patches in the pictures of pretraining, of which the checkpoint tells only the
+            product. Defaults to None: a square, or else the grid of this backbone.
 
     Raises:
         ValueError: ``network`` is neither.
         WeightsError: There is no checkpoint, or it does not hold exactly the backbone; the message has a table of the
-            names that are missing, unexpected or of another shape.
+            names that are missing, unexpected or of another shape. Or its position embedding has another grid.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class PretrainedBackbone:
         network: str = 'teacher',
         prefix: str | None = None,
         ignored: Sequence[str] = (),
+        grid: tuple[int, int] | None = None,
     ) -> None:
         if network not in BACKBONE_PREFIXES:
             raise ValueError(f'PretrainedBackbone(network={network!r}): expected one of {", ".join(BACKBONE_PREFIXES)}')
@@ -58,6 +64,7 @@ class PretrainedBackbone:
         self.prefix = prefix
         # The teacher's copy of a masked transformer lacks it, and nothing is masked downstream.
         self.ignored = ('mask_token', *ignored)
+        self.grid = grid
 
     def __call__(self, model: nn.Module) -> None:
         """Load the weights and keep later initialisation away from them.
@@ -82,13 +89,27 @@ class PretrainedBackbone:
         return strip_prefix(state, prefix)
 
     def _load(self, part: nn.Module, state: dict[str, Tensor]) -> None:
-        if hasattr(part, '_prepare_pos_embed'):
+        if isinstance(part, VisionTransformer) and 'pos_embed' in state:
+            state['pos_embed'] = self._resize_positions(part, state['pos_embed'])
+        elif hasattr(part, '_prepare_pos_embed'):
             part._prepare_pos_embed(state, '')
         load_complete(part, state, str(self.checkpoint), self.ignored)
         if hasattr(part, '_params_init_info'):
             update_init_info(part, init_info=f'PretrainedBackbone: {self.checkpoint}')
         # MMEngine initialises the children after their parent, unless they say that it is done.
         part._is_init = True
+
+    def _resize_positions(self, part: nn.Module, embedding: Tensor) -> Tensor:
+        count, own = embedding.shape[1] - part.num_extra_tokens, tuple(part.patch_embed.init_out_size)
+        square = (math.isqrt(max(count, 0)),) * 2
+        grids = [square, own] if self.grid is None else [tuple(self.grid)]
+        grid = next((grid for grid in grids if math.prod(grid) == count), None)
+        if grid is None:
+            raise WeightsError(
+                f'{self.checkpoint} has a position embedding for {count} patches, but init_cfg.grid={self.grid}: give '
+                'the rows and columns of the pretraining, such as --cfg-options model.init_cfg.grid=[16,20]'
+            )
+        return resize_pos_embed(embedding, grid, own, part.interpolate_mode, part.num_extra_tokens)
 
 
 def backbone_parts(model: nn.Module) -> list[nn.Module]:

@@ -122,6 +122,40 @@ def test_broken_files(data, tmp_path):
         check_coco(dict(config, ann_file='absent.json'))
 
 
+@pytest.mark.parametrize('key', ['id', 'file_name', 'width', 'height'])
+def test_pictures_need_name_and_size(data, key):
+    content, write, config = data
+    del content['images'][4][key]
+    write()
+    with pytest.raises(AnnotationError, match=rf'images\[4\] has no {key}'):
+        check_coco(config)
+
+
+def test_masks_are_needed_where_they_are_loaded(data):
+    content, write, config = data
+    with_masks = dict(config, pipeline=[dict(type='LoadAnnotations', with_bbox=True, with_mask=True)])
+    content['annotations'][2]['segmentation'] = []
+    write()
+    check_coco(config)
+    with pytest.raises(AnnotationError, match='annotation 2 has no segmentation'):
+        check_coco(with_masks)
+    # A box without area is left out of training, but COCO's evaluation reads its mask.
+    content['annotations'][2].update(bbox=[5, 5, 0, 9], area=0)
+    write()
+    assert check_coco(with_masks)['without area'] == 1
+    with pytest.raises(AnnotationError, match='annotation 2 has no segmentation'):
+        check_coco(dict(with_masks, test_mode=True))
+
+
+@pytest.mark.parametrize('content', [b'', b'\x89PNG\r\n\x1a\n'])
+def test_pictures_of_an_evaluation_must_be_readable(data, tmp_path, content):
+    _, _, config = data
+    (tmp_path / 'pictures/1.png').write_bytes(content)
+    check_coco(config)
+    with pytest.raises(AnnotationError, match=r'1 of 6 pictures .* cannot be read.*pictures/1.png: '):
+        check_coco(dict(config, test_mode=True))
+
+
 def test_number_of_classes_of_the_heads():
     head = dict(num_classes=3)
     check_num_classes(dict(roi_head=dict(bbox_head=[head, head], mask_head=head)), CLASSES)

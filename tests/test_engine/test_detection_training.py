@@ -8,9 +8,10 @@ import torch
 from detection_data import SIZE, make_annotation, write_coco
 from distributed import run_distributed
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 from mm_sop.datasets.coco_checks import AnnotationError
-from mm_sop.engine.launch import launch
+from mm_sop.engine.launch import LaunchError, launch
 
 ROOT = Path(__file__).parents[2]
 SCENES = Config.fromfile(ROOT / 'configs/_base_/datasets/composites_scenes.py').metainfo.classes
@@ -24,9 +25,9 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def train(scenes, work_dir, **options):
-    """Train the detector of the composites for 4 iterations of 2 pictures, without validation."""
-    cfg = Config.fromfile(ROOT / 'configs/detection/mask-rcnn_r18_fpn_composites.py')
+def train(scenes, work_dir, config='mask-rcnn_r18_fpn', **options):
+    """Train a detector of the composites for 4 iterations of 2 pictures, without validation."""
+    cfg = Config.fromfile(ROOT / f'configs/detection/{config}_composites.py')
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg.pop(key)
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
@@ -35,7 +36,7 @@ def train(scenes, work_dir, **options):
     changes['default_hooks.checkpoint.interval'] = 1
     changes |= options.pop('changes', {})
     # A resumed run needs no pretrained backbone any more.
-    pretrained = None if 'resume' in options else 'none'
+    pretrained = options.pop('pretrained', None if 'resume' in options else 'none')
     return launch(cfg, str(work_dir), data=str(scenes), pretrained=pretrained, cfg_options=changes, **options)
 
 
@@ -46,6 +47,27 @@ def test_resumed_run_equals_a_straight_one(scenes, work_dir):
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert sorted(path.name for path in (work_dir / 'resumed').glob('*.pth')) == ['iter_3.pth', 'iter_4.pth']
+
+
+@pytest.mark.parametrize('config', ['mask-rcnn_r18_fpn_frozen', 'mask-rcnn_r18_linear'])
+def test_frozen_backbone_keeps_weights_and_statistics(scenes, work_dir, config):
+    backbone = MODELS.build(Config.fromfile(ROOT / 'configs/sop/r18_composites.py').model.backbone)
+    weights = {
+        f'backbone.{name}': value + 0.1 if 'running' in name else value for name, value in backbone.state_dict().items()
+    }
+    torch.save(weights, work_dir / 'pretrained.pth')
+    runner = train(scenes, work_dir / 'run', config, pretrained=str(work_dir / 'pretrained.pth'))
+    after = runner.model.backbone.state_dict()
+    for name, value in after.items():
+        assert torch.equal(value, weights[f'backbone.{name}']), name
+    assert runner.model.roi_head.bbox_head.fc_cls.bias.abs().sum() > 0
+
+
+@pytest.mark.parametrize('options', [dict(amp=True), dict(changes={'optim_wrapper.dtype': 'bfloat16'})])
+def test_half_precision_is_refused_on_the_cpu(scenes, work_dir, options, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(LaunchError, match='bfloat16 for a detector needs a CUDA device.*leave out --amp'):
+        train(scenes, work_dir, **options)
 
 
 def train_in_process(rank, world_size, scenes, work_dir):

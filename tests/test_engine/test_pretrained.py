@@ -88,6 +88,58 @@ def test_position_embedding_is_resized_once_and_blocks_stay_loaded(tmp_path):
     torch.testing.assert_close(position[:, :1], teacher['pos_embed'][:, :1])
 
 
+@pytest.mark.parametrize(('img_size', 'grid'), [((32, 48), (4, 6)), ((32, 72), (4, 9))])
+def test_position_embedding_of_rectangular_pictures(tmp_path, img_size, grid):
+    """4 x 6 patches are no square; 4 x 9 are as many as in a square of 6."""
+    _, teacher = save(tmp_path / 'sop.pth', dict(VIT, type='MaskedVisionTransformer', img_size=img_size))
+    position = teacher['pos_embed'][:, 1:].view(1, *grid, 24).permute(0, 3, 1, 2)
+
+    def load(size, **options):
+        model = torch.nn.Module()
+        model.backbone = MODELS.build(dict(VIT, type='WindowedVisionTransformer', img_size=size, window_size=4))
+        PretrainedBackbone(str(tmp_path / 'sop.pth'), **options)(model)
+        return model.backbone.pos_embed[:, 1:]
+
+    expected = torch.nn.functional.interpolate(position, (8, 10), mode='bicubic', align_corners=False)
+    torch.testing.assert_close(load((64, 80), grid=grid), expected.flatten(2).mT)
+    torch.testing.assert_close(load(img_size, grid=grid), teacher['pos_embed'][:, 1:])
+    with pytest.raises(WeightsError, match=rf'for {grid[0] * grid[1]} patches, but init_cfg.grid=\(3, 5\): give'):
+        load((64, 80), grid=(3, 5))
+
+
+def test_a_grid_is_asked_for_where_it_is_neither_a_square_nor_the_same(tmp_path):
+    _, teacher = save(tmp_path / 'sop.pth', dict(VIT, type='MaskedVisionTransformer', img_size=(32, 48)))
+    model = torch.nn.Module()
+    model.backbone = MODELS.build(dict(VIT, type='WindowedVisionTransformer', img_size=(32, 48), window_size=4))
+    PretrainedBackbone(str(tmp_path / 'sop.pth'))(model)
+    torch.testing.assert_close(model.backbone.pos_embed, teacher['pos_embed'])
+    model.backbone = MODELS.build(dict(VIT, type='WindowedVisionTransformer', img_size=64, window_size=4))
+    with pytest.raises(WeightsError, match=r'model.init_cfg.grid=\[16,20\]'):
+        PretrainedBackbone(str(tmp_path / 'sop.pth'))(model)
+
+
+def test_a_square_is_not_read_as_a_rectangle_of_as_many_patches(tmp_path):
+    _, teacher = save(tmp_path / 'sop.pth', dict(VIT, type='MaskedVisionTransformer', img_size=48))
+    model = torch.nn.Module()
+    model.backbone = MODELS.build(dict(VIT, type='WindowedVisionTransformer', img_size=(32, 72), window_size=4))
+    PretrainedBackbone(str(tmp_path / 'sop.pth'))(model)
+    grid = teacher['pos_embed'][:, 1:].view(1, 6, 6, 24).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, (4, 9), mode='bicubic', align_corners=False)
+    torch.testing.assert_close(model.backbone.pos_embed[:, 1:], expected.flatten(2).mT)
+
+
+def test_cascade_reads_no_final_norm(tmp_path, repository):
+    vit = Config.fromfile(repository / 'configs/sop/vitt_composites.py').model.backbone
+    _, teacher = save(tmp_path / 'sop.pth', vit)
+    init_cfg = dict(checkpoint=str(tmp_path / 'sop.pth'), ignored=['ln1.'])
+    model = build_detector(repository, 'cascade-mask-rcnn_vitt_composites', init_cfg)
+    model.init_weights()
+    loaded = model.backbone.state_dict()
+    assert loaded.pop('pos_embed').shape[1] == 1 + 16 * 20
+    assert_equal(loaded, teacher)
+    assert teacher.keys() - loaded.keys() == {'pos_embed', 'mask_token', 'ln1.weight', 'ln1.bias'}
+
+
 def test_mmdetections_resnet_has_the_same_names(tmp_path):
     _, teacher = save(tmp_path / 'sop.pth', dict(type='ResNet', depth=50, base_channels=4, stem_channels=4))
     model = torch.nn.Module()

@@ -1,7 +1,10 @@
 """Every segmentation config trains; a segmentor starts from a pretrained encoder, and learns."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from distributed import run_distributed
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from PIL import Image
@@ -91,3 +94,20 @@ def test_a_decoder_learns_the_rectangles_and_is_tested(repository, work_dir, pic
     result = evaluate_detector(config, work_dir / 'iter_40.pth', work_dir / 'test')
     assert result['metrics']['mIoU'] == pytest.approx(scalars['mIoU'][1][-1])
     assert '| mIoU |' in (work_dir / 'test/iter_40.md').read_text()
+
+
+def train_in_process(rank, world_size, repository, pictures, work_dir):
+    config = small_config(repository, 'fpn_vitt_composites', pictures, train_cfg=dict(max_iters=3))
+    runner = launch(config, work_dir, pretrained='none', launcher='pytorch')
+    weights = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
+    return weights, runner.iter, len(runner.train_dataloader), read_scalars(Path(work_dir))
+
+
+def test_a_transformer_with_a_pyramid_in_two_processes(repository, work_dir, pictures):
+    ranks = run_distributed(train_in_process, repository, pictures, str(work_dir))
+    (first, iterations, batches, scalars), (second, *_) = ranks
+    assert (iterations, batches) == (3, 1)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert 0 < scalars['loss_seg'][1][-1] < 10
+    assert 0 <= scalars['mIoU'][1][-1] <= 100

@@ -14,7 +14,7 @@ train_pipeline = [
             [
                 dict(
                     type='RandomChoiceResize',
-                    scales=[(4200, 400), (4200, 500), (4200, 600)],
+                    scales=[(1333, 400), (1333, 500), (1333, 600)],
                     keep_ratio=True),
                 dict(
                     type='RandomCrop',

@@ -2,9 +2,10 @@
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 roi_strides = [4, 8, 16]
+norm_cfg = dict(type='BN')
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
-    init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
+    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away. No map passes the final norm.
+    init_cfg=dict(type='PretrainedBackbone', checkpoint=None, ignored=['ln1.']),
     backbone=dict(
         _delete_=True,
         type='WindowedVisionTransformer',
@@ -13,7 +14,8 @@ model = dict(
         patch_size=8,
         stem='conv',
         window_size=None,
-        out_indices=(1, 3, 5)),
+        out_indices=(1, 3, 5),
+        final_norm=False),
     neck=[
         dict(type='RescaledMaps', in_channels=192, scales=(2, 1, 0.5)),
         dict(
@@ -31,18 +33,21 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=roi_strides, finest_scale=24),
         bbox_head=[
             dict(
-                type='Shared2FCBBoxHead',
+                type='Shared4Conv1FCBBoxHead',
                 in_channels=64,
+                conv_out_channels=64,
                 fc_out_channels=256,
                 roi_feat_size=7,
                 num_classes=10,
+                norm_cfg=norm_cfg,
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder',
                     target_means=[0.0, 0.0, 0.0, 0.0],
                     target_stds=[0.1 / stage, 0.1 / stage, 0.2 / stage, 0.2 / stage]),
-                reg_class_agnostic=True,
+                reg_class_agnostic=False,
+                reg_decoded_bbox=True,
                 loss_cls=dict(type='CrossEntropyLoss'),
-                loss_bbox=dict(type='SmoothL1Loss')) for stage in (1, 2, 3)
+                loss_bbox=dict(type='GIoULoss', loss_weight=10.0)) for stage in (1, 2, 3)
         ],
         mask_roi_extractor=dict(out_channels=64, featmap_strides=roi_strides, finest_scale=24),
         mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=10)),

@@ -20,7 +20,7 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
     Unlike in ViTDet the [CLS] token stays, as in pretraining: it attends to every window and keeps the mean. Features
     equal those of the plain transformer where one window covers the map. The weights are those of
     :class:`MaskedVisionTransformer` without the mask embedding. :class:`PretrainedBackbone` resizes the position
-    embedding to ``img_size`` once; pictures of another size have it resized on their way.
+    embedding to ``img_size`` once; pictures of another size have it resized on their way, in every forward pass.
 
     Args:
         *args: Arguments of MMPretrain's ``VisionTransformer``.

@@ -17,8 +17,8 @@ _LAYER_NORM = dict(type='mmpretrain.LN2d', eps=1e-6)
 class RescaledMaps(BaseModule):
     """Maps of several resolutions, each from one map by transposed convolutions or max-pooling.
 
-    As in the dense evaluation of BEiT and iBOT, whose maps come from four blocks and keep their channels; a pyramid
-    such as FPN follows.
+    Maps of four blocks that keep their channels, followed by a pyramid such as FPN, are what BEiT and iBOT evaluate
+    dense tasks with; their norm is ``norm_cfg=dict(type='SyncBN')``.
 
     Args:
         in_channels: Channels of the maps.
