@@ -72,6 +72,38 @@ def test_train_test_detect(run, scenes, work_dir, repository, capsys):
         assert all(0 <= value <= SIZE[0] for item in objects for value in item['box'][::2])
 
 
+class Code:
+    def __reduce__(self):
+        return (print, ('code was run',))
+
+
+def test_trust_and_unreadable_pictures(run, scenes, work_dir, repository, capsys):
+    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+    checkpoint = train_detector(run, config, scenes, work_dir)
+    content = torch.load(checkpoint, weights_only=False)
+    # As in the configs for COCO, whose loader returns None for bad files.
+    content['meta']['cfg'] = content['meta']['cfg'].replace('mmpretrain.LoadPicture', 'LoadImageFromFile')
+    assert 'LoadImageFromFile' in content['meta']['cfg']
+    torch.save(dict(content, hook=Code()), work_dir / 'code.pth')
+    (work_dir / 'no.jpg').write_bytes(b'no picture')
+    pictures = [work_dir / 'no.jpg', scenes / 'val/0.png', work_dir / 'missing.jpg', scenes / 'val/2.png']
+    loader = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
+    tests = ('test.py', config, work_dir / 'code.pth', '--data', scenes, '--cfg-options', *loader)
+    for script, *arguments in (tests, ('detect.py', work_dir / 'code.pth', *pictures, '--out', work_dir / 'drawn')):
+        with pytest.raises(SystemExit, match=f'{script}: .* would run code'):
+            run(script, *arguments)
+    assert 'code was run' not in capsys.readouterr().out
+    run(*tests[:3], '--trust', *tests[3:])
+    assert capsys.readouterr().out.count('code was run') == 1
+    with pytest.raises(SystemExit, match=r'2 of the pictures cannot be read: .*no.jpg, .*missing.jpg'):
+        run('detect.py', work_dir / 'code.pth', *pictures, '--out', work_dir / 'drawn', '--trust')
+    output = capsys.readouterr()
+    assert output.out.count('code was run') == 1
+    assert 'detect.py: skipped' in output.err and 'no.jpg: not a picture' in output.err
+    assert sorted(path.name for path in (work_dir / 'drawn').iterdir()) == ['0.png', '2.png', 'detections.json']
+    assert list(json.loads((work_dir / 'drawn/detections.json').read_text())) == [str(pictures[1]), str(pictures[3])]
+
+
 def test_bad_pictures_checkpoints_and_annotations_are_named(run, scenes, work_dir, repository):
     config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
     checkpoint = train_detector(run, config, scenes, work_dir)
