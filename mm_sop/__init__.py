@@ -12,6 +12,7 @@ if find_spec('mmpretrain') is not None:
     from mm_sop import compat
 
     compat.define_torchvision_operators()
+    compat.silence_onedl()
     compat.leave_out_multimodal_models()
     compat.limit_opencv_threads()
     compat.announce_configs()

@@ -1,5 +1,7 @@
 """Fixes for known faults of the stack below; each does nothing where its fault is absent."""
 
+import functools
+import logging
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -22,6 +24,24 @@ def define_torchvision_operators() -> None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     _torchvision_library = library
+
+
+def silence_onedl() -> None:
+    """Leave out the lines "Could not import OneDL" at the start of every program.
+
+    MMPretrain and MMDetection look for data sets of the OneDL platform. They mean the lines for debugging, but name no
+    logger, so that MMEngine prints them.
+    """
+    import mmengine.logging
+
+    print_log = mmengine.logging.print_log
+
+    @functools.wraps(print_log)
+    def print_others(msg, logger=None, level=logging.INFO) -> None:
+        if logger is not None or not str(msg).startswith('Could not import OneDL'):
+            print_log(msg, logger, level)
+
+    mmengine.logging.print_log = print_others
 
 
 def limit_opencv_threads() -> None:

@@ -1,7 +1,7 @@
 """Draw what a trained detector finds: python tools/detect.py CHECKPOINT IMAGE...
 
 The config is read from the checkpoint, where training has put it. A picture of each image and detections.json are
-written into the folder --out.
+written into the folder --out. Pictures that cannot be read are skipped, and make the exit status 1.
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
-from mm_sop.datasets.transforms.loading import UnreadableImageError, decode_image
+from mm_sop.datasets.transforms.loading import LoadPicture, UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.launch import LaunchError, load_config
 from mm_sop.engine.stored_config import stored_config
-from mm_sop.engine.weights import WeightsError, read_checkpoint
+from mm_sop.engine.weights import WeightsError, find_state_dict, read_checkpoint
 from mm_sop.evaluation.detection import detect, load_detector, summarise
 from mm_sop.visualization.detections import draw_detections
 from mm_sop.visualization.montage import to_png
@@ -28,24 +28,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='config of the training run; default that in the checkpoint')
     parser.add_argument('--out', type=Path, default=Path('detections'), help='folder of the results (%(default)s)')
     parser.add_argument('--min-score', type=float, default=0.3, help='least score of an object (%(default)s)')
+    parser.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
     return parser.parse_args()
 
 
-def run(args: argparse.Namespace) -> None:
-    if args.config:
-        config = load_config(args.config)
-    else:
-        config = stored_config(read_checkpoint(args.checkpoint), args.checkpoint)
-    model = load_detector(config, args.checkpoint, get_device())
-    detections = {}
+def run(args: argparse.Namespace) -> list[Path]:
+    """Returns the pictures that cannot be read."""
+    content = read_checkpoint(args.checkpoint, args.trust)
+    config = load_config(args.config) if args.config else stored_config(content, args.checkpoint)
+    model = load_detector(config, args.checkpoint, get_device(), find_state_dict(content, args.checkpoint))
+    detections, load_picture = {}, LoadPicture()
     for path, name in zip(args.images, distinct_names(args.images), strict=True):
-        objects = detections[str(path)] = detect(model, path, args.min_score)
-        picture = decode_image(path.read_bytes())[..., ::-1].copy()
-        drawing = draw_detections(picture, objects, model.dataset_meta['classes'])
+        try:
+            picture = load_picture(dict(img_path=path))['img']
+        except UnreadableImageError as error:
+            print(f'detect.py: skipped {error}', file=sys.stderr)
+            continue
+        objects = detections[str(path)] = detect(model, picture, args.min_score)
+        drawing = draw_detections(picture[..., ::-1].copy(), objects, model.dataset_meta['classes'])
         write_atomically(args.out / f'{name}.png', to_png(drawing))
     plain = {path: [_without_mask(item) for item in objects] for path, objects in detections.items()}
     write_atomically(args.out / 'detections.json', json.dumps(plain, indent=1))
     print(f'{summarise(detections)}\nWritten to {args.out}')
+    return [path for path in args.images if str(path) not in detections]
 
 
 def distinct_names(paths: list[Path]) -> list[str]:
@@ -63,9 +68,11 @@ def _without_mask(item: dict) -> dict:
 
 def main() -> None:
     try:
-        run(parse_args())
-    except (LaunchError, WeightsError, UnreadableImageError, FileNotFoundError) as error:
+        skipped = run(parse_args())
+    except (LaunchError, WeightsError, FileNotFoundError) as error:
         sys.exit(f'detect.py: {error}')
+    if skipped:
+        sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {", ".join(map(str, skipped))}')
 
 
 if __name__ == '__main__':

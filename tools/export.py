@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 import mm_sop
 from mm_sop.engine.launch import LaunchError
 from mm_sop.engine.weights import WeightsError
-from mm_sop.export import TARGETS, ExportError, export
-from mm_sop.export.export import sample_pictures
+from mm_sop.export import TARGETS, export
+from mm_sop.export.export import check, sample_pictures
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,9 +46,13 @@ def export_all(args: argparse.Namespace) -> None:
     encoder = mm_sop.load(
         args.checkpoint, args.which, args.config, args.source, args.image_size, args.num_heads, args.trust
     )
-    run, licence = Path(args.checkpoint).parent, args.licence or ('other' if args.source else 'apache-2.0')
-    for target in args.to:
-        folder = (args.out or run / 'export') / target
+    # An address has no folder.
+    run = Path(args.checkpoint).parent if Path(args.checkpoint).exists() else None
+    licence = args.licence or ('other' if args.source else 'apache-2.0')
+    folders = {target: (args.out or (run or Path()) / 'export') / target for target in args.to}
+    for target, folder in folders.items():
+        check(encoder, target, folder)
+    for target, folder in folders.items():
         differences = export(encoder, target, folder, pictures, run, licence)
         found = ', '.join(f'{name} {value:.1e}' for name, value in differences.items())
         print(f'{target}: {folder}, largest differences on {len(pictures)} pictures: {found}')
@@ -58,7 +62,7 @@ def main() -> None:
     init_default_scope('mmpretrain')
     try:
         export_all(parse_args())
-    except (ExportError, LaunchError, WeightsError, FileNotFoundError, ValueError) as error:
+    except (LaunchError, WeightsError, OSError, ValueError) as error:
         sys.exit(f'export.py: {error}')
 
 

@@ -26,6 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, help="results; default 'test' beside the checkpoint")
     parser.add_argument('--data', metavar='DIR', help='folder of the data set, as for train.py')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes to CONFIG')
     return parser.parse_args()
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         set_data_root(config, args.data)
     config.launcher = args.launcher
     work_dir = args.work_dir or args.checkpoint.parent / 'test'
-    result = evaluate_detector(config, args.checkpoint, work_dir)
+    result = evaluate_detector(config, args.checkpoint, work_dir, args.trust)
     if is_main_process():
         print(f'{format_result(result)}\nWritten to {work_dir}')
 

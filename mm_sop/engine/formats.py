@@ -103,6 +103,8 @@ IMPORTS = ('timm', 'dinov2', 'ibot', 'torchvision', 'mmpretrain')
 
 # Classifiers and what only pretraining needs.
 _NOT_ENCODER = ('head.', 'heads.', 'fc.', 'neck.', 'mask_token', 'masked_embed', 'dino_head.', 'ibot_head.')
+# Training code of DINOv2 keeps its blocks in chunks; their own number is the second.
+_CHUNK = re.compile(r'^blocks\.\d+\.(?=\d+\.)')
 _STARTS = ('conv1.weight', 'patch_embed.projection.weight', 'patch_embed.proj.weight', 'conv_proj.weight')
 _DEPTHS = {
     ((2, 2, 2, 2), False): 18,
@@ -164,16 +166,17 @@ def read_format(
         beginnings = ', '.join(sorted({key.split('.')[0] for key in state})[:8])
         raise WeightsError(f'{source} holds no ViT or ResNet by the names of {name}: its names begin with {beginnings}')
     encoder = strip_prefix(state, prefixes[0])
-    encoder = from_format({key: encoder[key] for key in encoder if not key.startswith(_NOT_ENCODER)}, name)
+    encoder = {_CHUNK.sub('blocks.', key): encoder[key] for key in encoder if not key.startswith(_NOT_ENCODER)}
+    encoder = from_format(encoder, name)
     if 'conv1.weight' in encoder:
         return _infer_resnet(encoder, source), encoder
-    backbone = _infer_vit(encoder, num_heads, source)
+    backbone = _infer_vit(encoder, name, num_heads, source)
     if name in ('dinov2', 'ibot'):
         backbone['type'] = 'MaskedVisionTransformer'
     return backbone, encoder
 
 
-def _infer_vit(state: Mapping[str, Tensor], num_heads: int | None, source: str) -> dict:
+def _infer_vit(state: Mapping[str, Tensor], name: str, num_heads: int | None, source: str) -> dict:
     weight = state.get('patch_embed.projection.weight')
     if weight is None:
         raise WeightsError(f'{source} names its patch embedding otherwise than the library it is said to come from')
@@ -186,9 +189,6 @@ def _infer_vit(state: Mapping[str, Tensor], num_heads: int | None, source: str) 
     if 'cls_token' not in state or side**2 + 1 != state['pos_embed'].shape[1]:
         raise WeightsError(f'{source} has positions for other tokens than [CLS] and a square of patches')
     swiglu = 'layers.0.ffn.w3.weight' in state
-    hidden = (
-        state['layers.0.ffn.w3.weight'].shape[1] * 3 // 2 if swiglu else len(state['layers.0.ffn.layers.0.0.weight'])
-    )
     layers = {key.split('.')[1] for key in state if key.startswith('layers.')}
     return dict(
         type='VisionTransformer',
@@ -196,7 +196,7 @@ def _infer_vit(state: Mapping[str, Tensor], num_heads: int | None, source: str) 
             embed_dims=width,
             num_layers=len(layers),
             num_heads=num_heads or _guess_heads(width, source),
-            feedforward_channels=hidden,
+            feedforward_channels=_hidden_channels(state, name, source),
         ),
         img_size=side * patch_size,
         patch_size=patch_size,
@@ -207,6 +207,15 @@ def _infer_vit(state: Mapping[str, Tensor], num_heads: int | None, source: str) 
         layer_cfgs=dict(ffn_type='swiglu_fused') if swiglu else dict(),
         out_type='raw',
     )
+
+
+def _hidden_channels(state: Mapping[str, Tensor], name: str, source: str) -> int:
+    if 'layers.0.ffn.w3.weight' in state:
+        return state['layers.0.ffn.w3.weight'].shape[1] * 3 // 2
+    key = 'layers.0.ffn.layers.0.0.weight'
+    if key not in state:
+        raise WeightsError(f'{source} has no {next(iter(to_format({key: None}, name)))}, the MLP of the first block')
+    return len(state[key])
 
 
 def _guess_heads(width: int, source: str) -> int:

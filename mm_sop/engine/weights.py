@@ -1,6 +1,6 @@
 """Reading of checkpoints from many sources, and loading them completely or not at all."""
 
-import pickle
+import re
 import zipfile
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
@@ -51,6 +51,11 @@ def read_state_dict(path: str | Path, network: str = 'teacher', trusted: bool = 
 def read_checkpoint(path: str | Path, trusted: bool = False):
     """Read all of a checkpoint; see :func:`read_state_dict`."""
     path = Path(path)
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in ('.pth', '.safetensors'))
+        raise WeightsError(
+            f'{path} is a folder: give a file with weights, {" or ".join(files) or "there is none in it"}'
+        )
     if not path.is_file():
         raise WeightsError(f'no checkpoint {path.absolute()}')
     return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path, trusted)
@@ -72,13 +77,31 @@ def _read_torch(path: Path, trusted: bool):
         # Checkpoints of DINO and its kin hold their arguments as a Namespace.
         with torch.serialization.safe_globals([*get_torch_safe_globals(), Namespace]):
             return torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=not trusted)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f'{path} is damaged or holds Python objects, which would run code. If you trust where it comes from, '
-            f'`tools/export.py {path} --trust --to safetensors` saves its tensors alone. {str(error).splitlines()[0]}'
-        ) from error
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError, ImportError) as error:
-        raise WeightsError(f'{path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}') from error
+    except (OSError, ImportError, AttributeError) as error:
+        raise WeightsError(f'{path} cannot be read: {error}') from error
+    except Exception as error:  # unpicklers raise almost anything on broken bytes
+        raise WeightsError(f'{path} cannot be read: {_diagnose(path, error)}') from error
+
+
+def _diagnose(path: Path, error: Exception) -> str:
+    code = re.search(r'GLOBAL ([\w.]*\w)', str(error))
+    if code:
+        return (
+            f'it holds the Python object {code[1]}, which would run code. If you trust where it comes from, '
+            f'`tools/export.py {path} --trust --to safetensors` saves the tensors of its encoder alone; tools/test.py '
+            'and tools/detect.py take --trust as well'
+        )
+    with path.open('rb') as file:
+        start = file.read(64).lstrip()
+    if not path.stat().st_size:
+        return 'it is empty'
+    if start.startswith(b'PK') and not zipfile.is_zipfile(path):
+        return f'its end is missing, there are {path.stat().st_size:,} bytes only: copy or download it again'
+    if start.startswith(b'<'):
+        return 'it is a web page, as failed downloads leave it'
+    if start.startswith(b'version https://git-lfs'):
+        return 'it is a pointer of Git LFS: fetch the file itself by `git lfs pull`'
+    return 'it is damaged or cut off, or torch.save has not written it'
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -158,23 +181,32 @@ def format_mismatch(rows: Sequence[tuple[str, str, str]]) -> str:
     return '\n'.join(lines)
 
 
-def find_prefix(state_dict: Mapping[str, Tensor], names: Collection[str], preferred: Sequence[str], source: str) -> str:
+def find_prefix(
+    state_dict: Mapping[str, Tensor],
+    names: Collection[str] | Mapping[str, Tensor],
+    preferred: Sequence[str],
+    source: str,
+    ignored: Sequence[str] = (),
+) -> str:
     """Find under which prefix a checkpoint holds a module.
 
     Args:
         state_dict: Tensors of the whole checkpoint.
-        names: Names in the module's own state dict.
+        names: Names in the module's own state dict; or that itself, for a message with shapes.
         preferred: Prefixes that win, in this order, where there are several.
         source: Where the weights come from, for the message.
+        ignored: Beginnings of names that do not matter.
 
     Returns:
         The prefix, possibly empty.
 
     Raises:
         WeightsError: No prefix has all names, the preferred one lacks some, or several have all and none is preferred.
+            The message has a table of the differences from the closest one.
     """
-    needed = [name for name in names if not name.endswith('num_batches_tracked')]
-    found = {key.removesuffix(needed[0]) for key in state_dict if key.endswith(needed[0])}
+    needed = _without(names, ignored)
+    first = next(iter(needed))
+    found = {key.removesuffix(first) for key in state_dict if key.endswith(first)}
     found = sorted(prefix for prefix in found if not prefix or prefix.endswith('.'))
     counts = {prefix: sum(prefix + name in state_dict for name in needed) for prefix in (*preferred, *found)}
     complete = [prefix for prefix in counts if counts[prefix] == len(needed)]
@@ -183,15 +215,32 @@ def find_prefix(state_dict: Mapping[str, Tensor], names: Collection[str], prefer
     if closest is None and len(complete) > 1:
         raise WeightsError(f'{source} holds several such networks: choose one of the prefixes {complete}')
     if closest is None:
-        closest = max(counts, key=counts.get, default='')
+        # Where no name is found, a beginning that the checkpoint has tells more.
+        closest = max(counts, key=lambda p: (counts[p], any(key.startswith(p) for key in state_dict)), default='')
     if closest in complete:
         return closest
-    rows = [('missing', closest + name, '') for name in needed if closest + name not in state_dict]
+    given = _without(strip_prefix(state_dict, closest), ignored)
+    rows = [(problem, closest + name, details) for problem, name, details in _compare(needed, given)]
+    missing = sum(problem == 'missing' for problem, _, _ in rows)
     beginnings = sorted({key.split('.')[0] for key in state_dict})
     raise WeightsError(
-        f'{source} does not hold this network as a whole, {len(rows)} of {len(needed)} tensors are missing:\n'
+        f'{source} does not hold this network as a whole, {missing} of {len(needed)} tensors are missing:\n'
         f'{format_mismatch(rows)}\nIts names begin with {", ".join(beginnings)}'
     )
+
+
+def _without(entries: Collection[str], ignored: Sequence[str]) -> Collection[str]:
+    """Entries whose names matter; a mapping stays one."""
+    beginnings = tuple(ignored)
+    kept = [name for name in entries if not name.endswith('num_batches_tracked') and not name.startswith(beginnings)]
+    return {name: entries[name] for name in kept} if isinstance(entries, Mapping) else kept
+
+
+def _compare(needed: Collection[str], given: Mapping[str, Tensor]) -> list[tuple[str, str, str]]:
+    if isinstance(needed, Mapping):
+        return describe_mismatch(needed, given)
+    missing = [('missing', name, '') for name in needed if name not in given]
+    return missing + [('unexpected', name, '') for name in given if name not in needed]
 
 
 def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from mmcv.transforms import Compose
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mm_sop.datasets.coco_checks import class_names
 from mm_sop.engine.atomic import write_atomically
@@ -24,7 +25,7 @@ from mm_sop.evaluation.encoders import hash_file
 _COLUMNS = dict(zip(('', '50', '75', 's', 'm', 'l'), ('AP', 'AP50', 'AP75', 'small', 'medium', 'large'), strict=True))
 
 
-def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Path) -> dict:
+def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Path, trusted: bool = False) -> dict:
     """Measure a detector on the test data of a config.
 
     ``<name of the checkpoint>.json`` and ``.md`` are written into the work directory.
@@ -33,6 +34,7 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
         config: The config; ``launcher`` says whether there are several processes.
         checkpoint: Weights of the whole detector.
         work_dir: Folder of the results.
+        trusted: Whether code in the checkpoint may run.
 
     Returns:
         ``config``, ``checkpoint``, ``checkpoint_sha256``, ``pictures`` and ``metrics`` by name.
@@ -50,7 +52,8 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
     config.load_from, config.resume = None, False
     prepare_cpu_dist(config)
     runner = Runner.from_cfg(config)
-    load_complete(unwrap_model(runner.model), read_state_dict(checkpoint), str(checkpoint))
+    state = read_state_dict(checkpoint, trusted=trusted)
+    load_complete(unwrap_model(runner.model), state, str(checkpoint))
     metrics = runner.test()
     result = dict(
         config=Path(config.filename or 'config').name,
@@ -94,13 +97,16 @@ def _percent(value: float) -> str:
     return '–' if value < 0 else f'{100 * value:.1f}'
 
 
-def load_detector(config: Config, checkpoint: str | Path, device: str) -> nn.Module:
+def load_detector(
+    config: Config, checkpoint: str | Path, device: str, state: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Build a detector and load all of its weights.
 
     Args:
         config: The config of its training.
         checkpoint: The weights.
         device: Where it goes.
+        state: Tensors of the checkpoint, if it has been read already.
 
     Returns:
         The detector in evaluation mode, with ``cfg`` and ``dataset_meta`` as :mod:`mmdet.apis` expects them.
@@ -114,18 +120,18 @@ def load_detector(config: Config, checkpoint: str | Path, device: str) -> nn.Mod
         raise LaunchError(f'{checkpoint} holds no detector of MMDetection, by its config')
     init_default_scope(config.default_scope)
     model = revert_sync_batchnorm(MODELS.build(config.model))
-    load_complete(model, read_state_dict(checkpoint), str(checkpoint))
+    load_complete(model, read_state_dict(checkpoint) if state is None else state, str(checkpoint))
     model.cfg = config
     model.dataset_meta = dict(classes=class_names(leaf_datasets(config.test_dataloader.dataset)[0]))
     return model.to(device).eval()
 
 
-def detect(model: nn.Module, path: str | Path, min_score: float) -> list[dict]:
+def detect(model: nn.Module, picture: np.ndarray, min_score: float) -> list[dict]:
     """Find objects in a picture.
 
     Args:
         model: From :func:`load_detector`.
-        path: The picture.
+        picture: BGR, uint8, (h, w, 3).
         min_score: Least score, 0 ... 1.
 
     Returns:
@@ -134,8 +140,11 @@ def detect(model: nn.Module, path: str | Path, min_score: float) -> list[dict]:
     """
     # Only detectors need MMCV's compiled operators, which it imports.
     from mmdet.apis import inference_detector
+    from mmdet.utils import get_test_pipeline_cfg
 
-    found = inference_detector(model, str(path)).pred_instances.cpu().numpy()
+    # Pictures are read in one way, however the pipeline would read their files.
+    steps = [dict(type='mmdet.LoadImageFromNDArray'), *get_test_pipeline_cfg(model.cfg)[1:]]
+    found = inference_detector(model, picture, Compose(steps)).pred_instances.cpu().numpy()
     classes = model.dataset_meta['classes']
     chosen = [index for index in np.argsort(-found.scores, kind='stable') if found.scores[index] >= min_score]
     objects = [

@@ -18,6 +18,7 @@ from mm_sop.engine.weights import (
     BACKBONE_PREFIXES,
     WeightsError,
     find_prefix,
+    find_state_dict,
     load_complete,
     read_state_dict,
     strip_prefix,
@@ -108,7 +109,7 @@ def load_network(
     network: str = 'teacher',
     prefix: str | None = None,
     num_heads: int | None = None,
-    trusted: bool = False,
+    content: object = None,
 ) -> LoadedNetwork:
     """Build a network and load all of its weights.
 
@@ -121,12 +122,15 @@ def load_network(
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
         prefix: Beginning of the network's names in the checkpoint. Defaults to None, found out.
         num_heads: Attention heads of networks that are known by their shapes alone.
-        trusted: Whether code in the checkpoint may run.
+        content: Content of the checkpoint, if it has been read already.
 
     Raises:
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
     """
-    state = read_state_dict(checkpoint, network, trusted)
+    if content is None:
+        state = read_state_dict(checkpoint, network)
+    else:
+        state = find_state_dict(content, str(checkpoint), network)
     kind, _, name = (source or '').partition(':')
     backbone, ignored, normalization = None, _UNUSED, _IMAGENET
     if kind in IMPORTS and not name:
@@ -138,15 +142,23 @@ def load_network(
     elif kind == 'torchvision':
         module, ignored, normalization = _build_torchvision(name)
     else:
-        config = load_config(source) if source else config
+        config = _load_source(source) if source else config
         backbone, settings = config.model.backbone, find_preprocessor(config)
         module = MODELS.build(backbone)
         normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
     if prefix is None:
-        names = [key for key in module.state_dict() if not key.startswith(ignored)]
-        prefix = find_prefix(state, names, BACKBONE_PREFIXES[network], str(checkpoint))
+        prefix = find_prefix(state, module.state_dict(), BACKBONE_PREFIXES[network], str(checkpoint), ignored)
     load_complete(module, strip_prefix(state, prefix), f'{checkpoint} (prefix {prefix!r})', ignored)
     return LoadedNetwork(module, backbone, normalization, prefix)
+
+
+def _load_source(source: str) -> Config:
+    if not Path(source).is_file():
+        raise WeightsError(
+            f'no format or config {source!r}{_similar(source, IMPORTS)}: expected {", ".join(IMPORTS)}, timm:NAME, '
+            'torchvision:NAME or the config of a run'
+        )
+    return load_config(source)
 
 
 def build_encoder(

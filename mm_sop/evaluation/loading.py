@@ -1,7 +1,8 @@
 """One line from a checkpoint to a ready encoder."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,8 +21,10 @@ from mm_sop.engine.formats import from_format
 from mm_sop.engine.launch import load_config, training_dataset
 from mm_sop.engine.stored_config import stored_config
 from mm_sop.engine.weights import (
+    BACKBONE_PREFIXES,
     WeightsError,
     find_prefix,
+    find_state_dict,
     load_complete,
     read_checkpoint,
     read_state_dict,
@@ -45,7 +48,7 @@ class EncoderSpecification:
         mean: Mean of R, G, B, of 0 ... 255.
         std: Standard deviation.
         image_size: Side of the square that the network sees, in pixels.
-        network: ``'teacher'`` or ``'student'``.
+        network: ``'teacher'`` or ``'student'`` where the checkpoint has both, else ``'backbone'``.
         origin: Where the weights come from: ``checkpoint``, its ``checkpoint_sha256``, the ``prefix`` of their names
             and, where known, ``method``, ``data``, ``epoch``, ``iter`` and others.
         weights: In an export, the file with the weights.
@@ -112,15 +115,17 @@ class Encoder(nn.Module):
             Normalised images on the network's device, (B, 3, H, W).
 
         Raises:
-            ValueError: The pictures are something else.
+            ValueError: The pictures are something else, none, or of another range.
         """
         if isinstance(images, Image.Image):
             images = [images]
         if not isinstance(images, Tensor):
-            images = torch.stack([self._from_pil(image) for image in images])
+            images = torch.stack([self._from_pil(image) for image in _check_pictures(images)])
         images = images[None] if images.ndim == 3 else images
-        if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
+        if images.ndim != 4 or images.shape[1] != self.mean.shape[1] or not images.numel():
             raise ValueError(f'expected images (B, {self.mean.shape[1]}, H, W), got {tuple(images.shape)}')
+        if images.is_floating_point():
+            _check_range(images)
         scale = 255 if images.is_floating_point() else 1
         normalized = (images.to(self.mean.device, torch.float32) * scale - self.mean) / self.std
         return normalized.to(self.mean.dtype)
@@ -129,6 +134,22 @@ class Encoder(nn.Module):
         upright = ImageOps.exif_transpose(image).convert('RGB')
         bgr = np.ascontiguousarray(np.asarray(upright)[..., ::-1])
         return self._prepare_array(dict(img=bgr))['inputs'].flip(0)
+
+
+def _check_pictures(images: object) -> Sequence[Image.Image]:
+    if not isinstance(images, Sequence) or not images or not all(isinstance(image, Image.Image) for image in images):
+        found = type(images).__name__
+        if isinstance(images, (list, tuple)):
+            found += f' of {" and ".join({type(image).__name__ for image in images}) or "nothing"}'
+        raise ValueError(f'expected a PIL picture, a list of them or a tensor (B, 3, H, W), got {found}')
+    return images
+
+
+def _check_range(images: Tensor) -> None:
+    low, high = (float(value) for value in images.aminmax())
+    # Resizing overshoots a little.
+    if not (low >= -0.5 and high <= 1.5):
+        raise ValueError(f'expected a tensor of uint8 or of 0 ... 1, got values of {low:.4g} ... {high:.4g}')
 
 
 def load(
@@ -157,8 +178,13 @@ def load(
         The encoder: ``encoder(images)`` gives global representations, (B, D), and local maps, (B, D', h, w).
 
     Raises:
+        ValueError: ``network`` is neither, or ``image_size`` below 1.
         WeightsError: Nothing is there, or it does not hold all of a network that is known.
     """
+    if network not in BACKBONE_PREFIXES:
+        raise ValueError(f'load(network={network!r}): expected one of {", ".join(BACKBONE_PREFIXES)}')
+    if image_size is not None and image_size < 1:
+        raise ValueError(f'load(image_size={image_size}): expected at least 1')
     path = _fetch(str(path_or_name))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         if path.is_dir():
@@ -177,7 +203,8 @@ def _fetch(name: str) -> Path:
             from huggingface_hub import snapshot_download
         except ImportError as error:
             raise WeightsError(f'{name} needs `pip install huggingface_hub`') from error
-        return Path(snapshot_download(name.removeprefix('hf:')))
+        with _explained(name):
+            return Path(snapshot_download(name.removeprefix('hf:')))
     if urlparse(name).scheme in ('http', 'https'):
         file = Path(urlparse(name).path)
         # Checkpoints of different runs have the same names.
@@ -186,13 +213,22 @@ def _fetch(name: str) -> Path:
         )
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(name, str(path))
+            with _explained(name):
+                torch.hub.download_url_to_file(name, str(path))
         return path
     if not Path(name).exists():
         raise WeightsError(
             f'no checkpoint {Path(name).absolute()}: expected a file, a folder, an address or hf:OWNER/NAME'
         )
     return Path(name)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise WeightsError(f'{name} cannot be downloaded: {error}') from error
 
 
 def _load_export(folder: Path) -> Encoder:
@@ -203,8 +239,7 @@ def _load_export(folder: Path) -> Encoder:
         raise WeightsError(f'{folder} holds a program, not weights: load {specification.weights} with its own runtime')
     module = MODELS.build(specification.backbone)
     state = from_format(read_state_dict(folder / specification.weights), specification.format)
-    names = [name for name in module.state_dict() if name != 'mask_token']
-    prefix = find_prefix(state, names, ('backbone.', ''), str(folder))
+    prefix = find_prefix(state, module.state_dict(), ('backbone.', ''), str(folder), ('mask_token',))
     load_complete(module, strip_prefix(state, prefix), str(folder), ('mask_token',))
     return Encoder(module, specification)
 
@@ -222,20 +257,33 @@ def _load_checkpoint(
         config = load_config(config)
     if config is None and source is None:
         config = stored_config(content, str(path))
-    loaded = load_network(path, config, source, network, None, num_heads, trusted)
+    loaded = load_network(path, config, source, network, None, num_heads, content)
     meta = content.get('meta') or {}
-    origin = dict(checkpoint=path.name, checkpoint_sha256=hash_file(path), source=source, prefix=loaded.prefix)
+    origin = dict(
+        checkpoint=path.name, checkpoint_sha256=hash_file(path), source=_portable(source), prefix=loaded.prefix
+    )
     origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
     if config is not None:
-        origin.update(method=config.model.get('type'), data=(training_dataset(config) or {}).get('data_root'))
+        data = (training_dataset(config) or {}).get('data_root')
+        origin.update(method=config.model.get('type'), data=_portable(data))
     specification = EncoderSpecification(
         loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
         **loaded.normalization,
         image_size=_image_size(loaded.backbone, config),
-        network=network,
+        network=network if _has_teacher(content, str(path)) else 'backbone',
         origin=origin,
     )
     return Encoder(loaded.module, specification)
+
+
+def _has_teacher(content: Mapping, source: str) -> bool:
+    """Whether a checkpoint says of its networks which is the teacher."""
+    return any(str(name).split('.')[0] == 'teacher' for name in (*content, *find_state_dict(content, source)))
+
+
+def _portable(path: str | None) -> str | None:
+    """A path without the folders of this machine."""
+    return Path(path).name if path and Path(path).is_absolute() else path
 
 
 def _image_size(backbone: dict | None, config: Config | None) -> int:

@@ -56,7 +56,7 @@ def write_card(
     encoder: Encoder,
     target: Target,
     folder: Path,
-    final: Path,
+    name: str,
     differences: dict[str, float],
     count: int,
     run: str | Path | None,
@@ -68,7 +68,7 @@ def write_card(
         encoder: The encoder.
         target: Where it was written for.
         folder: Where to write.
-        final: Where the folder will lie at last.
+        name: Name that the folder will have at last.
         differences: Results of the comparison.
         count: Number of pictures compared.
         run: Folder of the run, with ``knn.json`` and ``evaluation/results.json`` if they exist, or None.
@@ -83,7 +83,7 @@ def write_card(
         architecture=_describe(backbone),
         target=target.name,
         history=_history(specification),
-        usage=target.usage(encoder, final),
+        usage=target.usage(encoder, Path(name)),
         size=specification.image_size,
         edge=encoder.transform.resize_edge,
         mean=list(specification.mean),

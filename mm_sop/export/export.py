@@ -46,29 +46,54 @@ def export(
         Largest absolute differences, of ``global`` where the library has such a thing, and ``local_map``.
 
     Raises:
-        ExportError: The library cannot express the network, the folder exists, or features differ.
+        ExportError: The library cannot express the network or fails, the folder exists, or features differ.
     """
     folder, writer = Path(folder), TARGETS[target]
-    writer.check(encoder.network)
-    if folder.exists():
-        raise ExportError(f'{folder} exists: delete it, or choose another --out')
+    check(encoder, target, folder)
     temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     temporary.mkdir(parents=True)
     try:
-        _write(encoder, writer, temporary, folder)
-        differences = compare(encoder, writer.load(temporary), pictures)
-        _check(differences, target)
-        write_card(encoder, writer, temporary, folder, differences, len(pictures), run, licence)
+        differences = _write_and_compare(encoder, writer, temporary, pictures)
+        write_card(encoder, writer, temporary, folder.name, differences, len(pictures), run, licence)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return differences
 
 
-def _write(encoder: Encoder, target: Target, temporary: Path, folder: Path) -> None:
-    target.write(encoder, temporary, folder)
-    specification = replace(encoder.specification, weights=target.weights, format=target.format(encoder.network))
-    write_atomically(temporary / SPECIFICATION, specification.dumps())
+def check(encoder: Encoder, target: str, folder: str | Path) -> None:
+    """Refuse what :func:`export` cannot do, before anything is written.
+
+    Args:
+        encoder: The encoder.
+        target: One of :data:`TARGETS`.
+        folder: Where to write.
+
+    Raises:
+        ExportError: The library cannot express the network, or the folder exists.
+    """
+    TARGETS[target].check(encoder)
+    if Path(folder).exists():
+        raise ExportError(f'{folder} exists: delete it, or choose another --out')
+
+
+def _write_and_compare(
+    encoder: Encoder, target: Target, folder: Path, pictures: Sequence[Image.Image]
+) -> dict[str, float]:
+    try:
+        target.write(encoder, folder)
+        specification = replace(encoder.specification, weights=target.weights, format=target.format(encoder.network))
+        write_atomically(folder / SPECIFICATION, specification.dumps())
+        differences = compare(encoder, target.load(folder), pictures)
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # libraries raise almost anything on networks that they do not know
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        # Traces of programs stand between their head and the reason.
+        reason = ' ... '.join(dict.fromkeys((lines[0], lines[-1])))
+        raise ExportError(f'{target.name} fails on {type(encoder.network).__name__}: {reason}') from error
+    _check_differences(differences, target.name)
+    return differences
 
 
 @torch.no_grad()
@@ -95,7 +120,7 @@ def _difference(theirs: Tensor, ours: Tensor) -> float:
     return float((theirs - ours).abs().max())
 
 
-def _check(differences: dict[str, float], target: str) -> None:
+def _check_differences(differences: dict[str, float], target: str) -> None:
     # A comparison with NaN is False.
     if not all(value <= TOLERANCE for value in differences.values()):
         raise ExportError(f'{target} gives other features: {json.dumps(differences)}, at most {TOLERANCE} is allowed')
@@ -110,8 +135,10 @@ def sample_pictures(folder: str | Path, count: int = 8) -> list[Image.Image]:
 
     Raises:
         ExportError: The folder does not exist.
-        ValueError: There is no picture in it.
+        ValueError: There is no picture in it, or none is asked for.
     """
+    if count < 1:
+        raise ValueError(f'{count} pictures: at least one is needed to compare features')
     if not Path(folder).is_dir():
         raise ExportError(
             f'no pictures to compare features on: {folder} does not exist. Give a folder with --data, or make the '

@@ -19,7 +19,7 @@ class Timm(Target):
     name = 'timm'
     package = 'timm'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         specification = encoder.specification
         pretrained = dict(
             input_size=(3, specification.image_size, specification.image_size),
@@ -72,7 +72,7 @@ class Torchvision(Target):
     package = 'torchvision'
     weights = 'model.pth'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         write_atomically(folder / 'architecture.json', json.dumps(self._architecture(encoder.network), indent=1))
         save_tensors(self.converted(encoder), folder / self.weights)
 
@@ -122,7 +122,7 @@ class HuggingFace(Target):
             return 'huggingface_resnet'
         return 'huggingface_dinov2' if _vit_shape(network)['has_scale'] else 'huggingface_vit'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         config = self._architecture(encoder.network)
         write_atomically(folder / 'config.json', json.dumps(config, indent=1))
         write_atomically(folder / 'preprocessor_config.json', json.dumps(self._processor(encoder), indent=1))

@@ -10,11 +10,12 @@ FIXED = frozenset({'timm', 'torchvision', 'huggingface'})
 """Targets that know only their own architectures."""
 
 
-def find_obstacles(network: nn.Module, target: str) -> list[str]:
+def find_obstacles(network: nn.Module, image_size: int, target: str) -> list[str]:
     """Say what a target cannot express.
 
     Args:
         network: Backbone of ours or of MMPretrain, or any other network.
+        image_size: Side of the pictures that it is to get.
         target: Name of the target.
 
     Returns:
@@ -26,13 +27,13 @@ def find_obstacles(network: nn.Module, target: str) -> list[str]:
     if target not in FIXED:
         return []
     if type(network) in (VisionTransformer, MaskedVisionTransformer, MoCoV3ViT):
-        return _vit_obstacles(network, target)
+        return _vit_obstacles(network, image_size, target)
     if type(network) is ResNet:
         return _resnet_obstacles(network, target)
     return [f'the layout of {type(network).__name__}']
 
 
-def _vit_obstacles(network: VisionTransformer, target: str) -> list[str]:
+def _vit_obstacles(network: VisionTransformer, image_size: int, target: str) -> list[str]:
     block = network.layers[0]
     has_scale = not isinstance(block.attn.gamma1, nn.Identity)
     has_swiglu = hasattr(block.ffn, 'w12')
@@ -42,6 +43,7 @@ def _vit_obstacles(network: VisionTransformer, target: str) -> list[str]:
         'no final norm': not network.final_norm,
         'a norm before the first block': not isinstance(network.pre_norm, nn.Identity),
         'a picture that is not square': network.img_size[0] != network.img_size[1],
+        f'pictures of {image_size} pixels with positions for {network.img_size[0]}': image_size != network.img_size[0],
         'LayerScale': has_scale and target == 'torchvision',
         'a SwiGLU': has_swiglu and (target != 'huggingface' or not has_scale),
         'no bias of queries, keys and values': block.attn.qkv.bias is None and target == 'torchvision',

@@ -31,7 +31,7 @@ class MMPretrain(Target):
     name = 'mmpretrain'
     weights = 'model.pth'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         backbone, normalization = _plain_backbone(encoder), _normalization(encoder)
         is_resnet = isinstance(encoder.network, ResNet) and getattr(encoder.network, 'mlp', None) is None
         gives_map = is_resnet or backbone.get('out_type') == 'featmap'
@@ -68,7 +68,7 @@ class MMDetection(Target):
     installation = 'bash tools/setup.sh test'
     weights = 'model.pth'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         backbone = _plain_backbone(encoder)
         if isinstance(encoder.network, VisionTransformer):
             backbone['out_type'] = 'featmap'
@@ -78,9 +78,9 @@ class MMDetection(Target):
         if backbone['type'] != 'ResNet':
             imports = ['mm_sop' if _is_ours(backbone) else 'mmpretrain.models']
             backbone['type'] = f'mmpretrain.{backbone["type"]}'
-        backbone['init_cfg'] = dict(
-            type='Pretrained', checkpoint=str(final.absolute() / self.weights), prefix='backbone.'
-        )
+        # MMEngine puts in the folder of the config, wherever it lies.
+        checkpoint = f'{{{{ fileDirname }}}}/{self.weights}'
+        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
         preprocessor = dict(_normalization(encoder), bgr_to_rgb=True)
         model = dict(backbone=dict(backbone, _delete_=True), data_preprocessor=preprocessor)
         _write_config(folder / 'backbone.py', imports, model=model)
@@ -100,7 +100,6 @@ class MMDetection(Target):
         register_all_modules(init_default_scope=False)
         settings = dict(Config.fromfile(folder / 'backbone.py').model.backbone)
         settings.pop('_delete_')
-        settings['init_cfg'] = dict(settings['init_cfg'], checkpoint=str(folder / self.weights))
         backbone = DETECTION_MODELS.build(settings)
         initialize(backbone, settings['init_cfg'])
         backbone.eval()
@@ -114,8 +113,13 @@ def _plain_backbone(encoder: Encoder) -> dict:
         backbone.pop('norm_cfg')
     if isinstance(encoder.network, VisionTransformer):
         backbone['out_type'] = 'cls_token' if encoder.network.with_cls_token else 'featmap'
-        is_plain = type(encoder.network) in (MaskedVisionTransformer, MoCoV3ViT)
-        if is_plain and backbone.get('stem', 'patch') == 'patch':
+        is_masked = type(encoder.network) is MaskedVisionTransformer
+        # MMPretrain resizes the position embedding in another way.
+        is_resized = encoder.specification.image_size != encoder.network.img_size[0]
+        if is_masked and (is_resized or backbone.get('stem', 'patch') != 'patch'):
+            # Without the mask embedding, for whose gradient several processes would wait.
+            backbone.update(type='WindowedVisionTransformer', window_size=None)
+        elif is_masked or type(encoder.network) is MoCoV3ViT:
             backbone = {key: value for key, value in backbone.items() if key not in ('stem', 'interpolate_offset')}
             backbone['type'] = 'VisionTransformer'
     return backbone

@@ -19,7 +19,7 @@ class Safetensors(Target):
     name = 'safetensors'
     package = 'safetensors'
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         save_safetensors(self.converted(encoder), folder / self.weights)
 
     def usage(self, encoder: Encoder, folder: Path) -> str:
@@ -40,7 +40,7 @@ class ONNX(Target):
     def format(self, network: nn.Module) -> None:
         return None
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         program = torch.onnx.export(
             _Program(encoder.network),
             (_example(encoder),),
@@ -50,6 +50,9 @@ class ONNX(Target):
             dynamo=True,
             verbose=False,
         )
+        for node in program.model.graph.all_nodes():
+            # Half of the file: which lines of which files on this machine it comes from.
+            node.metadata_props.clear()
         program.save(folder / self.weights)
 
     def usage(self, encoder: Encoder, folder: Path) -> str:
@@ -77,7 +80,7 @@ class TorchScript(Target):
     def format(self, network: nn.Module) -> None:
         return None
 
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         with warnings.catch_warnings():
             # The size of the map becomes a constant, as it should.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)

@@ -45,18 +45,19 @@ class Target(ABC):
     def __init_subclass__(cls) -> None:
         TARGETS[cls.name] = cls()
 
-    def check(self, network: nn.Module) -> None:
-        """Refuse networks that the library cannot express.
+    def check(self, encoder: Encoder) -> None:
+        """Refuse encoders that the library cannot express.
 
         Args:
-            network: The backbone.
+            encoder: The encoder.
 
         Raises:
             ExportError: It cannot, or is not installed; targets that can are named.
         """
-        obstacles = find_obstacles(network, self.name)
+        network, image_size = encoder.network, encoder.specification.image_size
+        obstacles = find_obstacles(network, image_size, self.name)
         if obstacles:
-            able = [name for name in TARGETS if not find_obstacles(network, name)]
+            able = [name for name in TARGETS if not find_obstacles(network, image_size, name)]
             raise ExportError(f'{self.name} cannot express {" and ".join(obstacles)}; these can: {", ".join(able)}')
         try:
             importlib.import_module(self.package)
@@ -69,13 +70,12 @@ class Target(ABC):
         return self.name
 
     @abstractmethod
-    def write(self, encoder: Encoder, folder: Path, final: Path) -> None:
+    def write(self, encoder: Encoder, folder: Path) -> None:
         """Write the files of an encoder.
 
         Args:
             encoder: The encoder.
             folder: Where to write.
-            final: Where the folder will lie at last.
         """
 
     @abstractmethod

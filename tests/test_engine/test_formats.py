@@ -87,6 +87,17 @@ def test_dinov2(tmp_path):
     check(training, 'dinov2', model(normalized()), tmp_path)
 
 
+def test_dinov2_with_blocks_in_chunks(tmp_path):
+    model = make_vit(init_values=1.0)
+    names = {f'blocks.{index}.': f'backbone.blocks.{index // 1}.{index}.' for index in range(2)}
+    state = {}
+    for name, value in model.state_dict().items():
+        beginning = name[: len('blocks.0.')]
+        state[names.get(beginning, f'backbone.{beginning}') + name[len(beginning) :]] = value
+    assert 'backbone.blocks.1.1.norm1.weight' in state
+    check(dict(teacher=state), 'dinov2', model(normalized()), tmp_path)
+
+
 def test_dinov2_with_swiglu(tmp_path):
     gated = dict(type='MaskedVisionTransformer', img_size=32, patch_size=8, layer_scale_init_value=1.0)
     gated['arch'] = dict(embed_dims=64, num_layers=2, num_heads=1, feedforward_channels=96)
@@ -142,6 +153,7 @@ def test_what_cannot_be_read_is_refused():
         'has register tokens': dict(state, register_tokens=torch.zeros(1, 4, 64)),
         'positions for other tokens': dict(state, pos_embed=torch.zeros(1, 19, 64)),
         'names begin with blocks, cls_token': without(state, 'patch_embed'),
+        'has no blocks.0.mlp.fc1.weight, the MLP of the first block': without(state, 'blocks.0.mlp'),
         'give num_heads': {**state, 'patch_embed.proj.weight': torch.zeros(96, 3, 8, 8)},
     }
     for message, content in cases.items():

@@ -44,8 +44,10 @@ def test_refuses_what_it_cannot_trust(tmp_path, capsys):
     with pytest.raises(WeightsError, match='w.pth'):
         read_state_dict(path)
     torch.save(dict(state_dict=dict(weight=torch.ones(1)), args=Malicious()), path)
-    with pytest.raises(WeightsError, match='would run code'):
+    with pytest.raises(WeightsError, match='would run code') as error:
         read_state_dict(path)
+    assert 'the Python object print, which' in str(error.value)
+    assert str(error.value).isprintable() and 'weights_only' not in str(error.value)
     assert 'code was run' not in capsys.readouterr().out
     torch.save(dict(epoch=3), path)
     with pytest.raises(WeightsError, match='holds no weights'):
@@ -54,6 +56,41 @@ def test_refuses_what_it_cannot_trust(tmp_path, capsys):
         archive.writestr('data', 'no tensors')
     with pytest.raises(WeightsError, match='cannot be read'):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'it is empty'),
+        (b'PK\x03\x04 and no more', 'its end is missing, there are 16 bytes only'),
+        (b'\n<!DOCTYPE html><html></html>', 'it is a web page'),
+        (b'version https://git-lfs.github.com/spec/v1', 'pointer of Git LFS'),
+        (b'epoch 3', 'it is damaged or cut off, or torch.save has not written it'),
+        (b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'it is damaged or cut off'),
+    ],
+)
+def test_what_is_wrong_with_a_file(content, message, tmp_path):
+    (tmp_path / 'w.pth').write_bytes(content)
+    with pytest.raises(WeightsError, match=f'w.pth cannot be read: {message}|w.pth cannot be read: it is a {message}'):
+        read_state_dict(tmp_path / 'w.pth')
+
+
+def test_truncated_old_files_are_damaged(tmp_path):
+    torch.save(dict(weight=torch.ones(300), step=3), tmp_path / 'w.pth', _use_new_zipfile_serialization=False)
+    whole = (tmp_path / 'w.pth').read_bytes()
+    for length in (10, 100, len(whole) // 2, len(whole) - 10):
+        (tmp_path / 'w.pth').write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match='it is damaged or cut off'):
+            read_state_dict(tmp_path / 'w.pth')
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(WeightsError, match='is a folder: give a file with weights, there is none in it'):
+        read_state_dict(tmp_path)
+    for name in ('config.py', 'model.pth', 'other.safetensors'):
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match='give a file with weights, model.pth or other.safetensors$'):
+        read_state_dict(tmp_path)
 
 
 def test_partial_loads_are_refused_with_a_table():
@@ -105,3 +142,29 @@ def test_prefixes():
         find_prefix(damaged, names, ('a.', 'b.'), 'w')
     with pytest.raises(WeightsError, match='2 of 2 tensors are missing(?s:.*)names begin with x'):
         find_prefix({'x.y': 0}, names, (), 'w')
+
+
+def test_the_closest_prefix_is_compared_completely():
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    state = {f'backbone.{name}': value for name, value in module.state_dict().items()}
+    del state['backbone.1.bias']
+    state.update(
+        {'backbone.1.weight': torch.ones(5), 'backbone.fc.weight': torch.ones(4), 'neck.weight': torch.ones(1)}
+    )
+    with pytest.raises(WeightsError) as error:
+        find_prefix(state, module.state_dict(), ('teacher.backbone.', 'backbone.', ''), 'w.pth')
+    assert str(error.value).splitlines() == [
+        'w.pth does not hold this network as a whole, 1 of 6 tensors are missing:',
+        '  missing    backbone.1.bias  (3,)',
+        '  unexpected backbone.fc.weight  (4,)',
+        '  shape      backbone.1.weight  (5,), expected (3,)',
+        'Its names begin with backbone, neck',
+    ]
+    with pytest.raises(WeightsError, match=r'missing +backbone.1.bias *\n.*unexpected +backbone.fc.weight *\n'):
+        find_prefix(state, list(module.state_dict()), ('backbone.',), 'w.pth')
+    # Another network altogether: the table is about the beginning that is there, without what does not matter.
+    with pytest.raises(
+        WeightsError, match=r'missing +backbone.conv.weight *\n +unexpected +backbone.0.weight'
+    ) as error:
+        find_prefix(state, ['conv.weight'], ('teacher.backbone.', 'backbone.', ''), 'w.pth', ignored=('fc.',))
+    assert 'fc.weight' not in str(error.value)

@@ -1,5 +1,7 @@
 """From a checkpoint to an encoder, and what is refused on the way."""
 
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ import mm_sop
 from mm_sop.engine.stored_config import parse_assignments
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.encoders import build_encoder
+from mm_sop.evaluation.loading import Encoder, EncoderSpecification
 from mm_sop.models.utils.readout import read_out
 
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
@@ -103,7 +106,73 @@ def test_code_is_run_on_request_only(tmp_path, capsys):
         mm_sop.load(tmp_path / 'w.pth')
     assert 'code was run' not in capsys.readouterr().out
     mm_sop.load(tmp_path / 'w.pth', trusted=True)
-    assert 'code was run' in capsys.readouterr().out
+    assert capsys.readouterr().out.count('code was run') == 1
+
+
+@pytest.mark.parametrize(
+    ('prefixes', 'asked', 'found'),
+    [
+        (['backbone.'], 'teacher', 'backbone'),
+        (['backbone.'], 'student', 'backbone'),
+        (['backbone.', 'encoder_k.0.'], 'teacher', 'backbone'),
+        (['backbone.', 'teacher.backbone.'], 'teacher', 'teacher'),
+        (['backbone.', 'teacher.backbone.'], 'student', 'student'),
+    ],
+)
+def test_networks_are_called_what_they_are(prefixes, asked, found, tmp_path):
+    network = save(tmp_path / 'w.pth', RESNET)
+    state = {prefix + name: value for prefix in prefixes for name, value in network.state_dict().items()}
+    torch.save(dict(torch.load(tmp_path / 'w.pth'), state_dict=state), tmp_path / 'w.pth')
+    assert mm_sop.load(tmp_path / 'w.pth', asked).specification.network == found
+
+
+def test_networks_of_other_libraries_are_called_what_they_are(tmp_path):
+    state = VisionTransformer(32, 8, embed_dim=64, depth=1, num_heads=1, num_classes=0).state_dict()
+    torch.save(state, tmp_path / 'w.pth')
+    assert mm_sop.load(tmp_path / 'w.pth', source='timm').specification.network == 'backbone'
+    torch.save(dict(teacher=state, student=state), tmp_path / 'w.pth')
+    assert mm_sop.load(tmp_path / 'w.pth', 'student', source='ibot').specification.network == 'student'
+
+
+def test_requests_are_checked(tmp_path):
+    save(tmp_path / 'w.pth', RESNET)
+    with pytest.raises(ValueError, match=r"network='both'\): expected one of teacher, student"):
+        mm_sop.load(tmp_path / 'w.pth', 'both')
+    with pytest.raises(ValueError, match=r'image_size=0\): expected at least 1'):
+        mm_sop.load(tmp_path / 'w.pth', image_size=0)
+    expected = r"no format or config 'dinov3'; did you mean dinov2.*\?: expected timm, dinov2, ibot, .*timm:NAME"
+    with pytest.raises(WeightsError, match=expected):
+        mm_sop.load(tmp_path / 'w.pth', source='dinov3')
+
+
+def test_the_machine_of_the_maker_is_not_named(tmp_path):
+    save(tmp_path / 'w.pth', RESNET)
+    for root, shown in ((str(tmp_path / 'photos'), 'photos'), ('data/photos', 'data/photos')):
+        dataset = dict(type='UnlabelledImages', data_root=root)
+        config = Config(dict(model=dict(backbone=RESNET), train_dataloader=dict(dataset=dataset)))
+        config.train_dataloader.dataset.pipeline = [dict(type='RandomResizedCrop', scale=32)]
+        specification = mm_sop.load(tmp_path / 'w.pth', config=config).specification
+        assert specification.origin['data'] == shown
+        assert str(tmp_path) not in specification.dumps()
+
+
+@pytest.mark.parametrize(
+    ('images', 'message'),
+    [
+        (np.zeros((8, 8, 3), np.uint8), 'a PIL picture, a list of them or a tensor.*got ndarray'),
+        ('picture.jpg', 'got str'),
+        ([torch.zeros(3, 8, 8)], 'got list of Tensor'),
+        ([], 'got list of nothing'),
+        (torch.zeros(0, 3, 8, 8), r'got \(0, 3, 8, 8\)'),
+        (torch.full((1, 3, 8, 8), 255.0), 'uint8 or of 0 ... 1, got values of 255 ... 255'),
+        (torch.full((3, 8, 8), -2.0), 'got values of -2 ... -2'),
+        (torch.full((3, 8, 8), float('nan')), 'got values of nan'),
+    ],
+)
+def test_other_inputs_are_refused(images, message):
+    specification = EncoderSpecification(None, (120.0,) * 3, (60.0,) * 3, 8)
+    with pytest.raises(ValueError, match=message):
+        Encoder(torch.nn.Identity(), specification)(images)
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -244,6 +313,13 @@ def test_names_of_other_places(tmp_path, monkeypatch):
     assert asked == ['https://example.org/runs/w.pth?download=1']
     save(tmp_path / 'w.pth', VIT)
     assert mm_sop.load('https://example.org/others/w.pth').specification.backbone['type'] == VIT['type']
+
+    def fail(*_):
+        raise URLError('no route to host')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    with pytest.raises(WeightsError, match='https://example.org/new.pth cannot be downloaded: .*no route to host'):
+        mm_sop.load('https://example.org/new.pth')
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name: str(tmp_path / name))
     with pytest.raises(WeightsError, match='no checkpoint .*owner/name|owner/name has no mm_sop.json'):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import runpy
 import subprocess
 import sys
 
@@ -30,6 +31,8 @@ NETWORKS = dict(
     vit=VIT,
     vit_scaled=dict(VIT, layer_scale_init_value=0.5),
     vit_stem=dict(VIT, stem='conv'),
+    # The last windows of the 4 x 4 map are filled up.
+    windowed=dict(VIT, type='WindowedVisionTransformer', window_size=3, global_indices=(1,)),
     moco_vit=dict(VIT, type='MoCoV3ViT', out_type='raw'),
     r18=dict(type='ResNet', depth=18, norm_cfg=dict(type='SyncBN')),
     narrow=dict(type='ResNet', depth=50, stem_channels=8, base_channels=8),
@@ -41,6 +44,7 @@ ABLE = dict(
     vit=[*ANY, 'timm', 'torchvision', 'huggingface', 'onnx'],
     vit_scaled=[*ANY, 'timm', 'huggingface'],
     vit_stem=ANY,
+    windowed=[*ANY, 'onnx'],
     moco_vit=[*ANY, 'timm'],
     r18=[*ANY, 'timm', 'torchvision', 'huggingface'],
     narrow=[*ANY, 'huggingface'],
@@ -58,9 +62,9 @@ def shuffle(network):
     return network
 
 
-def make_encoder(name):
+def make_encoder(name, image_size=32):
     network = MODELS.build(copy.deepcopy(NETWORKS[name]))
-    specification = EncoderSpecification(NETWORKS[name], (120.0, 110.0, 100.0), (60.0, 55.0, 50.0), image_size=32)
+    specification = EncoderSpecification(NETWORKS[name], (120.0, 110.0, 100.0), (60.0, 55.0, 50.0), image_size)
     return Encoder(shuffle(network), specification)
 
 
@@ -78,6 +82,8 @@ def test_libraries_give_back_our_features(name, samples, tmp_path):
         assert max(differences.values()) <= TOLERANCE, target
         assert ('global' in differences) == (target != 'mmdet')
         assert target in (tmp_path / target / 'README.md').read_text()
+        for path in (tmp_path / target).iterdir():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
         if TARGETS[target].format(encoder.network):
             found = mm_sop.load(tmp_path / target)(samples)
             for ours, theirs in zip(expected, found, strict=True):
@@ -93,12 +99,39 @@ def test_libraries_give_back_our_features(name, samples, tmp_path):
         ('narrow', 'torchvision', '8 instead of 64 channels; these can: .*huggingface'),
         ('small', 'huggingface', 'the layout of ResNet_CIFAR'),
         ('bounded', 'torchvision', 'the layout of RFResNet'),
+        ('windowed', 'timm', 'the layout of WindowedVisionTransformer'),
     ],
 )
 def test_what_a_library_cannot_express_is_refused(name, target, message, samples, tmp_path):
     with pytest.raises(ExportError, match=f'{target} cannot express {message}'):
         export(make_encoder(name), target, tmp_path / 'out', samples)
     assert not any(tmp_path.iterdir())
+
+
+def test_pictures_of_another_size_than_the_positions(samples, tmp_path):
+    encoder = make_encoder('vit', image_size=48)
+    for target in ('timm', 'torchvision', 'huggingface'):
+        with pytest.raises(ExportError, match='pictures of 48 pixels with positions for 32; these can: mmpretrain'):
+            export(encoder, target, tmp_path / 'out', samples)
+    for target in ('mmpretrain', 'mmdet'):
+        assert max(export(encoder, target, tmp_path / target, samples).values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize('name', ['vit', 'vit_stem'])
+def test_every_parameter_learns_downstream(name, samples, tmp_path):
+    # Else several processes wait for each other.
+    from mmdet.registry import MODELS as DETECTORS
+    from mmpretrain import get_model
+
+    for target in ('mmpretrain', 'mmdet'):
+        export(make_encoder(name), target, tmp_path / target, samples)
+    detector = dict(Config.fromfile(tmp_path / 'mmdet/backbone.py').model.backbone)
+    detector.pop('_delete_')
+    classifier = get_model(tmp_path / 'mmpretrain/config.py')
+    for network in (classifier.backbone, DETECTORS.build(detector)):
+        network.train()
+        network(torch.randn(2, 3, 32, 32))[-1].sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_transformers_without_class_token_are_refused(samples, tmp_path):
@@ -117,6 +150,18 @@ def test_other_features_leave_nothing_behind(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(type(target), 'converted', lambda self, e: swapped(convert(self, e)))
     with pytest.raises(ExportError, match='timm gives other features'):
         export(encoder, 'timm', tmp_path / 'out', samples)
+    assert not any(tmp_path.iterdir())
+
+
+def test_failures_of_a_library_are_named(samples, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError('no such operator\nand much more')
+
+    monkeypatch.setattr(type(TARGETS['onnx']), 'write', fail)
+    with pytest.raises(
+        ExportError, match=r'^onnx fails on MaskedVisionTransformer: no such operator \.\.\. and much more$'
+    ):
+        export(make_encoder('vit'), 'onnx', tmp_path / 'out', samples)
     assert not any(tmp_path.iterdir())
 
 
@@ -143,13 +188,15 @@ def test_detector_is_built_from_the_export(samples, tmp_path):
     export(encoder, 'mmdet', tmp_path / 'out', samples)
     register_all_modules(init_default_scope=True)
     config = Config(dict(model=dict(backbone=dict(type='ResNet', depth=18, frozen_stages=3))))
-    config.merge_from_dict(Config.fromfile(tmp_path / 'out/backbone.py').to_dict())
+    (tmp_path / 'out').rename(tmp_path / 'moved')
+    config.merge_from_dict(Config.fromfile(tmp_path / 'moved/backbone.py').to_dict())
+    assert config.model.backbone.init_cfg.checkpoint == str(tmp_path / 'moved/model.pth')
     backbone = DETECTORS.build(config.model.backbone)
     backbone.init_weights()
     for name, value in encoder.network.state_dict().items():
         assert torch.equal(backbone.state_dict()[name], value)
     # Loading does not depend on the scope that is in force.
-    assert type(mm_sop.load(tmp_path / 'out').network) is type(encoder.network)
+    assert type(mm_sop.load(tmp_path / 'moved').network) is type(encoder.network)
 
 
 def test_card_shows_the_figures_of_the_run(samples, tmp_path):
@@ -168,6 +215,27 @@ def test_card_shows_the_figures_of_the_run(samples, tmp_path):
     assert '| raw 16 x 16 pixels |' in card
     assert '| data | some/folder |' in card
     assert '`ResNet_CIFAR` (depth 18) for safetensors, the teacher of SOP.' in card
+
+
+def test_methods_without_a_teacher(samples, tmp_path):
+    mlp = dict(type='MLPNeck', in_channels=32, hid_channels=8, out_channels=8, num_layers=2)
+    head = dict(type='LatentPredictHead', predictor=dict(mlp, in_channels=8), loss=dict(type='CosineSimilarityLoss'))
+    model = dict(type='SimSiam', backbone=NETWORKS['vit'], neck=mlp, head=head)
+    state = shuffle(MODELS.build(copy.deepcopy(model))).state_dict()
+    meta = dict(cfg=Config(dict(model=model)).pretty_text, iter=8)
+    torch.save(dict(state_dict=state, meta=meta), tmp_path / 'w.pth')
+    scores = dict(test_class_k20=dict(accuracy=0.25, standard_error=0.01))
+    record = dict(network='backbone', iter=8, epoch=None, seconds=1, scores=scores)
+    (tmp_path / 'knn.json').write_text(json.dumps([record]))
+    encoder = mm_sop.load(tmp_path / 'w.pth')
+    for target in ('mmpretrain', 'timm', 'huggingface'):
+        assert max(export(encoder, target, tmp_path / target, samples, tmp_path).values()) <= TOLERANCE
+        card = (tmp_path / target / 'README.md').read_text()
+        assert 'the backbone of SimSiam' in card and '| backbone | 8 | 25.0' in card
+        assert 'teacher' not in card
+        loaded = mm_sop.load(tmp_path / target)
+        assert loaded.specification.network == 'backbone'
+        torch.testing.assert_close(loaded(samples)[0], encoder(samples)[0])
 
 
 def test_card_shows_evaluations_of_these_weights(samples, tmp_path):
@@ -199,6 +267,19 @@ def test_tool_exports_a_checkpoint(repository, pictures, tmp_path):
     encoder = mm_sop.load(tmp_path / 'export/timm')
     assert torch.equal(encoder.network.pos_embed, network.pos_embed)
     assert encoder.specification.origin['method'] == 'SOP'
+
+
+def test_tool_checks_all_targets_first(repository, pictures, tmp_path, monkeypatch):
+    torch.save(dict(state_dict={}, meta={}), tmp_path / 'w.pth')
+    monkeypatch.setattr(mm_sop, 'load', lambda *_: make_encoder('vit_scaled'))
+    arguments = ['export.py', str(tmp_path / 'w.pth'), '--data', str(pictures), '--to', 'timm', 'torchvision']
+    monkeypatch.setattr(sys, 'argv', arguments)
+    with pytest.raises(SystemExit, match='export.py: torchvision cannot express LayerScale'):
+        runpy.run_path(str(repository / 'tools/export.py'), run_name='__main__')
+    assert not (tmp_path / 'export').exists()
+    monkeypatch.setattr(sys, 'argv', [*arguments, '--num-pictures', '0'])
+    with pytest.raises(SystemExit, match='export.py: 0 pictures: at least one is needed'):
+        runpy.run_path(str(repository / 'tools/export.py'), run_name='__main__')
 
 
 def test_pictures_are_asked_for(tmp_path):

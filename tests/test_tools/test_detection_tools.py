@@ -25,19 +25,27 @@ def scenes(tmp_path_factory, repository):
     return folder
 
 
-@pytest.fixture
-def run(monkeypatch, repository):
+@pytest.fixture(scope='module')
+def run(repository):
     """Call a script as from the command line, in this process."""
 
     def call(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        runpy.run_path(str(repository / 'tools' / name), run_name='__main__')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', [name, *map(str, arguments)])
+            runpy.run_path(str(repository / 'tools' / name), run_name='__main__')
 
     return call
 
 
-def train_detector(run, config, scenes, work_dir):
-    """A checkpoint after two iterations."""
+@pytest.fixture(scope='module')
+def config(repository):
+    return repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(run, config, scenes, tmp_path_factory):
+    """A detector after two iterations; not to be changed."""
+    work_dir = tmp_path_factory.mktemp('detector')
     small = ['train_dataloader.batch_size=2', 'train_cfg.max_iters=2', 'log_level=ERROR']
     for loader in ('train', 'val'):
         small += [f'{loader}_dataloader.num_workers=0', f'{loader}_dataloader.persistent_workers=False']
@@ -46,15 +54,13 @@ def train_detector(run, config, scenes, work_dir):
     return work_dir / 'iter_2.pth'
 
 
-def test_train_test_detect(run, scenes, work_dir, repository, capsys):
-    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
-    checkpoint = train_detector(run, config, scenes, work_dir)
+def test_train_test_detect(run, config, checkpoint, scenes, work_dir):
     loader = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
     run('test.py', config, checkpoint, '--data', scenes, '--cfg-options', *loader)
-    result = json.loads((work_dir / 'test/iter_2.json').read_text())
+    result = json.loads((checkpoint.parent / 'test/iter_2.json').read_text())
     assert result['pictures'] == 4 and len(result['checkpoint_sha256']) == 64
     assert {'coco/bbox_mAP', 'coco/segm_mAP_50'} <= result['metrics'].keys()
-    assert '| masks | ' in (work_dir / 'test/iter_2.md').read_text()
+    assert '| masks | ' in (checkpoint.parent / 'test/iter_2.md').read_text()
 
     (work_dir / 'more').mkdir()
     copied = shutil.copy(scenes / 'val/2.png', work_dir / 'more/2.png')
@@ -72,9 +78,37 @@ def test_train_test_detect(run, scenes, work_dir, repository, capsys):
         assert all(0 <= value <= SIZE[0] for item in objects for value in item['box'][::2])
 
 
-def test_bad_pictures_checkpoints_and_annotations_are_named(run, scenes, work_dir, repository):
-    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
-    checkpoint = train_detector(run, config, scenes, work_dir)
+class Code:
+    def __reduce__(self):
+        return (print, ('code was run',))
+
+
+def test_trust_and_unreadable_pictures(run, config, checkpoint, scenes, work_dir, capsys):
+    content = torch.load(checkpoint, weights_only=False)
+    # As in the configs for COCO, whose loader returns None for bad files.
+    content['meta']['cfg'] = content['meta']['cfg'].replace('mmpretrain.LoadPicture', 'LoadImageFromFile')
+    assert 'LoadImageFromFile' in content['meta']['cfg']
+    torch.save(dict(content, hook=Code()), work_dir / 'code.pth')
+    (work_dir / 'no.jpg').write_bytes(b'no picture')
+    pictures = [work_dir / 'no.jpg', scenes / 'val/0.png', work_dir / 'missing.jpg', scenes / 'val/2.png']
+    loader = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
+    tests = ('test.py', config, work_dir / 'code.pth', '--data', scenes, '--cfg-options', *loader)
+    for script, *arguments in (tests, ('detect.py', work_dir / 'code.pth', *pictures, '--out', work_dir / 'drawn')):
+        with pytest.raises(SystemExit, match=f'{script}: .* would run code'):
+            run(script, *arguments)
+    assert 'code was run' not in capsys.readouterr().out
+    run(*tests[:3], '--trust', *tests[3:])
+    assert capsys.readouterr().out.count('code was run') == 1
+    with pytest.raises(SystemExit, match=r'2 of the pictures cannot be read: .*no.jpg, .*missing.jpg'):
+        run('detect.py', work_dir / 'code.pth', *pictures, '--out', work_dir / 'drawn', '--trust')
+    output = capsys.readouterr()
+    assert output.out.count('code was run') == 1
+    assert 'detect.py: skipped' in output.err and 'no.jpg: not a picture' in output.err
+    assert sorted(path.name for path in (work_dir / 'drawn').iterdir()) == ['0.png', '2.png', 'detections.json']
+    assert list(json.loads((work_dir / 'drawn/detections.json').read_text())) == [str(pictures[1]), str(pictures[3])]
+
+
+def test_bad_pictures_checkpoints_and_annotations_are_named(run, config, checkpoint, scenes, work_dir, repository):
     (work_dir / 'no.jpg').write_bytes(b'no picture')
     with pytest.raises(SystemExit, match=r'detect.py: .*no.jpg'):
         run('detect.py', checkpoint, work_dir / 'no.jpg', '--out', work_dir / 'drawn')
@@ -95,8 +129,7 @@ def test_bad_pictures_checkpoints_and_annotations_are_named(run, scenes, work_di
         run('test.py', repository / 'configs/sop/r18_composites.py', checkpoint)
 
 
-def test_training_without_checkpoint_is_refused(run, scenes, work_dir, repository):
-    config = repository / 'configs/detection/mask-rcnn_r18_fpn_composites.py'
+def test_training_without_checkpoint_is_refused(run, config, scenes, work_dir):
     with pytest.raises(SystemExit, match='train.py: .*--pretrained none to train from scratch'):
         run(
             'train.py',

@@ -44,11 +44,13 @@ class WindowAttention:
             return attend(query, key, value, **kwargs)
         sides = min(self.window_size, height), min(self.window_size, width)
         mask = window_mask(self.grid, sides, query.device)
+        # `len(query)` would be a constant in traced programs.
+        batch_size = query.shape[0]
         windows = [self._split(tokens, sides) for tokens in (query, key, value)]
         if height % sides[0] or width % sides[1]:
             # A batch is (image, window), the windows of an image in a row.
-            kwargs['attn_mask'] = mask.repeat(len(query), 1)[:, None, None]
-        return self._merge(attend(*windows, **kwargs), len(query), mask, sides)
+            kwargs['attn_mask'] = mask.repeat(batch_size, 1)[:, None, None]
+        return self._merge(attend(*windows, **kwargs), batch_size, mask, sides)
 
     def _split(self, tokens: Tensor, sides: tuple[int, int]) -> Tensor:
         """(B, heads, 1 + h w, D) -> (B n, heads, 1 + tokens of a window, D)."""
