@@ -31,6 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -139,10 +140,11 @@ class EvaluationContext:
     @property
     def setup(self) -> dict:
         """Network, data and transform, ready for JSON: what tells results apart whose checkpoints share a name."""
-        identity = self.encoder.identity
-        network = {name: identity.get(name) for name in ('source', 'network', 'prefix')}
-        weights = identity.get('checkpoint_sha256', '')[:8]
-        return dict(network, weights=weights, data=str(self.data), **asdict(self.transform))
+        source, network, prefix, weights = (
+            self.encoder.identity.get(name) or '' for name in ('source', 'network', 'prefix', 'checkpoint_sha256')
+        )
+        network = f'{network} ({prefix})' if prefix else network
+        return dict(source=source, network=network, weights=weights[:8], data=str(self.data), **asdict(self.transform))
 
     def features(self, dataset: Dataset, readout: str = 'global') -> Tensor:
         """Features of a data set, from the cache or extracted by all processes together.
@@ -332,11 +334,16 @@ def build_protocol(name: str, options: Mapping | None = None) -> Protocol:
 
 
 def _fit(option: str, value, hint):
-    """Check a value against the annotation of its field; where a sequence is meant, one item is a sequence of one."""
+    """Check a value against the annotation of its field, a class, a union or a sequence; one item is a sequence of one.
+
+    Other annotations are the protocol's own affair.
+    """
     if get_origin(hint) is Sequence:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_fit(option, item, *get_args(hint)) for item in items)
-    kinds = get_args(hint) or (hint,)
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if not all(isinstance(kind, type) for kind in kinds):
+        return value
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         expected = ' or '.join('None' if kind is type(None) else kind.__name__ for kind in kinds)

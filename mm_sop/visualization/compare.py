@@ -199,7 +199,7 @@ def evaluation_section(runs: Sequence[Run]) -> Section:
         by_protocol.setdefault(protocol, []).append([describe_score_name(name), *values])
     first = [[f'{protocol}: {rows[0][0]}', *rows[0][1:]] for protocol, rows in by_protocol.items()]
     text = (
-        f'Shares in per cent. {ERRORS} Of several networks of a run those figures are shown that were found last.'
+        f'Shares in per cent. {ERRORS} Of several networks of a run the one evaluated last is shown.'
         if first
         else 'No run has been evaluated yet: tools/evaluate.py does.'
     )

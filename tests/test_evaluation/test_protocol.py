@@ -5,6 +5,8 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Literal
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from mm_sop.datasets import LabelledImages
 from mm_sop.evaluation.cards import card_key, make_card
 from mm_sop.evaluation.evaluate import run_protocols
 from mm_sop.evaluation.protocol import (
+    PROTOCOLS,
     EvaluationTransform,
     MissingDataError,
     Protocol,
@@ -161,6 +164,14 @@ def test_what_fails_is_recorded_and_the_rest_is_run(context):
     assert [record['status'] for record in EvaluationResults(context.work_dir)] == ['done', 'done']
 
 
+def test_of_several_processes_a_failure_ends_all(context, monkeypatch):
+    monkeypatch.setattr('mm_sop.evaluation.evaluate.get_world_size', lambda: 2)
+    with pytest.raises(TypeError):
+        evaluate(CountingProtocol(factor='a'), context)
+    (record,) = EvaluationResults(context.work_dir)
+    assert record['status'] == 'failed'
+
+
 def write_text(name, folder):
     (folder / name).write_text('{}')
 
@@ -255,11 +266,21 @@ def test_names_and_options_are_checked():
         build_protocol('knn', dict(readout='last9'))
 
 
+@dataclass
+class FreeProtocol(CountingProtocol):
+    """Has options of other kinds."""
+
+    mode: Literal['fast', 'slow'] = 'slow'
+    sizes: dict[str, int] | None = None
+
+
 def test_one_item_is_a_sequence_of_one():
     protocol = build_protocol('knn', dict(num_neighbors=20, labels='class', shares=[1, 0.5]))
     assert (protocol.num_neighbors, protocol.labels, protocol.shares) == ((20,), ('class',), (1, 0.5))
     protocol = build_protocol('videoseg', dict(radius=None, temperature=1))
     assert (protocol.radius, protocol.temperature) == (None, 1)
+    with patch.dict(PROTOCOLS.module_dict, own=FreeProtocol):
+        assert build_protocol('own', dict(mode='fast', sizes=dict(a=1))).sizes == dict(a=1)
 
 
 @pytest.mark.parametrize(
