@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
+from torch import nn
 
 from mm_sop.datasets.coco_checks import check_coco, check_num_classes, class_names
 from mm_sop.datasets.unlabelled_images import EXTENSIONS, iterate_images
@@ -94,6 +96,7 @@ def launch(
     set_resume(cfg, resume)
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    separate_norms(runner)
     scale_learning_rate(runner)
     pace_averaged_models(runner)
     fit_schedules(runner)
@@ -486,6 +489,22 @@ def prepare_cpu_dist(cfg: Config) -> None:
     wrapper.setdefault('broadcast_buffers', False)
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def separate_norms(runner: Runner) -> None:
+    """Let every process have its own BatchNorm statistics where they cannot be synchronised: SyncBN needs CUDA.
+
+    MMEngine does the same for a single process.
+
+    Args:
+        runner: Its model is changed in place; the parameters stay the same objects.
+    """
+    norms = sum(isinstance(module, nn.SyncBatchNorm) for module in runner.model.modules())
+    if norms and not torch.cuda.is_available():
+        runner.model = revert_sync_batchnorm(runner.model)
+        print_log(
+            f'{norms} SyncBN became BatchNorm, with statistics of each process: there is no CUDA device', 'current'
+        )
 
 
 def _export_rank(launcher: str) -> None:

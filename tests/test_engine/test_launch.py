@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 from toy_training import differences, state_of, toy_config
 
 from mm_sop.engine import launch as launching
@@ -163,6 +166,22 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '1')
     launching.check_devices('pytorch')
     launching.check_devices('none')
+
+
+def test_norms_that_cannot_be_synchronised_are_separated(monkeypatch, capsys):
+    runner = SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4), nn.Linear(4, 4)))
+    before = dict(runner.model.named_parameters())
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    launching.separate_norms(runner)
+    assert isinstance(runner.model[1], nn.SyncBatchNorm)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launching.separate_norms(runner)
+    pictures = torch.randn(5, 3, 2, 2)
+    expected = nn.functional.batch_norm(runner.model[0](pictures), None, None, training=True)
+    torch.testing.assert_close(runner.model[:2](pictures), expected)
+    after = dict(runner.model.named_parameters())
+    assert before.keys() == after.keys() and all(before[name] is value for name, value in after.items())
+    assert '1 SyncBN became BatchNorm' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
