@@ -5,11 +5,14 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmengine.config import Config, DictAction
 from mmpretrain.registry import MODELS
 
+from mm_sop.datasets.composites import CompositeSettings, classification
+from mm_sop.datasets.composites.assets import Assets
 from mm_sop.engine.launch import merge_options
 from mm_sop.evaluation.records import KNNRecords
 
@@ -83,6 +86,29 @@ def test_runs_are_made_once_and_compared(runs, monkeypatch, tmp_path, capsys):
     assert '| Base | 27.5 ± 3.5 | 1.0 (1.5 ± 0.7) |' in page
     assert '| *raw pixels* | 10.0 ± 0.0 | |' in page
     assert args.out.with_suffix('.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_pairs_are_judged_by_the_objects_that_were_drawn(runs, monkeypatch, tmp_path):
+    import methods_on_composites
+    from composite_assets import make_assets
+
+    (tmp_path / '.cache').mkdir()
+    assets = make_assets(tmp_path).rename(tmp_path / '.cache/composite-assets')
+    monkeypatch.setattr(methods_on_composites, 'ROOT', tmp_path)
+    drawn = []
+    pasted = classification.compose
+    monkeypatch.setattr(
+        classification, 'compose', lambda cutouts, *args: drawn.append(cutouts[0]) or pasted(cutouts, *args)
+    )
+    pictures = classification.PretrainSet(CompositeSettings(), Assets.load(assets))
+    for index in range(12):
+        pictures.render(index, tmp_path)
+    pairs = [(first, second) for first in range(12) for second in range(first)]
+    np.savez(tmp_path / 'pairs.npz', pairs=pairs)
+    shares = methods_on_composites.judge_pairs([tmp_path / 'pairs.json'])
+    for name, key in (('same class', 'label'), ('same object', 'name')):
+        right = [getattr(drawn[first], key) == getattr(drawn[second], key) for first, second in pairs]
+        assert 0 < shares[name]['mean'] == pytest.approx(np.mean(right))
 
 
 def test_a_variant_needs_its_base(runs, monkeypatch, capsys):

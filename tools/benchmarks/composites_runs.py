@@ -200,7 +200,7 @@ def processor_name() -> str:
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
-def format_page(report: dict, picture: str, title: str, explanation: str) -> str:
+def format_page(report: dict, picture: str, title: str, explanation: str, appendix: str) -> str:
     """A readable page."""
     results = report['results']
     scores = list(next(iter(results.values()))['accuracy'])
@@ -218,7 +218,7 @@ def format_page(report: dict, picture: str, title: str, explanation: str) -> str
         lines += ['', 'Gain in points, ± one standard error (paired, bootstrap over the objects shown):', '', *head]
         for name, row in gains.items():
             lines.append(f'| {name} | {" | ".join(format_gain(row[score]) for score in scores)} |')
-    return '\n'.join([*lines, '', 'The composites are semi-synthetic: see docs/data.md.', ''])
+    return '\n'.join([*lines, '', appendix + 'The composites are semi-synthetic: see docs/data.md.', ''])
 
 
 def format_minutes(minutes: dict) -> str:
@@ -232,10 +232,18 @@ def format_gain(gain: dict | None) -> str:
     return '' if gain is None else f'{100 * gain["gain"]:+.1f} ± {100 * gain["standard_error"]:.1f}'
 
 
-def write_report(report: dict, out: Path, title: str, explanation: str) -> None:
-    """Write a JSON file, a page and a picture, and print the page."""
+def write_report(report: dict, out: Path, title: str, explanation: str, appendix: str = '') -> None:
+    """Write a JSON file, a page and a picture, and print the page.
+
+    Args:
+        report: That of a :class:`Comparison`.
+        out: The JSON file; the others lie beside it.
+        title: Title of the page.
+        explanation: Lines before the tables.
+        appendix: Lines behind them.
+    """
     accuracies = {name: row['accuracy'] for name, row in report['results'].items()}
-    page = format_page(report, out.with_suffix('.png').name, title, explanation)
+    page = format_page(report, out.with_suffix('.png').name, title, explanation, appendix)
     write_files(report, out, page, partial(comparison_chart, accuracies, report['references']))
 
 

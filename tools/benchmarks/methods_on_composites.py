@@ -6,9 +6,16 @@ command goes on: finished runs are kept. It writes a JSON file, a readable page 
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from composites_runs import ROOT, Comparison, Variant, parse_args, run_command, write_report
+
+from mm_sop.datasets.composites import CompositeSettings
+from mm_sop.datasets.composites.assets import Assets
+from mm_sop.datasets.composites.classification import PretrainSet
+from mm_sop.evaluation.seeds import format_summary, summarize
 
 EXPLANATION = """\
 Pairs for SePP come from its base's encoder of the same seed, in the mode that keeps the number of pictures; its time is
@@ -25,6 +32,27 @@ def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
         # Composites hold no duplicates: an upper bound would only reject the surest pairs.
         run_command([*command, '--upper', '1', '--work-dir', manifest.parent], base_folder / 'mining.txt')
     return [f'train_dataloader.dataset.dataset.manifest={manifest}', 'train_dataloader.dataset.dataset.mode=replace']
+
+
+def judge_pairs(manifests: Iterable[Path]) -> dict[str, dict]:
+    """Shares of pairs that show the same class, and the same object: the pictures do not tell, their generator does."""
+    pictures = PretrainSet(CompositeSettings(), Assets.load(ROOT / '.cache/composite-assets'))
+    objects = [pictures.draw_cutout(pictures.rng(index)) for index in range(len(pictures))]
+    shares = {'same class': [], 'same object': []}
+    for manifest in manifests:
+        pairs = [(objects[first], objects[second]) for first, second in np.load(manifest.with_suffix('.npz'))['pairs']]
+        shares['same class'].append(np.mean([first.label == second.label for first, second in pairs]).item())
+        shares['same object'].append(np.mean([first.name == second.name for first, second in pairs]).item())
+    return {name: summarize(values) for name, values in shares.items()}
+
+
+def describe_pairs(report: dict) -> str:
+    """A table of :func:`judge_pairs`."""
+    names = ['same class', 'same object']
+    lines = ['| pairs of | same class | same object |', '| --- | ---: | ---: |']
+    for base, shares in report['pairs'].items():
+        lines.append(f'| {base} | {" | ".join(format_summary(shares[name]) for name in names)} |')
+    return '\n'.join(['Mined pairs that show the same, in percent:', '', *lines, '', ''])
 
 
 METHODS = {
@@ -46,4 +74,11 @@ if __name__ == '__main__':
     arguments = parse_args(METHODS, 'methods_on_composites', 'Compare all methods on the photo composites.')
     comparison = Comparison(METHODS, arguments)
     comparison.train()
-    write_report(comparison.report(), arguments.out, 'All methods on the photo composites', EXPLANATION)
+    report = comparison.report()
+    bases = dict.fromkeys(METHODS[name].base for name in arguments.names if METHODS[name].prepare)
+    report['pairs'] = {
+        base: judge_pairs(comparison.folder(base, seed) / 'pairs/pairs.json' for seed in arguments.seeds)
+        for base in bases
+    }
+    appendix = describe_pairs(report) if bases else ''
+    write_report(report, arguments.out, 'All methods on the photo composites', EXPLANATION, appendix)

@@ -19,9 +19,14 @@ class PretrainSet(CompositeSet):
     def __len__(self) -> int:
         return self.settings.pretrain
 
+    def draw_cutout(self, rng: np.random.Generator) -> Cutout:
+        """The object of the picture that the generator belongs to; no file tells it."""
+        cutouts = self.splits['train'].cutouts
+        return cutouts[rng.integers(len(cutouts))]
+
     def render(self, index: int, folder: Path) -> dict:
         rng, split = self.rng(index), self.splits['train']
-        cutout = split.cutouts[rng.integers(len(split.cutouts))]
+        cutout = self.draw_cutout(rng)
         canvas, _ = compose([cutout], split, self.settings.object_style, (self.settings.size,) * 2, rng)
         path = f'{index // self.per_folder:03d}/{index:06d}.{self.settings.picture_format}'
         write_picture(folder / path, canvas.to_uint8())
