@@ -19,6 +19,7 @@ from mm_sop.evaluation.clustering import agreement, k_means
 from mm_sop.evaluation.linear_batches import augmented
 from mm_sop.evaluation.projector import FrozenProjector
 from mm_sop.evaluation.protocol import MissingDataError
+from mm_sop.evaluation.protocols import finetune
 from mm_sop.evaluation.protocols.clustering import CIFAR100_SUPERCLASSES, ClusteringProtocol
 from mm_sop.evaluation.protocols.finetune import FinetuneProtocol
 from mm_sop.evaluation.protocols.rank import RankProtocol
@@ -251,3 +252,11 @@ def test_two_processes_find_the_same(data, tmp_path):
     for found in both:
         assert found == pytest.approx(alone, rel=1e-4)
     assert not math.isnan(sum(alone.values()))
+
+
+def test_shares_of_the_labels_rise_in_the_chart(monkeypatch):
+    panels = []
+    monkeypatch.setattr(finetune, 'scores_chart', lambda drawn, *_: panels.append(drawn))
+    monkeypatch.setattr(finetune.Chart, 'drawn', lambda name, draw, text: draw())
+    finetune._labels_picture(dict(seen={'100%': (0.5, 0.1), '1%': (0.2, 0.1), '10%': (0.3, 0.1)}))
+    assert list(panels[0]['Fine-tuning']['seen']) == ['1%', '10%', '100%']

@@ -103,6 +103,9 @@ def _logits(classifier: nn.Module) -> Callable[[dict], dict[str, Tensor]]:
 
 
 def _labels_picture(lines: dict[str, dict[str, tuple]]) -> Chart:
-    rising = {name: dict(reversed(points.items())) for name, points in lines.items()}
+    rising = {
+        name: dict(sorted(points.items(), key=lambda point: float(point[0].rstrip('%'))))
+        for name, points in lines.items()
+    }
     draw = partial(scores_chart, {'Fine-tuning': rising}, 'labels')
     return Chart.drawn('labels', draw, 'Accuracy after fine-tuning by the share of the labels.')

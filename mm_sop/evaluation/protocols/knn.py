@@ -109,7 +109,8 @@ class KNNProtocol(Protocol):
             for subset, tries in subsets.items():
                 found = self._score_few(context, data['train'], dataset, tries)
                 card[subset]['num_neighbors'] = list(found)
-                scores.update({(name, f'{subset} k{k}'): score for k, score in found.items()})
+                # name_few_scores turns the order around.
+                scores.update({(name, f'{subset} k{k}'): found[k] for k in sorted(found, reverse=True)})
                 panel['k = pictures of a class', subset] = next(iter(found.values()))
                 panel.update({(f'k = {k}', subset): found[k] for k in self.num_neighbors if k in found})
         return name_few_scores(scores), card, [few_labels_picture(panels, 'k-NN')] if scores else []
