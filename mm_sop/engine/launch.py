@@ -96,14 +96,19 @@ def launch(
     set_resume(cfg, resume)
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _complete(runner)
+    runner.train()
+    return runner
+
+
+def _complete(runner: Runner) -> None:
+    """What a config asks for and MMEngine's runner does not do by itself."""
     separate_norms(runner)
     scale_learning_rate(runner)
     pace_averaged_models(runner)
     fit_schedules(runner)
     expand_checkpointed(runner)
-    compile_blocks(runner, cfg.get('compile_blocks'))
-    runner.train()
-    return runner
+    compile_blocks(runner, runner.cfg.get('compile_blocks'))
 
 
 def load_config(path: str | Path) -> Config:
