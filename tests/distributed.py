@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 """Seconds that the ranks have in all for one call."""
 
 _GRACE = 2.0

@@ -7,7 +7,14 @@ from mm_sop import __version__
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
 from mm_sop.evaluation.records import KNNRecords, format_table
-from mm_sop.evaluation.results import EvaluationResults, describe_score_name, format_figure
+from mm_sop.evaluation.results import (
+    EvaluationResults,
+    describe_score_name,
+    differing_setup,
+    format_figure,
+    markdown_row,
+    setup_cells,
+)
 from mm_sop.export.target import Target
 
 _LIBRARIES = dict(timm='timm', huggingface='transformers', onnx='onnx')
@@ -130,12 +137,16 @@ def _training_figures(origin: dict, network: str, run: str | Path) -> str:
 def _evaluation_figures(origin: dict, run: str | Path) -> str:
     """The first figure of every protocol that judged exactly these weights."""
     identity = {key: origin.get(key) for key in ('checkpoint_sha256', 'prefix')}
-    rows = []
-    for record in EvaluationResults(Path(run, 'evaluation')):
-        if record['status'] == 'done' and identity.items() <= record['card']['encoder'].items():
-            name, score = next(iter(record['scores'].items()))
-            rows.append(f'| {record["protocol"]} | {describe_score_name(name)} | {format_figure(score)} |')
-    if not rows:
+    done = [record for record in EvaluationResults(Path(run, 'evaluation')) if record['status'] == 'done']
+    records = [record for record in done if identity.items() <= record['card']['encoder'].items()]
+    if not records:
         return ''
-    head = 'The first figure of every evaluation, in percent where it is a share:'
-    return '\n'.join([head, '', '| protocol | figure | value |', '| --- | --- | ---: |', *rows])
+    names, lines = differing_setup(records), []
+    for record in records:
+        name, score = next(iter(record['scores'].items()))
+        # Folders of this machine tell nobody anything.
+        setup = [Path(cell).name for cell in setup_cells(record, names)]
+        lines.append(markdown_row([record['protocol'], *setup, describe_score_name(name), format_figure(score)]))
+    text = 'The first figure of every evaluation, in percent where it is a share:'
+    head = [['protocol', *names, 'figure', 'value'], [*['---'] * (len(names) + 2), '---:']]
+    return '\n'.join([text, '', *map(markdown_row, head), *lines])

@@ -251,6 +251,18 @@ def test_card_shows_evaluations_of_these_weights(samples, tmp_path):
     card = (tmp_path / 'out/README.md').read_text()
     assert '| knn | test class k20 | 50.0 ± 1.0 |' in card
     assert '40.0' not in card and 'k10' not in card
+    for folder, value in (('/data/mine', 0.3), ('/data/theirs', 0.2)):
+        encoder = dict(checkpoint_sha256='abc', prefix='')
+        base = dict(
+            protocol='knn', key=folder, checkpoint='two.pth', setup=dict(data=folder), card=dict(encoder=encoder)
+        )
+        results.add(*finished_record(base, ProtocolResult(dict(test_class_k20=Score(value, 0.01))), 1.0))
+    encoder = make_encoder('small')
+    encoder.specification.origin = dict(checkpoint_sha256='abc', prefix='')
+    export(encoder, 'safetensors', tmp_path / 'two', samples, run=tmp_path)
+    card = (tmp_path / 'two/README.md').read_text()
+    assert '| protocol | data | figure | value |' in card and '/data/' not in card
+    assert '| knn | mine | test class k20 | 30.0 ± 1.0 |' in card and '| knn | theirs |' in card
 
 
 def test_tool_exports_a_checkpoint(repository, pictures, tmp_path):
