@@ -42,3 +42,10 @@ def write_pictures(folder, count, size=(64, 48), seed=0, nested=True):
         smooth_picture(size, (seed, index)).save(path)
         files.append(path)
     return files
+
+
+def write_splits(folder, count):
+    """Write ``bank`` and ``test`` with the classes ``a`` and ``b`` of so many pictures, and return the folder."""
+    for seed, name in enumerate(('bank/a', 'bank/b', 'test/a', 'test/b')):
+        write_pictures(folder / name, count, seed=seed, nested=False)
+    return folder

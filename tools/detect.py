@@ -5,8 +5,10 @@ written into the folder --out. Pictures that cannot be read are skipped, and mak
 """
 
 import argparse
+import itertools
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from mmengine.device import get_device
@@ -54,12 +56,13 @@ def run(args: argparse.Namespace) -> list[Path]:
 
 
 def distinct_names(paths: list[Path]) -> list[str]:
-    """Stems of the files, numbered where several are equal."""
-    stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f'{stem}_{stems[:index].count(stem) + 1}'
-        for index, stem in enumerate(stems)
-    ]
+    """Stems of the files, numbered where several are equal, with no number that makes another file's name."""
+    stems, names = Counter(path.stem for path in paths), []
+    for path in paths:
+        numbered = (f'{path.stem}_{number}' for number in itertools.count(1))
+        free = (name for name in numbered if name not in stems and name not in names)
+        names.append(path.stem if stems[path.stem] == 1 else next(free))
+    return names
 
 
 def _without_mask(item: dict) -> dict:

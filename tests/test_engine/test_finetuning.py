@@ -5,17 +5,14 @@ import math
 import pytest
 import torch
 from distributed import run_distributed
-from sample_pictures import write_pictures
+from sample_pictures import write_splits
 
 from mm_sop.engine.launch import launch, load_config
 
 
 @pytest.fixture(scope='module')
 def classes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('classes')
-    for seed, name in enumerate(('bank/a', 'bank/b', 'test/a', 'test/b')):
-        write_pictures(folder / name, 4, seed=seed, nested=False)
-    return folder
+    return write_splits(tmp_path_factory.mktemp('classes'), 4)
 
 
 def train_in_process(rank, world_size, repository, classes, work_dir):

@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from sample_pictures import write_pictures
+from sample_pictures import write_splits
 
 CONFIG = """
 view = [dict(type='RandomResizedCrop', scale=16), dict(type='RandomFlip', prob=0.5)]
@@ -33,10 +33,7 @@ def tool(repository):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('labelled')
-    for seed, name in enumerate(('bank/a', 'bank/b', 'test/a', 'test/b')):
-        write_pictures(folder / name, 6, seed=seed, nested=False)
-    return folder
+    return write_splits(tmp_path_factory.mktemp('labelled'), 6)
 
 
 @pytest.mark.parametrize('backbone', [TRANSFORMER, CONVOLUTIONS], ids=['transformer', 'convolutions'])

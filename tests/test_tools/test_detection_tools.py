@@ -63,9 +63,10 @@ def test_train_test_detect(run, config, checkpoint, scenes, work_dir):
     assert '| masks | ' in (checkpoint.parent / 'test/iter_2.md').read_text()
 
     (work_dir / 'more').mkdir()
-    copied = shutil.copy(scenes / 'val/2.png', work_dir / 'more/2.png')
-    run('detect.py', checkpoint, scenes / 'val/2.png', copied, '--out', work_dir / 'twins')
-    assert sorted(path.name for path in (work_dir / 'twins').glob('*.png')) == ['2_1.png', '2_2.png']
+    copied = [shutil.copy(scenes / 'val/2.png', work_dir / f'more/{name}.png') for name in ('2', '2_1')]
+    run('detect.py', checkpoint, scenes / 'val/2.png', *copied, '--out', work_dir / 'triplets')
+    names = ['2_1.png', '2_2.png', '2_3.png']
+    assert sorted(path.name for path in (work_dir / 'triplets').glob('*.png')) == names
 
     pictures = [scenes / 'val/0.png', scenes / 'val/2.png']
     run('detect.py', checkpoint, *pictures, '--out', work_dir / 'drawn', '--min-score', 0)
