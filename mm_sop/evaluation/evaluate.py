@@ -5,6 +5,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.logging import print_log
@@ -69,6 +70,8 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
     record = _finish(results, *finished_record(base, result, time.perf_counter() - started))
     if is_main_process():
         shutil.rmtree(context.parts, ignore_errors=True)
+        with suppress(OSError):  # others are interrupted, or there has been none
+            context.parts.parent.rmdir()
     return record
 
 

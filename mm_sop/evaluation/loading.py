@@ -167,7 +167,7 @@ def load(
         path_or_name: Checkpoint of a run, which says itself what network it holds; folder written by
             ``tools/export.py``; checkpoint of another library, with ``source``; address of such a file (``https://...``);
             or ``hf:OWNER/NAME``, an export on the Hugging Face hub.
-        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
+        network: ``'teacher'`` or ``'student'`` where the checkpoint has both. An export has one of them.
         config: Config of the run, for checkpoints that do not hold theirs.
         source: Other origin of the checkpoint, see :func:`mm_sop.evaluation.encoders.load_network`.
         image_size: Side that pictures get. Defaults to that of pretraining; 224 where it is unknown.
@@ -188,7 +188,7 @@ def load(
     path = _fetch(str(path_or_name))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         if path.is_dir():
-            encoder = _load_export(path)
+            encoder = _load_export(path, network)
         else:
             encoder = _load_checkpoint(path, network, config, source, num_heads, trusted)
     if image_size is None or image_size == encoder.specification.image_size:
@@ -231,12 +231,14 @@ def _explained(name: str) -> Iterator[None]:
         raise WeightsError(f'{name} cannot be downloaded: {error}') from error
 
 
-def _load_export(folder: Path) -> Encoder:
+def _load_export(folder: Path, network: str) -> Encoder:
     if not (folder / SPECIFICATION).is_file():
         raise WeightsError(f'{folder} has no {SPECIFICATION}: expected a folder written by tools/export.py')
     specification = EncoderSpecification(**json.loads((folder / SPECIFICATION).read_text()))
     if specification.format is None:
         raise WeightsError(f'{folder} holds a program, not weights: load {specification.weights} with its own runtime')
+    if specification.network == 'teacher' and network == 'student':
+        raise WeightsError(f'{folder} holds the teacher: export the checkpoint again with `--which student`')
     module = MODELS.build(specification.backbone)
     state = from_format(read_state_dict(folder / specification.weights), specification.format)
     prefix = find_prefix(state, module.state_dict(), ('backbone.', ''), str(folder), ('mask_token',))

@@ -4,6 +4,7 @@ import copy
 import io
 import warnings
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -85,9 +86,7 @@ class TorchScript(Target):
             # The size of the map becomes a constant, as it should.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
             program = torch.jit.trace(_Program(encoder.network), _example(encoder), check_trace=False)
-        buffer = io.BytesIO()
-        torch.jit.save(program, buffer)
-        write_atomically(folder / self.weights, buffer.getvalue())
+        write_atomically(folder / self.weights, _without_origins(program))
 
     def usage(self, encoder: Encoder, folder: Path) -> str:
         return f"import torch\nmodel = torch.jit.load('{folder}/{self.weights}')\nfeatures, local_map = model(images)"
@@ -108,6 +107,17 @@ class _Program(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return read_global_and_local(self.network, images)
+
+
+def _without_origins(program: torch.jit.ScriptModule) -> bytes:
+    """File of a program without the records that say which lines of which files on this machine it comes from."""
+    saved, result = io.BytesIO(), io.BytesIO()
+    torch.jit.save(program, saved)
+    with ZipFile(saved) as source, ZipFile(result, 'w') as target:
+        for record in source.infolist():
+            if not record.filename.endswith('.debug_pkl'):
+                target.writestr(record.filename, source.read(record), record.compress_type)
+    return result.getvalue()
 
 
 def _example(encoder: Encoder) -> Tensor:

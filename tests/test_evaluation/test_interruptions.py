@@ -84,7 +84,7 @@ def test_finished_parts_are_not_done_again(name, data, tmp_path, monkeypatch):
     work.restart()
     assert evaluate(name, data, tmp_path / 'interrupted') == straight
     assert work.calls == 2
-    assert [path.name for path in (tmp_path / 'interrupted/parts').iterdir()] == []
+    assert not (tmp_path / 'interrupted/parts').exists()
 
 
 def evaluate_interrupted(rank, world_size, data, work_dir):

@@ -5,6 +5,8 @@ import json
 import runpy
 import subprocess
 import sys
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -279,6 +281,17 @@ def test_tool_exports_a_checkpoint(repository, pictures, tmp_path):
     encoder = mm_sop.load(tmp_path / 'export/timm')
     assert torch.equal(encoder.network.pos_embed, network.pos_embed)
     assert encoder.specification.origin['method'] == 'SOP'
+    with pytest.raises(WeightsError, match='holds the teacher: export the checkpoint again with `--which student`'):
+        mm_sop.load(tmp_path / 'export/timm', 'student')
+
+
+def test_programs_do_not_tell_where_they_were_made(samples, tmp_path):
+    for target in ('torchscript', 'onnx'):
+        export(make_encoder('windowed'), target, tmp_path / target, samples)
+    with ZipFile(tmp_path / 'torchscript/model.pt') as program:
+        content = b''.join(map(program.read, program.namelist()))
+    for text in (content, (tmp_path / 'onnx/model.onnx').read_bytes()):
+        assert b'site-packages' not in text and str(Path(mm_sop.__file__).parent).encode() not in text
 
 
 def test_tool_checks_all_targets_first(repository, pictures, tmp_path, monkeypatch):
