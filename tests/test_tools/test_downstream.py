@@ -110,3 +110,7 @@ def test_every_task_starts_from_the_same_backbone(downstream, repository):
         backbone = {key: value for key, value in config.model.backbone.items() if key != 'out_indices'}
         assert dict(backbone, type=backbone['type'].split('.')[-1]) == dict(pretrained)
         assert config.model.init_cfg.type == 'PretrainedBackbone'
+
+
+def test_nothing_has_no_sign(downstream):
+    assert downstream.format_number(-0.04, 0.62, '+') == '+0.0 ± 0.6'

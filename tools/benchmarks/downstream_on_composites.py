@@ -127,7 +127,8 @@ def mean_gain(values: list[float], base: list[float]) -> dict:
 
 def format_number(mean: float, spread: float | None, sign: str = '') -> str:
     """A figure with its deviation or error, where there is one."""
-    return f'{mean:{sign}.1f}' + ('' if spread is None else f' ± {spread:.1f}')
+    # Adding zero turns -0.0 into 0.0.
+    return f'{round(mean, 1) + 0.0:{sign}.1f}' + ('' if spread is None else f' ± {spread:.1f}')
 
 
 def format_page(report: dict, picture: str) -> str:
