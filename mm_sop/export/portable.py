@@ -42,15 +42,18 @@ class ONNX(Target):
         return None
 
     def write(self, encoder: Encoder, folder: Path) -> None:
-        program = torch.onnx.export(
-            _Program(encoder.network),
-            (_example(encoder),),
-            input_names=['images'],
-            output_names=['global', 'local_map'],
-            dynamic_shapes=dict(images={0: torch.export.Dim('batch', min=1)}),
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # PyTorch warns of its own functions.
+            warnings.simplefilter('ignore', FutureWarning)
+            program = torch.onnx.export(
+                _Program(encoder.network),
+                (_example(encoder),),
+                input_names=['images'],
+                output_names=['global', 'local_map'],
+                dynamic_shapes=dict(images={0: torch.export.Dim('batch', min=1)}),
+                dynamo=True,
+                verbose=False,
+            )
         for node in program.model.graph.all_nodes():
             # Half of the file: which lines of which files on this machine it comes from.
             node.metadata_props.clear()
