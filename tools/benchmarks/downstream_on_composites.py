@@ -26,8 +26,8 @@ CONDITIONS = """\
 All runs of a task differ in nothing but the weights from which the encoder starts, and in their seed. Figures are those
 after the last step, in percent: mean ± deviation over the seeds. AP is COCO's, of boxes and of masks; mIoU counts the
 background as a class. Validation scenes show objects and photos that are in no training scene. Gains are over random
-weights with the same seed, ± one standard error of their mean over the seeds. Each checkpoint is of one pretraining run:
-the chance in that is in none of the deviations.
+weights with the same seed, ± one standard error of their mean over the seeds. Each checkpoint is of one pretraining
+run: the chance in that is in none of the deviations.
 """
 
 
