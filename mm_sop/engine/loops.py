@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
+from mm_sop.engine.utils import share_buffers
 
 
 @LOOPS.register_module()
@@ -87,6 +88,7 @@ class PretrainLoop(EpochBasedTrainLoop):
             self.run_epoch()
             self._decide_current_val_interval()
             if self._is_validation_due():
+                share_buffers(self.runner.model)
                 with isolated_random_state(cuda=True):
                     self.runner.val_loop.run()
         self.runner.call_hook('after_train')

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from mmengine.dist import broadcast
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -10,6 +11,19 @@ from torch import nn
 def unwrap_model(model: nn.Module) -> nn.Module:
     """The model inside a wrapper such as DistributedDataParallel, or the model itself."""
     return model.module if is_model_wrapper(model) else model
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the main one, which are those of the checkpoint.
+
+    Without SyncBN each process has running statistics of its own share of the batches. Processes that evaluate parts
+    of a data set would otherwise do so with different networks.
+
+    Args:
+        model: The model, changed in place on all processes but the main one.
+    """
+    for buffer in model.buffers():
+        broadcast(buffer)
 
 
 def match_modules(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:

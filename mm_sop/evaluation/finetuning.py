@@ -14,7 +14,7 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from mm_sop.datasets.seeded_dataset import SeededDataset
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.encoders import FrozenEncoder
 
 
@@ -127,7 +127,9 @@ def finetune(
         experiment_name=work_dir.name,
         cfg=dict(model_wrapper_cfg=_wrapper()),
     )
-    return unwrap_model(runner.train())
+    model = unwrap_model(runner.train())
+    share_buffers(model)
+    return model
 
 
 def _dataloader(dataset: SeededDataset, batch_size: int, num_workers: int) -> dict:

@@ -10,7 +10,7 @@ from mmpretrain.registry import HOOKS
 from torch import nn
 
 from mm_sop.datasets.randomness import isolated_random_state
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.baselines import encode_without_network
 from mm_sop.evaluation.features import evaluation_mode, has_teacher, network_encoder
 from mm_sop.evaluation.knn import KNNEvaluator
@@ -111,6 +111,7 @@ class KNNHook(Hook):
 
     def _evaluate(self, runner, iteration: int, epoch: int) -> None:
         model = unwrap_model(runner.model)
+        share_buffers(model)
         by_readout, seconds = self._measure(network_encoder(model, self.network, self.readouts), model)
         scores = {
             name if readout == 'global' else f'{name}_{readout}': score

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.datasets.worker import pretrain_worker_init
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.feature_queue import FeatureQueue
 from mm_sop.evaluation.features import evaluation_mode, has_teacher, network_encoder
 from mm_sop.evaluation.logistic import fit_logistic
@@ -104,6 +104,7 @@ class OnlineEvaluationHook(Hook):
     def _visit(self, runner) -> None:
         started = _now()
         model = unwrap_model(runner.model)
+        share_buffers(model)
         with isolated_random_state(cuda=True), evaluation_mode(model):
             for name, queue in self.queues.items():
                 queue.push(*self._encode(model, next(self.batches[name])))

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.datasets.semantic_pairs import SemanticPairDataset, describe_data, refreshed_manifest
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.features import evaluation_mode, extract_features, gather_features, network_encoder
 from mm_sop.evaluation.mining import PlainPictures, Selection, choose_images, make_manifest, mine, write_manifest
 
@@ -91,6 +91,7 @@ class RefreshPairsHook(Hook):
 
     def _encode(self, model: torch.nn.Module, pictures: Subset) -> Tensor:
         rank, world_size = get_dist_info()
+        share_buffers(model)
         encode = _without_unreadable(network_encoder(model, self.network))
         with isolated_random_state(cuda=True), evaluation_mode(model), torch.no_grad():
             share = extract_features(encode, pictures, **self.loading, rank=rank, world_size=world_size)['global']

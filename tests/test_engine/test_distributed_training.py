@@ -3,7 +3,9 @@ import signal
 import pytest
 import torch
 from distributed import run_distributed
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, ValLoop
+from mmpretrain.registry import HOOKS, LOOPS
 from toy_training import differences, state_of, toy_config, train
 
 from mm_sop.engine.hooks import bad_image_hook
@@ -61,6 +63,38 @@ def test_signal_on_one_rank_stops_all_and_the_run_goes_on_bit_identically(tmp_pa
     assert differing == other_differing == []
     assert not random.equal(other_random), 'the ranks must draw different dropout masks'
     assert kept == [20, 21]
+
+
+@HOOKS.register_module()
+class OwnBufferHook(Hook):
+    """Another buffer in every process, as without SyncBN."""
+
+    def before_train(self, runner):
+        runner.model.module.register_buffer('statistics', torch.tensor(5 + runner.rank))
+
+
+@LOOPS.register_module()
+class BufferLoop(ValLoop):
+    """Notes the buffers instead of validating."""
+
+    def run(self):
+        self.noted = [buffer.item() for buffer in self.runner.model.buffers()]
+
+
+def buffers_of_validation(rank, world_size, work_dir):
+    cfg = toy_config(work_dir, launcher='pytorch', **{'train_cfg.max_epochs': 1})
+    cfg.val_dataloader = dict(batch_size=5, sampler=dict(type='DefaultSampler'), dataset=dict(type='ToyVectors'))
+    cfg.val_cfg = dict(type='BufferLoop')
+    cfg.val_evaluator = dict(type='Accuracy')
+    prepare_cpu_dist(cfg)
+    cfg.custom_hooks.append(dict(type='OwnBufferHook'))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner.val_loop.noted
+
+
+def test_processes_validate_the_network_of_the_checkpoint(tmp_path):
+    assert run_distributed(buffers_of_validation, str(tmp_path)) == [[5], [5]]
 
 
 @pytest.fixture(scope='module')

@@ -4,8 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from distributed import run_distributed
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
 from pair_training import make_config
 from toy_training import differences, state_of
 
@@ -59,12 +62,23 @@ def test_a_run_resumed_within_an_epoch_keeps_its_pairs(tmp_path, pictures):
     assert stale.read_text() == (tmp_path / 'straight/pairs/epoch_2.json').read_text()
 
 
+@HOOKS.register_module()
+class OwnStatisticsHook(Hook):
+    """Without SyncBN every process has statistics of its own."""
+
+    def before_train(self, runner):
+        for buffer in runner.model.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(torch.rand(buffer.shape), alpha=3 * runner.rank)
+
+
 def pairs_of(rank, world_size, work_dir, pictures):
     config = refreshing_config(work_dir, pictures, begin=0, every=10)
     config.train_cfg.max_iters = 1
     config.train_dataloader.batch_size = 4 // world_size
     for network in (config.model.neck, config.model.head.predictor):
         network.norm_cfg = dict(type='BN1d')
+    config.custom_hooks.append(dict(type='OwnStatisticsHook'))
     launch(config, work_dir, launcher='pytorch' if world_size > 1 else 'none')
     return PairManifest.load(f'{work_dir}/pairs/epoch_0.json')
 

@@ -169,6 +169,8 @@ def evaluate_at_start(rank, world_size, work_dir):
         visualizer=SimpleNamespace(add_scalars=lambda *args, **kwargs: None),
         logger=logging.getLogger('test'),
     )
+    # Without SyncBN every process has statistics of its own; those of the main one are in the checkpoint.
+    runner.model.teacher[1].running_mean.add_(rank)
     hook = HOOKS.build(knn_hook())
     hook.before_train(runner)
     hook.after_train(runner)

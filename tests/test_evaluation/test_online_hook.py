@@ -194,11 +194,12 @@ def test_queue_keeps_the_newest(size):
     assert torch.equal(queue.features[:, 0].long(), queue.labels)
 
 
-def visit(rank, world_size):
+def visit(rank, world_size, differing=False):
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     hook = HOOKS.build(online_hook(batch_size=6 // world_size))
     runner = fake_runner()
+    runner.model.backbone[1].running_mean.add_(rank * differing)
     hook.before_train(runner)
     for runner.iter in (1, 3):
         hook._visit(runner)
@@ -211,6 +212,12 @@ def test_two_processes_share_the_queue():
     assert torch.equal(labels, second[0]) and torch.equal(features, second[1])
     assert (values, next_visit) == second[2:]
     assert len(labels) == 12
+
+
+def test_processes_evaluate_the_network_of_the_checkpoint():
+    (_, features, *_), _ = run_distributed(visit)
+    (_, others, *_), _ = run_distributed(visit, True)
+    assert torch.equal(features, others)
 
 
 @pytest.mark.parametrize('options', [dict(interval=0), dict(max_share=0.0), dict(max_share=1.0)])

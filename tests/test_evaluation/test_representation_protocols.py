@@ -254,6 +254,28 @@ def test_two_processes_find_the_same(data, tmp_path):
     assert not math.isnan(sum(alone.values()))
 
 
+def finetuned_buffers(rank, world_size, data, work_dir):
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmpretrain')
+    context = make_context(data, work_dir, 'resnet')
+    networks = []
+
+    def predict(_, network, dataset):
+        networks.append(network)
+        return np.zeros(len(dataset), dtype=int)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, '_predict', predict)
+        run(FinetuneProtocol(**SHORT, shares=(1,)), context)
+    return [buffer.float() for buffer in networks[0].buffers()]
+
+
+def test_processes_evaluate_the_same_classifier(data, tmp_path):
+    first, second = run_distributed(finetuned_buffers, data, tmp_path)
+    assert len(first) > 10 and all(map(torch.equal, first, second))
+
+
 def test_shares_of_the_labels_rise_in_the_chart(monkeypatch):
     panels = []
     monkeypatch.setattr(finetune, 'scores_chart', lambda drawn, *_: panels.append(drawn))
