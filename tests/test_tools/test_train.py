@@ -85,10 +85,11 @@ def test_two_processes_killed_and_signalled_through_the_script(repository, work_
     assert queued.returncode == 0, queued.stderr
     assert f'Stopped by SIGUSR1. Go on with the same command and --resume {work_dir}/iter_12.pth' in queued.stdout
 
-    write_config(work_dir, 2, name='SIGTERM', iteration=13, rank=0, to_script=True)
+    # Gradients are first exchanged in iteration 14: from then on the other process listens to signals as well.
+    write_config(work_dir, 2, name='SIGTERM', iteration=15, rank=0, to_script=True)
     stopped = run([*command, '--resume'], environment)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
-    assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_14.pth' in stopped.stdout
+    assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_16.pth' in stopped.stdout
 
     for resumed, straight in run_distributed(resumed_and_straight, str(work_dir)):
         assert differences(straight, resumed) == []
