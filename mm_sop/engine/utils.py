@@ -17,7 +17,8 @@ def share_buffers(model: nn.Module) -> None:
     """Give every process the buffers of the main one, which are those of the checkpoint.
 
     Without SyncBN each process has running statistics of its own share of the batches. Processes that evaluate parts
-    of a data set would otherwise do so with different networks.
+    of a data set would otherwise do so with different networks. Means of all processes, as MMEngine's SyncBuffersHook
+    takes them, would be in no checkpoint that was saved before.
 
     Args:
         model: The model, changed in place on all processes but the main one.
