@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from sample_pictures import write_pictures  # noqa: E402
 
 import mm_sop  # noqa: E402, F401
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,24 @@ def isolated():
     init_default_scope('mmpretrain')
     yield
     reset_global_state()
+
+
+@pytest.fixture
+def seed():
+    """Seed of tests that train and compare with a bound: 0, or another one of tools/benchmarks/learning_margins.py."""
+    return int(os.environ.get('MM_SOP_TEST_SEED', 0))
+
+
+@pytest.fixture
+def expect(record_property):
+    """Compare what was learned with a bound, and record both for tools/benchmarks/learning_margins.py."""
+
+    def compare(name, value, above=None, below=None):
+        record_property(name, json.dumps(dict(value=value, above=above, below=below)))
+        assert above is None or value > above, f'{name} is {value:.4g}, expected more than {above:.4g}'
+        assert below is None or value < below, f'{name} is {value:.4g}, expected less than {below:.4g}'
+
+    return compare
 
 
 @pytest.fixture(scope='session')
