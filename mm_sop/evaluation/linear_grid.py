@@ -125,8 +125,8 @@ class LinearGrid:
 
     def _trust_ratio(self, errors: Tensor, logits: Tensor, features: Tensor) -> Tensor:
         weight_norm = self.weight.flatten(1).norm(dim=1)
-        # |E^T X|^2 is the sum of EE^T * XX^T, and <E^T X, W> that of E * (logits - bias), so that the gradient itself is
-        # never written to memory.
+        # |E^T X|^2 is the sum of EE^T * XX^T, and <E^T X, W> that of E * (logits - bias): the gradient itself is never
+        # written to memory.
         by_head = errors.transpose(0, 1)
         grad_square = ((by_head @ by_head.mT) * (features @ features.T)).sum((1, 2)).clamp(min=0)
         inner = (errors * logits).sum((0, 2)) - (errors.sum(0) * self.bias).sum(1)

@@ -32,7 +32,7 @@ class Corruption:
 def corrupt(image: np.ndarray, name: str, severity: int, generator: np.random.Generator) -> np.ndarray:
     """Corrupt an image as in ImageNet-C (Hendrycks and Dietterich, Benchmarking Neural Network Robustness).
 
-    With images of 224 pixels every corruption equals the published code, up to rounding, with these exceptions. Frost is
+    With images of 224 pixels every corruption equals the published code up to rounding, with these exceptions. Frost is
     a drawn pattern instead of photos of it. Defocus leaves the mean as it is, where the published kernels of severities
     4 and 5 brighten by 1 %, and its disc has a soft rim (the change differs by less than 1 %). Results are rounded to
     whole levels instead of truncated, and not compressed as JPEG of quality 85, as the published files are. With other

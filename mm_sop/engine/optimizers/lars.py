@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 class FastLARS(Optimizer):
     """Layer-wise adaptive rate scaling for SGD, of `Large Batch Training of Convolutional Networks`_.
 
-    ``v <- m v + trust (g + b w)`` and ``w <- w - lr v``, where ``trust = eta |w| / |g + b w|`` is the trust ratio of each
+    ``v <- m v + trust (g + b w)`` and ``w <- w - lr v``, where ``trust = eta |w| / |g + b w|`` is the trust ratio of a
     tensor, or 1 where a norm is zero. Biases and parameters of normalization layers (tensors of one dimension) have no
     trust ratio. This is the optimizer of the authors' code of BYOL, MoCo v3, DINO and Barlow Twins. Others differ:
 
@@ -35,8 +35,8 @@ class FastLARS(Optimizer):
         momentum: m.
         weight_decay: b.
         eta: Trust coefficient.
-        clip: Whether the trust ratio is ``min(trust / lr, 1)`` instead, as for small batches in solo-learn: it then only
-            ever shortens steps.
+        clip: Whether the trust ratio is ``min(trust / lr, 1)`` instead, as for small batches in solo-learn: it then
+            only ever shortens steps.
         eps: Keeps the trust ratio of separate norms finite.
         lr_in_momentum: Whether steps are multiplied by the learning rate before they enter the velocity, so that the
             velocity keeps learning rates of the past: ``v <- m v + lr trust (g + b w)`` and ``w <- w - v``.
