@@ -74,6 +74,15 @@ def test_presets_of_released_code_and_paper():
     assert paper.anchor_selection == 'all'
 
 
+def test_residual_branches_start_as_in_the_authors_code():
+    """ReSA: closed in all ResNets for ImageNet, open for small images; SimCLR and SimSiam closed, MoCo v2 open."""
+    names = dict(resa_r18_in100=True, resa_r50_b256_100e=True, resa_r18_cifar10=False)
+    paths = {f'resa/{name}': closed for name, closed in names.items()}
+    paths |= {'simclr/simclr_r50_in1k': True, 'simsiam/simsiam_r50_in1k': True, 'mocov2/mocov2_r50_in1k': False}
+    found = {name: Config.fromfile(ROOT / f'configs/{name}.py').model.backbone.zero_init_residual for name in paths}
+    assert found == paths
+
+
 @pytest.mark.parametrize('metafile', sorted((ROOT / 'configs').glob('*/metafile.yml')), ids=lambda p: p.parent.name)
 def test_metafile(metafile):
     content = yaml.safe_load(metafile.read_text())

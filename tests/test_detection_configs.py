@@ -11,7 +11,9 @@ from detection_data import shrink, write_coco, write_voc
 from mmdet.datasets import CocoDataset, VOCDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from torch.nn import LayerNorm
 
 from mm_sop.engine.launch import launch, leaf_datasets
 
@@ -116,6 +118,21 @@ def test_cascade_is_that_of_ibots_evaluation(name, drop_path, patches):
     assert whole.scales == again.scales == [(1333, side) for side in range(480, 801, 32)]
     assert enlarged.scales == [(1333, 400), (1333, 500), (1333, 600)]
     assert crop.crop_size == (384, 600)
+
+
+def test_vitdet_decays_what_its_authors_decay():
+    """Everything but position embeddings and the norms of the transformer; [CLS], which they lack, stays as well."""
+    config = Config.fromfile(FOLDER / 'vitdet_vits_100e_coco.py')
+    narrow(config.model)
+    DefaultScope.get_instance('decay', scope_name='mmdet')
+    model = MODELS.build(config.model)
+    del config.optim_wrapper['type']
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+    decays = {id(parameter): group['weight_decay'] for group in groups for parameter in group['params']}
+    norms = [f'backbone.{name}' for name, module in model.backbone.named_modules() if isinstance(module, LayerNorm)]
+    for name, parameter in model.named_parameters():
+        spared = name in ('backbone.cls_token', 'backbone.pos_embed') or name.rpartition('.')[0] in norms
+        assert decays[id(parameter)] == (0.0 if spared else 0.1), name
 
 
 def test_pyramid_of_a_resnet_has_norms_in_its_heads():

@@ -15,7 +15,7 @@ class HeadSettings:
 
     Attributes:
         lr: Learning rate, for a batch of 256 where it follows the batch.
-        weight_decay: Weight decay of weights and bias.
+        weight_decay: Weight decay of weights and bias; LARS leaves out the bias.
         optimizer: ``'sgd'`` or ``'lars'``, both with momentum, or ``'adam'`` in an :class:`AdamGrid`.
     """
 
@@ -95,17 +95,20 @@ class LinearGrid:
             labels: Classes, int64, (B,).
             lr_factor: What all learning rates are multiplied with.
         """
-        errors = self.logits(features).softmax(2)
+        logits = self.logits(features)
+        errors = logits.softmax(2)
         errors[torch.arange(len(labels), device=labels.device), :, labels] -= 1
         errors /= len(labels)
         lr = lr_factor * self._lr
         ones = features.new_ones(len(features), 1)
-        self._update(errors, features, ones, lr)
+        self._update(errors, logits, features, ones, lr)
 
-    def _update(self, errors: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
-        rates = self._trust_ratio(errors, features) * lr
-        self._follow(self.weight, self.velocities[0], errors, features, lr, rates)
-        self._follow(self.bias[..., None], self.velocities[1][..., None], errors, ones, lr, lr)
+    def _update(self, errors: Tensor, logits: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
+        trust = self._trust_ratio(errors, logits, features).where(self._is_lars, 1.0)
+        self._follow(self.weight, self.velocities[0], errors * trust[:, None], features, trust * self._decay, lr)
+        # LARS neither adapts nor decays biases.
+        bias_decay = self._decay.where(~self._is_lars, 0.0)
+        self._follow(self.bias[..., None], self.velocities[1][..., None], errors, ones, bias_decay, lr)
 
     def correct(self, features: Tensor, labels: Tensor) -> Tensor:
         """Which predictions are right, bool, (B, H)."""
@@ -120,23 +123,24 @@ class LinearGrid:
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
 
-    def _trust_ratio(self, errors: Tensor, features: Tensor) -> Tensor:
+    def _trust_ratio(self, errors: Tensor, logits: Tensor, features: Tensor) -> Tensor:
         weight_norm = self.weight.flatten(1).norm(dim=1)
-        # |E^T X|^2 is the sum of EE^T * XX^T, so that the gradient itself is never written to memory.
+        # |E^T X|^2 is the sum of EE^T * XX^T, and <E^T X, W> that of E * (logits - bias): the gradient itself is never
+        # written to memory.
         by_head = errors.transpose(0, 1)
-        grad_norm = ((by_head @ by_head.mT) * (features @ features.T)).sum((1, 2)).clamp(min=0).sqrt()
-        trust = self.eta * weight_norm / (grad_norm + self._decay * weight_norm + 1e-8)
-        return trust.where((weight_norm > 0) & (grad_norm > 0), 1.0)
+        grad_square = ((by_head @ by_head.mT) * (features @ features.T)).sum((1, 2)).clamp(min=0)
+        inner = (errors * logits).sum((0, 2)) - (errors.sum(0) * self.bias).sum(1)
+        decayed = grad_square + 2 * self._decay * inner + (self._decay * weight_norm).square()
+        update_norm = decayed.clamp(min=0).sqrt()
+        trust = self.eta * weight_norm / update_norm
+        return trust.where((weight_norm > 0) & (update_norm > 0), 1.0)
 
     def _follow(
-        self, parameter: Tensor, velocity: Tensor, errors: Tensor, inputs: Tensor, lr: Tensor, lars_rate: Tensor
+        self, parameter: Tensor, velocity: Tensor, errors: Tensor, inputs: Tensor, decay: Tensor, lr: Tensor
     ) -> None:
-        # SGD multiplies the velocity with the learning rate, LARS what enters it.
-        entering, leaving = lars_rate.where(self._is_lars, 1.0), torch.ones_like(lr).where(self._is_lars, lr)
-        scaled = (errors * entering[:, None]).flatten(1)
-        velocity.flatten(0, 1).addmm_(scaled.T, inputs, beta=self.momentum)
-        velocity.addcmul_(parameter, (entering * self._decay)[:, None, None])
-        parameter.addcmul_(velocity, leaving[:, None, None], value=-1)
+        velocity.flatten(0, 1).addmm_(errors.flatten(1).T, inputs, beta=self.momentum)
+        velocity.addcmul_(parameter, decay[:, None, None])
+        parameter.addcmul_(velocity, lr[:, None, None], value=-1)
 
 
 class AdamGrid(LinearGrid):
@@ -164,7 +168,7 @@ class AdamGrid(LinearGrid):
         squares = dict(squares0=self.mean_squares[0], squares1=self.mean_squares[1])
         return dict(super().state_dict(), **squares, steps=self.steps)
 
-    def _update(self, errors: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
+    def _update(self, errors: Tensor, logits: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
         self.steps += 1
         by_class = errors.flatten(1).T
         for parameter, mean, squares, inputs in zip(

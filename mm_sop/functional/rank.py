@@ -47,8 +47,9 @@ def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> flo
 
     "LiDAR" (Thilak et al., 2023, equations 3 to 6): every picture is a class of its own, whose members are its views.
     Of the covariances between and within the classes, Sb and Sw + delta I, the eigenvalues of Sw^-1/2 Sb Sw^-1/2 are
-    taken as shares of their sum, plus epsilon; the result is the exponential of their entropy. The paper has 1,000
-    pictures with 50 views.
+    taken as shares of their sum, plus epsilon; the result is the exponential of their entropy. The covariances are
+    unbiased estimates, divided by n - 1 and n (q - 1), as in stable-pretraining. The paper has 1,000 images with 50
+    views.
 
     Args:
         embeddings: Embeddings of n pictures in q views, (n, q, D).
@@ -67,10 +68,11 @@ def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> flo
     centers = embeddings.double().mean(1)
     residuals = (embeddings.double() - centers[:, None]).flatten(0, 1)
     offsets = centers - centers.mean(0)
-    within = residuals.T @ residuals / len(residuals) + delta * torch.eye(centers.shape[1]).to(centers)
+    degrees = len(residuals) - len(centers)
+    within = residuals.T @ residuals / degrees + delta * torch.eye(centers.shape[1]).to(centers)
     # With Sw = L L^T the matrix L^-1 Sb L^-T has the same eigenvalues, the squares of these singular values.
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), offsets.T, upper=False)
-    eigenvalues = torch.linalg.svdvals(whitened).square() / len(offsets)
+    eigenvalues = torch.linalg.svdvals(whitened).square() / (len(offsets) - 1)
     return _exponential_entropy(eigenvalues, epsilon)
 
 

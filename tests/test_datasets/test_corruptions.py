@@ -1,6 +1,9 @@
+import cv2
 import numpy as np
 import pytest
+import skimage
 from mmpretrain.registry import TRANSFORMS
+from reference import imagenet_c
 from sample_pictures import smooth_picture
 
 from mm_sop.datasets.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -83,6 +86,48 @@ def test_lengths_follow_the_size():
         kernel = CORRUPTIONS['defocus_blur'].draw(point.astype(np.float32), 10, None)[..., 0]
         radius = np.sqrt((kernel > 0.5 * kernel.max()).sum() / np.pi)
         assert radius == pytest.approx(10 * side / 224, rel=0.07)
+
+
+@pytest.fixture(scope='module')
+def photo():
+    """A photo of the size for which the strengths were published."""
+    small = cv2.resize(skimage.data.astronaut(), (224, 224), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(small[..., ::-1])
+
+
+@pytest.mark.parametrize('name', sorted(set(CORRUPTIONS) - {'frost', 'defocus_blur'}))
+def test_equals_the_published_procedure(photo, name):
+    """Pixel by pixel with the same random numbers; results are rounded, and OpenCV interpolates in steps of 1/32."""
+    for severity, strength in zip(SEVERITIES, CORRUPTIONS[name].strengths, strict=True):
+        expected = getattr(imagenet_c, name)(photo, strength, np.random.default_rng(severity))
+        result = draw(photo, name, severity, severity)
+        assert difference(result, np.clip(expected, 0, 255)) < 0.4, severity
+
+
+@pytest.mark.parametrize('severity', SEVERITIES)
+def test_defocus_changes_as_much_as_published(photo, severity):
+    radius = CORRUPTIONS['defocus_blur'].strengths[severity - 1]
+    published = imagenet_c.defocus_blur(photo, radius, None)
+    brightened = imagenet_c.defocus_blur(grey(), radius, None).mean() / 128
+    assert brightened == pytest.approx(1.01 if severity > 3 else 1, abs=0.004)
+    result = draw(photo, 'defocus_blur', severity)
+    assert difference(result, photo) == pytest.approx(difference(published / brightened, photo), rel=0.01)
+    assert difference(result, published / brightened) < 0.5
+
+
+@pytest.mark.parametrize(('name', 'severity'), [('elastic_transform', 4), ('glass_blur', 5)])
+def test_shifts_follow_the_size(name, severity):
+    """Pixels of a ramp along the columns tell how far they have come."""
+    spreads = []
+    for side in (112, 224, 448):
+        ramp = np.linspace(0, 1, side, dtype=np.float32)[None, :, None].repeat(side, 0).repeat(3, 2)
+        strength = CORRUPTIONS[name].strengths[severity - 1]
+        # Without what hides the shifts: the blur, and the motion of the whole image.
+        strength = (1e-3, *strength[1:]) if name == 'glass_blur' else (*strength[:2], 0)
+        moved = CORRUPTIONS[name].draw(ramp, strength, np.random.default_rng(0)) - ramp
+        spreads.append(moved[20:-20, 20:-20].std())
+    # As fractions of the side
+    assert spreads == pytest.approx([spreads[1]] * 3, rel=0.15)
 
 
 def test_brightness_and_contrast_by_hand():

@@ -32,9 +32,12 @@ def train_alone(settings, weight, batches, factors):
         classifier.bias.zero_()
     kind = dict(sgd=torch.optim.SGD, lars=FastLARS, adam=torch.optim.Adam)[settings.optimizer]
     options = {} if settings.optimizer == 'adam' else dict(momentum=0.9)
-    optimizer = kind(classifier.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, **options)
+    bias_decay = 0.0 if settings.optimizer == 'lars' else settings.weight_decay
+    groups = [dict(params=[classifier.weight]), dict(params=[classifier.bias], weight_decay=bias_decay)]
+    optimizer = kind(groups, lr=settings.lr, weight_decay=settings.weight_decay, **options)
     for (features, labels), factor in zip(batches, factors, strict=True):
-        optimizer.param_groups[0]['lr'] = factor * settings.lr
+        for group in optimizer.param_groups:
+            group['lr'] = factor * settings.lr
         optimizer.zero_grad()
         cross_entropy(classifier(features), labels).backward()
         optimizer.step()

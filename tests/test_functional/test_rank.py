@@ -52,16 +52,16 @@ def test_rank_ignores_rotation_scale_and_order():
 
 
 def slow_lidar(embeddings, delta, epsilon):
-    """Matrices as they stand in the paper, sample by sample."""
+    """Matrices of the paper as unbiased estimates (stable-pretraining), sample by sample."""
     num_pictures, num_views, dim = embeddings.shape
     centers = [sum(embeddings[i, j] for j in range(num_views)) / num_views for i in range(num_pictures)]
     mean = sum(centers) / num_pictures
-    between = sum(torch.outer(center - mean, center - mean) for center in centers) / num_pictures
+    between = sum(torch.outer(center - mean, center - mean) for center in centers) / (num_pictures - 1)
     within = delta * torch.eye(dim, dtype=torch.float64)
     for i in range(num_pictures):
         for j in range(num_views):
             offset = embeddings[i, j] - centers[i]
-            within += torch.outer(offset, offset) / (num_pictures * num_views)
+            within += torch.outer(offset, offset) / (num_pictures * (num_views - 1))
     values, vectors = torch.linalg.eigh(within)
     root = vectors @ torch.diag(values.rsqrt()) @ vectors.T
     eigenvalues = torch.linalg.eigvalsh(root @ between @ root).clamp_min(0).tolist()

@@ -1,8 +1,13 @@
+import math
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
+from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from siamese_models import NUM_PROTOTYPES, build_siamese, dino_neck, objective, siamese_config, views
-from torch.nn.functional import log_softmax, normalize, softmax
+from torch.nn.functional import interpolate, log_softmax, normalize, softmax
 
 from mm_sop.models.heads.dino_head import CenteredTargets
 from mm_sop.models.necks.dino_neck import PrototypeLayer
@@ -110,6 +115,53 @@ def test_shared_head_serves_cells_with_the_same_prototypes():
     objective(losses).backward()
     assert set(model.teacher) == {'backbone', 'neck'}
     assert losses['loss_local'] > 0
+
+
+@pytest.fixture(scope='module')
+def recipe():
+    """The model of the ViT recipe with two blocks and few prototypes, as training begins."""
+    config = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/models/dino_vit.py').model
+    arch = dict(embed_dims=384, num_layers=2, num_heads=6, feedforward_channels=1536)
+    config.neck.num_prototypes = config.head.num_prototypes = 50
+    model = MODELS.build(dict(config, backbone=dict(config.backbone, arch=arch)))
+    model.train()
+    model.init_weights()
+    return model
+
+
+def test_recipe_starts_from_the_weights_of_the_authors(recipe):
+    linear = [module for module in recipe.backbone.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) == 8
+    assert [module.weight.std().item() for module in linear] == pytest.approx([0.02] * 8, rel=0.02)
+    assert not any(module.bias.any() for module in linear)
+    for token in (recipe.backbone.cls_token, recipe.backbone.pos_embed):
+        assert token.std().item() == pytest.approx(0.02, rel=0.12)
+    bound = 1 / math.sqrt(3 * 16 * 16)
+    weight = recipe.backbone.patch_embed.projection.weight
+    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02), "uniform, PyTorch's default"
+
+
+def test_recipe_sees_small_crops_where_the_authors_see_them(recipe):
+    """Bicubic by the scale (6 + 0.1) / 14, position by position of 96 pixels."""
+    images = torch.randn(2, 3, 96, 96)
+    backbone = recipe.teacher['backbone']
+    grid = backbone.pos_embed[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+    resized = interpolate(grid, scale_factor=6.1 / 14, mode='bicubic').flatten(2).mT
+    tokens = backbone.patch_embed.projection(images).flatten(2).mT + resized
+    start = (backbone.cls_token + backbone.pos_embed[:, :1]).expand(2, -1, -1)
+    tokens = torch.cat([start, tokens], 1)
+    for layer in backbone.layers:
+        tokens = layer(tokens)
+    torch.testing.assert_close(backbone(images)[0], backbone.ln1(tokens))
+
+
+def test_recipe_trains_every_parameter_and_loads_older_checkpoints(recipe):
+    objective(recipe.loss([torch.randn(2, 3, side, side) for side in (224, 224, 96)])).backward()
+    trained = {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
+    assert {name for name, parameter in trained.items() if parameter.grad is None} == set()
+    plain = VisionTransformer(recipe.backbone.arch_settings, img_size=224, patch_size=16, out_type='raw').state_dict()
+    for backbone in (recipe.backbone, recipe.teacher['backbone']):
+        assert plain.keys() == backbone.state_dict().keys()
 
 
 def test_refuses_different_numbers_of_prototypes():

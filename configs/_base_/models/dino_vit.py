@@ -1,12 +1,7 @@
-# DINO on ViT-S/16.
+# DINO on ViT-S/16, with the authors' initial weights and their way of resizing position embeddings.
 model = dict(
     type='DINO',
     backbone=dict(
-        type='VisionTransformer',
-        arch='deit-small',
-        img_size=224,
-        patch_size=16,
-        drop_path_rate=0.1,
-        out_type='raw'),
+        type='MaskedVisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
     neck=dict(type='DINONeck', in_channels=384, num_prototypes=65536),
     head=dict(type='DINOHead', num_prototypes=65536))

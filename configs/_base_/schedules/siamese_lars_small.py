@@ -6,7 +6,13 @@ optim_wrapper = dict(
     constructor='PretrainOptimWrapperConstructor',
     dtype='bfloat16',
     optimizer=dict(
-        type='FastLARS', lr=0.5, momentum=0.9, weight_decay=1e-6, eta=0.02, clip=True))
+        type='FastLARS',
+        lr=0.5,
+        momentum=0.9,
+        weight_decay=1e-6,
+        eta=0.02,
+        clip=True,
+        separate_norms=True))
 
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 

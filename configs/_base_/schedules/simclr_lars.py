@@ -1,4 +1,6 @@
-# LARS with 10 epochs of warm-up; BatchNorm and biases neither decay nor adapt.
+# LARS with 10 epochs of warm-up; BatchNorm and biases neither decay nor adapt. As in SimCLR's code, the learning rate is
+# inside the momentum. The trust ratio has |g| + b |w| below, where that code has |g + b w|: a difference of at most
+# 2 b |w|, with b = 1e-6.
 train_cfg = dict(type='PretrainLoop', max_epochs=800)
 
 excluded = dict(decay_mult=0, lars_exclude=True)

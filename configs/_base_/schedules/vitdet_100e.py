@@ -7,10 +7,16 @@ optim_wrapper = dict(
     type='mmpretrain.PretrainOptimWrapper',
     constructor='LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+    # As in ViTDet's code all biases decay, and so do the norms of pyramid and heads, but not those of the transformer.
     paramwise_cfg=dict(
         layer_decay_rate=0.7,
-        flat_decay_mult=0.0,
-        custom_keys=dict(cls_token=dict(decay_mult=0.0), pos_embed=dict(decay_mult=0.0))))
+        norm_decay_mult=0.0,
+        custom_keys={
+            'cls_token': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+            'neck.': dict(decay_mult=1.0),
+            'roi_head.': dict(decay_mult=1.0)
+        }))
 auto_scale_lr = dict(base_batch_size=64, enable=True)
 
 param_scheduler = [

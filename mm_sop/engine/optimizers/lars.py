@@ -1,4 +1,4 @@
-"""LARS without host synchronisation, with optional clipping of the trust ratio."""
+"""LARS without host synchronization, in the forms of the published recipes."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,13 +10,22 @@ from torch.optim import Optimizer
 
 @OPTIMIZERS.register_module()
 class FastLARS(Optimizer):
-    """Layer-wise adaptive rate scaling for SGD, of `Large Batch Training of Convolutional Networks`_, algorithm 1.
+    """Layer-wise adaptive rate scaling for SGD, of `Large Batch Training of Convolutional Networks`_.
 
-    ``v <- m v + rate (g + b w)`` and ``w <- w - v`` with ``rate = lr trust`` and
-    ``trust = eta |w| / (|g| + b |w| + eps)``, the trust ratio of each tensor, or 1 where a norm is zero. Biases and
-    parameters of normalisation layers (tensors of one dimension) have no trust ratio: their rate is ``lr``.
+    ``v <- m v + trust (g + b w)`` and ``w <- w - lr v``, where ``trust = eta |w| / |g + b w|`` is the trust ratio of a
+    tensor, or 1 where a norm is zero. Biases and parameters of normalization layers (tensors of one dimension) have no
+    trust ratio. This is the optimizer of the authors' code of BYOL, MoCo v3, DINO and Barlow Twins. Others differ:
 
-    The update is that of MMPretrain's LARS, whose norms make the host wait for the device twice for each tensor.
+    ============================  ===================  ==================  ========
+    code                          ``lr_in_momentum``   ``separate_norms``  ``clip``
+    ============================  ===================  ==================  ========
+    BYOL, MoCo v3, DINO           False                False               False
+    solo-learn                    False                True                as named
+    SimCLR                        True                 False               False
+    MMPretrain, LARS's paper      True                 True                False
+    ============================  ===================  ==================  ========
+
+    The norms stay on the device, where MMPretrain's LARS makes the host wait for them twice for each tensor.
 
     .. _Large Batch Training of Convolutional Networks: https://arxiv.org/abs/1708.03888
 
@@ -26,9 +35,12 @@ class FastLARS(Optimizer):
         momentum: m.
         weight_decay: b.
         eta: Trust coefficient.
-        clip: Whether the rate is ``min(trust, lr)`` instead, as for small batches in solo-learn: the trust ratio then
+        clip: Whether the trust ratio is ``min(trust / lr, 1)`` instead, as for small batches in solo-learn: it then
             only ever shortens steps.
-        eps: Keeps the trust ratio finite.
+        eps: Keeps the trust ratio of separate norms finite.
+        lr_in_momentum: Whether steps are multiplied by the learning rate before they enter the velocity, so that the
+            velocity keeps learning rates of the past: ``v <- m v + lr trust (g + b w)`` and ``w <- w - v``.
+        separate_norms: Whether ``trust = eta |w| / (|g| + b |w| + eps)``.
 
     Raises:
         ValueError: An argument is negative.
@@ -43,11 +55,20 @@ class FastLARS(Optimizer):
         eta: float = 0.001,
         clip: bool = False,
         eps: float = 1e-8,
+        lr_in_momentum: bool = False,
+        separate_norms: bool = False,
     ) -> None:
         options = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, eps=eps)
         if min(options.values()) < 0:
             raise ValueError(f'arguments of FastLARS must not be negative, got {options}')
-        super().__init__(params, dict(options, clip=clip))
+        super().__init__(params, dict(options, clip=clip, lr_in_momentum=lr_in_momentum, separate_norms=separate_norms))
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            # Checkpoints without these were trained so, and their velocities contain the learning rate.
+            group.setdefault('lr_in_momentum', True)
+            group.setdefault('separate_norms', True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -75,9 +96,9 @@ class FastLARS(Optimizer):
         grads = [parameter.grad for parameter in parameters]
         steps = torch._foreach_add(grads, parameters, alpha=group['weight_decay'])
         if adapted:
-            torch._foreach_mul_(steps, _rates(parameters, grads, group).unbind())
-        else:
-            torch._foreach_mul_(steps, group['lr'])
+            torch._foreach_mul_(steps, _trust_ratios(parameters, grads, steps, group).unbind())
+        entering, leaving = (group['lr'], 1.0) if group['lr_in_momentum'] else (1.0, group['lr'])
+        torch._foreach_mul_(steps, entering)
         states = [self.state[parameter] for parameter in parameters]
         for state, step in zip(states, steps, strict=True):
             if 'momentum_buffer' not in state:
@@ -85,12 +106,17 @@ class FastLARS(Optimizer):
         velocities = [state['momentum_buffer'] for state in states]
         torch._foreach_mul_(velocities, group['momentum'])
         torch._foreach_add_(velocities, steps)
-        torch._foreach_sub_(parameters, velocities)
+        torch._foreach_sub_(parameters, velocities, alpha=leaving)
 
 
-def _rates(parameters: list[Tensor], grads: list[Tensor], group: dict) -> Tensor:
-    """Learning rate of every tensor, on the device."""
-    weight_norm, grad_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, grads))
-    trust = group['eta'] * weight_norm / (grad_norm + group['weight_decay'] * weight_norm + group['eps'])
-    rate = trust.clamp(max=group['lr']) if group['clip'] else trust * group['lr']
-    return rate.where((weight_norm > 0) & (grad_norm > 0), group['lr'])
+def _trust_ratios(parameters: list[Tensor], grads: list[Tensor], steps: list[Tensor], group: dict) -> Tensor:
+    """Trust ratio of every tensor, on the device."""
+    weight_norm = torch.stack(torch._foreach_norm(parameters))
+    update_norm = torch.stack(torch._foreach_norm(grads if group['separate_norms'] else steps))
+    denominator = update_norm
+    if group['separate_norms']:
+        denominator = update_norm + group['weight_decay'] * weight_norm + group['eps']
+    trust = group['eta'] * weight_norm / denominator
+    if group['clip']:
+        trust = (trust / group['lr']).clamp(max=1)
+    return trust.where((weight_norm > 0) & (update_norm > 0), 1.0)

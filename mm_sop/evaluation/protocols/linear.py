@@ -54,7 +54,7 @@ class LinearProtocol(Protocol):
             other.
     """
 
-    version = 2
+    version = 3
     presets = dict(
         resa=dict(_PLAIN, learning_rates=(10.0, 40.0)),
         sepp=dict(_PLAIN, learning_rates=(30.0,)),

@@ -32,6 +32,8 @@ class RankProtocol(Protocol):
         views: Views of each; LiDAR has 50.
     """
 
+    version = 2
+
     pictures: int = 25_600
     lidar_pictures: int = 1_000
     views: int = 50

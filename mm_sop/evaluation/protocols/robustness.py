@@ -75,7 +75,7 @@ class RobustnessProtocol(Protocol):
         steps: Numbers of steps of the attack.
     """
 
-    version = 3
+    version = 4
 
     max_images: int | None = None
     num_neighbors: int = 20

@@ -56,7 +56,7 @@ class TransferProtocol(Protocol):
         linear_epochs: Passes over the training pictures of the linear classifiers.
     """
 
-    version = 2
+    version = 3
 
     sets: Sequence[str] = (*MMPRETRAIN_SETS, *OTHER_SETS)
     num_neighbors: int = 20

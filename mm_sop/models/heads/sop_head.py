@@ -21,8 +21,9 @@ class SOPHead(BaseModule):
         student_temperature: Softmax temperature of the student.
         teacher_temperature: Softmax temperature of the teacher; a hook may change it during training.
         loss_weight: Weight of the objective.
-        koleo_weight: Weight of a KoLeo term on the student's global views, summed over the two views, with neighbours
-            searched in the global batch.
+        koleo_weight: Weight of a KoLeo term on the student's global views, with neighbors searched in the global batch.
+            The term is the sum over the two views, as in DINOv2; SOP's and MaSSL's code take their mean and search in
+            the batch of a process: give half of their ``koleo_loss_weight``.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mm_sop.models.heads.local_global_head import Branch, LocalGlobalHead
-from mm_sop.models.selfsup.teacher_student import TeacherStudent
+from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
 from mm_sop.models.utils.tokens import split_features, to_map
 
@@ -62,6 +62,7 @@ class SiameseTeacher(TeacherStudent):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        remove_mask_token(self.backbone)
         self.local_head = self._build_local_head(local_head)
         if any(getattr(module, 'with_avg_pool', False) for module in self.modules()):
             raise ValueError('projectors and predictors work on pooled vectors and cells: set with_avg_pool=False')

@@ -9,7 +9,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mm_sop.models.selfsup.teacher_student import TeacherStudent
+from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics
 from mm_sop.models.utils.distributed import gather_in_sample_order, own_samples
 from mm_sop.models.utils.masks import MaskedTokens
@@ -71,7 +71,7 @@ class SOP(TeacherStudent):
         self._check_arguments()
         self.teacher = self.build_teacher()
         if self.mim_head is None:
-            _remove_mask_token(self.backbone)
+            remove_mask_token(self.backbone)
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
         """Compute both objectives, then write the teacher's keys into the banks.
@@ -161,7 +161,7 @@ class SOP(TeacherStudent):
     def build_teacher(self) -> nn.ModuleDict:
         """Copy the student without the mask embedding: the teacher sees everything."""
         teacher = super().build_teacher()
-        _remove_mask_token(teacher['backbone'])
+        remove_mask_token(teacher['backbone'])
         return teacher
 
     def _check_arguments(self) -> None:
@@ -174,9 +174,3 @@ class SOP(TeacherStudent):
             )
         if not self.key_views or not set(self.key_views) <= {0, 1}:
             raise ValueError(f'key_views must name one or both of the global views 0 and 1, got {self.key_views}')
-
-
-def _remove_mask_token(backbone: nn.Module) -> None:
-    """Drop a mask embedding that no forward pass would use."""
-    if hasattr(backbone, 'mask_token'):
-        backbone.mask_token = None

@@ -12,6 +12,12 @@ from mm_sop.functional import update_ema
 from mm_sop.models.utils.tokens import split_features, to_map
 
 
+def remove_mask_token(backbone: nn.Module) -> None:
+    """Drop a mask embedding that no forward pass would use, and that would have no gradient then."""
+    if hasattr(backbone, 'mask_token'):
+        backbone.mask_token = None
+
+
 class TeacherStudent(BaseSelfSupervisor):
     """A student that is trained, and a teacher that follows it as a moving average.
 
