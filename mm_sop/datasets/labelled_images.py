@@ -106,7 +106,8 @@ class LabelledImages(BaseDataset):
 
     def _read_labels(self, num_classes):
         items = []
-        for number, line in enumerate(Path(self.labels).read_text(encoding='utf-8').splitlines(), start=1):
+        lines = os.fsdecode(Path(self.labels).read_bytes()).rstrip('\n').split('\n')
+        for number, line in enumerate(lines, start=1):
             name, _, label = line.strip().rpartition(' ')
             if not name or not label.isdecimal() or int(label) >= num_classes:
                 expected = f'a path and a class of 0 ... {num_classes - 1}'

@@ -3,6 +3,9 @@
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -87,10 +90,7 @@ class LoadPicture(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        try:
-            image = decode_image(read_regular(results['img_path'], self.backend_args), self.max_pixels)
-        except Exception as error:  # decoders raise almost anything on broken bytes
-            raise UnreadableImageError(str(results['img_path']), _reason(error)) from error
+        image = read_image(results['img_path'], self.max_pixels, self.backend_args)
         if self.channels == 1:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
         elif self.channel_order == 'rgb':
@@ -103,6 +103,26 @@ class LoadPicture(BaseTransform):
             f'{type(self).__name__}(channels={self.channels}, channel_order={self.channel_order!r}, '
             f'max_pixels={self.max_pixels})'
         )
+
+
+def read_image(
+    path: str | Path, max_pixels: int = Image.MAX_IMAGE_PIXELS, backend_args: dict | None = None
+) -> np.ndarray:
+    """Read and decode a picture; see :class:`LoadPicture`.
+
+    Returns:
+        BGR image, uint8, shape (H, W, 3).
+    """
+    with _unreadable(path):
+        return decode_image(read_regular(path, backend_args), max_pixels)
+
+
+@contextmanager
+def _unreadable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # decoders raise almost anything on broken bytes
+        raise UnreadableImageError(str(path), _reason(error)) from error
 
 
 def decode_image(data: bytes, max_pixels: int = Image.MAX_IMAGE_PIXELS) -> np.ndarray:
@@ -159,12 +179,20 @@ def _decode_with_pillow(data, max_pixels):
         warnings.simplefilter('ignore')
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.size, max_pixels)
-            colour = _flatten(ImageOps.exif_transpose(image))
+            colour = to_rgb(image)
     return cv2.cvtColor(np.asarray(colour), cv2.COLOR_RGB2BGR)
 
 
-def _flatten(image):
-    """Convert to RGB without transparency."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture as :class:`LoadPicture` does: upright, 8 bits, without transparency.
+
+    Args:
+        image: Picture of any mode.
+
+    Raises:
+        ValueError: It has values that are not finite.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert('RGB')
     if image.has_transparency_data:
