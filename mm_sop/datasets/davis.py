@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mm_sop.datasets.files import open_regular
+
 VOID = 255
 
 
@@ -73,7 +75,8 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         ValueError: It is a colour picture.
     """
-    mask = np.asarray(Image.open(path))
+    with open_regular(path) as file:
+        mask = np.asarray(Image.open(file))
     if mask.ndim != 2:
         raise ValueError(f'{path} has colours: expected a palette picture whose indices are the objects')
     return mask.astype(np.uint8)

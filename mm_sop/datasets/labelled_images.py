@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images
+from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images, report_left_out
 
 
 @DATASETS.register_module()
@@ -105,7 +106,8 @@ class LabelledImages(BaseDataset):
 
     def _read_labels(self, num_classes):
         items = []
-        for number, line in enumerate(Path(self.labels).read_text(encoding='utf-8').splitlines(), start=1):
+        lines = os.fsdecode(Path(self.labels).read_bytes()).rstrip('\n').split('\n')
+        for number, line in enumerate(lines, start=1):
             name, _, label = line.strip().rpartition(' ')
             if not name or not label.isdecimal() or int(label) >= num_classes:
                 expected = f'a path and a class of 0 ... {num_classes - 1}'
@@ -124,9 +126,11 @@ class LabelledImages(BaseDataset):
             raise ValueError(
                 f'{root.absolute()} has no class folders: expected {root}/<class>/<picture> or a listing {self.listing}'
             )
+        left_out = Counter()
         items = [
             dict(img_path=path, gt_label=label)
             for label, folder in enumerate(folders)
-            for path in list_images(folder, self.extensions)
+            for path in list_images(folder, self.extensions, left_out)
         ]
+        report_left_out(root, left_out)
         return [folder.name for folder in folders], items

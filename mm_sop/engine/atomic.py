@@ -17,13 +17,13 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
     Args:
         path: The file; its folder is created.
-        content: Whole content; text is encoded as UTF-8.
+        content: Whole content; text is encoded as UTF-8, undecodable bytes of file names as they were.
 
     Raises:
         OSError: The file cannot be written. For a full disk the message has needed and free bytes.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors='surrogateescape') if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:

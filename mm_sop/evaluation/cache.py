@@ -258,9 +258,9 @@ def describe_file(path: str | Path) -> int | str:
     times of change are not. Only a large compressed file that changes without any change of its size goes unnoticed.
 
     Args:
-        path: The file; -1 for one that does not exist, which is reported when it is loaded.
+        path: The file; -1 for one that does not exist or is no regular file, which is reported when it is loaded.
     """
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return -1
     status = os.stat(path)
     if status.st_size > _SMALL_FILE and str(path).lower().endswith(_SIZE_TELLS):

@@ -14,9 +14,10 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
+from mm_sop.datasets.transforms.loading import to_rgb
 from mm_sop.engine.formats import from_format
 from mm_sop.engine.launch import load_config, training_dataset
 from mm_sop.engine.stored_config import stored_config
@@ -108,8 +109,8 @@ class Encoder(nn.Module):
         """Bring pictures into the form that the network takes.
 
         Args:
-            images: A PIL picture or several, which are resized and cropped; or a tensor, RGB, (3, H, W) or
-                (B, 3, H, W), uint8 or of 0 ... 1, whose size stays.
+            images: A PIL picture or several, which are converted as in training, resized and cropped; or a tensor, RGB,
+                (3, H, W) or (B, 3, H, W), uint8 or of 0 ... 1, whose size stays.
 
         Returns:
             Normalised images on the network's device, (B, 3, H, W).
@@ -131,8 +132,7 @@ class Encoder(nn.Module):
         return normalized.to(self.mean.dtype)
 
     def _from_pil(self, image: Image.Image) -> Tensor:
-        upright = ImageOps.exif_transpose(image).convert('RGB')
-        bgr = np.ascontiguousarray(np.asarray(upright)[..., ::-1])
+        bgr = np.ascontiguousarray(np.asarray(to_rgb(image))[..., ::-1])
         return self._prepare_array(dict(img=bgr))['inputs'].flip(0)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mm_sop.datasets.transforms.loading import UnreadableImageError, read_image
 from mm_sop.datasets.unlabelled_images import list_images
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.evaluation.loading import SPECIFICATION, Encoder
@@ -146,4 +148,7 @@ def sample_pictures(folder: str | Path, count: int = 8) -> list[Image.Image]:
         )
     paths = list_images(folder)
     chosen = paths[:: -(-len(paths) // count)]
-    return [Image.open(path).convert('RGB') for path in chosen]
+    try:
+        return [Image.fromarray(cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)) for path in chosen]
+    except UnreadableImageError as error:
+        raise ExportError(f'no picture to compare features on: {error}') from error

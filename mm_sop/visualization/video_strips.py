@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from mm_sop.datasets.davis import VideoSequence, read_mask
+from mm_sop.datasets.transforms.loading import read_image
 from mm_sop.functional.segmentation import mask_contour
 from mm_sop.visualization.montage import Tile, montage, to_png
 from mm_sop.visualization.page import Photo
@@ -46,7 +47,7 @@ def video_strips(
 
 def _paint(sequence: VideoSequence, frame: int, mask: np.ndarray) -> np.ndarray:
     """The frame, (H, W, 3), under the colours of a mask, with the contours of the true objects."""
-    picture = np.array(Image.open(sequence.frames[frame]).convert('RGB'))
+    picture = cv2.cvtColor(read_image(sequence.frames[frame]), cv2.COLOR_BGR2RGB)
     for number in np.unique(mask[mask > 0]):
         color = _COLORS[(number - 1) % len(_COLORS)]
         picture[mask == number] = (1 - _OPACITY) * picture[mask == number] + _OPACITY * color

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -10,8 +11,9 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 from sample_pictures import smooth_picture
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.transforms import UnreadableImageError
-from mm_sop.datasets.transforms.loading import decode_image
+from mm_sop.datasets.transforms.loading import decode_image, read_geometry
 
 EXIF_ORIENTATION = 0x0112
 
@@ -51,16 +53,18 @@ def test_jpeg_agrees_with_pillow(picture, mode, options):
     assert np.abs(decode_rgb(data) - expected).max() <= 2
 
 
-@pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation_is_applied(picture, format, orientation):
+def test_exif_orientation_is_applied(picture, format, orientation, tmp_path):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    data = encode(picture, format, exif=exif, **({} if format == 'PNG' else dict(quality=95)))
+    data = encode(picture, format, exif=exif, **({} if format in ('PNG', 'TIFF') else dict(quality=95)))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB')).astype(int)
     decoded = decode_rgb(data)
     assert decoded.shape == expected.shape
     assert np.abs(decoded - expected).max() <= 2
+    (tmp_path / 'picture').write_bytes(data)
+    assert read_geometry(tmp_path / 'picture') == (expected.shape[1::-1], orientation)
 
 
 @pytest.mark.parametrize('format', ['PNG', 'WEBP', 'TIFF'])
@@ -98,6 +102,33 @@ def test_deep_pictures_become_8_bit(tmp_path):
     assert decode_image(encode(Image.fromarray(np.array([[True, False]])), 'PNG'))[0, :, 0].tolist() == [255, 0]
 
 
+@pytest.mark.parametrize('ending', ['png', 'tif'])
+@pytest.mark.parametrize('shape', [(20, 30), (20, 30, 3)], ids=['grey', 'colour'])
+def test_12_bits_in_16_bit_files(tmp_path, shape, ending, monkeypatch, capsys):
+    monkeypatch.setattr('mm_sop.datasets.transforms.loading._warned_of_dark', False)
+    values = np.random.default_rng(0).integers(0, 4096, shape, np.uint16)
+    cv2.imwrite(str(tmp_path / f'a.{ending}'), values)
+    expected = np.broadcast_to((values >> 4).reshape(20, 30, -1), (20, 30, 3))
+    assert np.array_equal(load(tmp_path / f'a.{ending}', bit_depth=12), expected)
+    assert capsys.readouterr().out == ''
+    for _ in range(2):
+        assert np.array_equal(load(tmp_path / f'a.{ending}'), expected >> 4)
+    (message,) = capsys.readouterr().out.splitlines()
+    assert f'a.{ending}' in message and 'no value above 4095' in message and 'bit_depth=12' in message
+    with pytest.raises(UnreadableImageError, match='which bit_depth=11 does not hold'):
+        load(tmp_path / f'a.{ending}', bit_depth=11)
+
+
+@pytest.mark.parametrize('ending', ['PNG', 'TIFF'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_12_bit_pictures_are_turned_like_others(orientation, ending):
+    values = np.random.default_rng(0).integers(0, 4096, (20, 30), np.uint16)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    data = [encode(Image.fromarray(each), ending, exif=exif) for each in (values, (values >> 4).astype(np.uint8))]
+    assert np.array_equal(decode_image(data[0], bit_depth=12), decode_image(data[1]))
+
+
 def test_animations_give_their_first_frame(picture):
     frames = [picture.quantize(64), Image.new('P', picture.size)]
     data = encode(frames[0], 'GIF', save_all=True, append_images=frames[1:])
@@ -113,6 +144,10 @@ def test_channels_and_their_order(tmp_path):
     grey = load(path, channels=1)
     assert grey.shape == (4, 5, 1)
     assert grey[0, 0, 0] == 76  # ITU-R 601 luma of red
+    smooth_picture().save(tmp_path / 'a.jpg')
+    for settings in ({}, dict(channel_order='rgb'), dict(channels=1)):
+        assert load(tmp_path / 'a.jpg', **settings).flags.c_contiguous
+        assert load(tmp_path / 'a.jpg', **settings).flags.writeable
     assert all(load(path, **settings).flags.c_contiguous for settings in ({}, dict(channel_order='rgb')))
 
 
@@ -122,6 +157,7 @@ def test_channels_and_their_order(tmp_path):
         (dict(channels=4), 'backbone.in_channels=3'),
         (dict(channel_order='gbr'), "expected 'bgr' or 'rgb'"),
         (dict(max_pixels=10**10), 'expected 1 ... 178956970'),
+        (dict(bit_depth=4), 'expected 8 ... 16'),
     ],
 )
 def test_rejects_bad_settings(settings, message):
@@ -145,8 +181,8 @@ def broken_files():
     picture = smooth_picture((300, 200))
     jpeg, png = encode(picture, 'JPEG'), encode(picture, 'PNG')
     return {
-        'half.jpg': (jpeg[: len(jpeg) // 2], 'image file is truncated'),
-        'last_byte.jpg': (jpeg[:-1], 'image file is truncated'),
+        'half.jpg': (jpeg[: len(jpeg) // 2], 'Premature end of JPEG file'),
+        'last_byte.jpg': (jpeg[:-1], 'Premature end of JPEG file'),
         'header_only.jpg': (jpeg[:100], ''),
         'half.png': (png[: len(png) // 2], 'truncated'),
         'signature_only.png': (png[:8], ''),
@@ -188,3 +224,94 @@ def test_limit_of_pixels_is_inclusive(tmp_path):
         assert load(tmp_path / name, max_pixels=200).shape == (10, 20, 3)
         with pytest.raises(UnreadableImageError, match='20 x 10 pixels, more than max_pixels=199'):
             load(tmp_path / name, max_pixels=199)
+
+
+@pytest.mark.parametrize('settings', [{}, dict(backend_args=dict(backend='local'))], ids=['default', 'backend'])
+def test_fifos_and_devices_are_unreadable(tmp_path, settings):
+    os.mkfifo(tmp_path / 'fifo.jpg')
+    (tmp_path / 'zero.jpg').symlink_to('/dev/zero')
+    for name in ('fifo.jpg', 'zero.jpg'):
+        with pytest.raises(UnreadableImageError, match='Not a regular file'):
+            load(tmp_path / name, **settings)
+
+
+def test_names_are_shown_without_what_fools_a_terminal():
+    name = os.fsdecode(b'a\xe9\n\t\x1b[2J') + '\u202e\u3000\xe9\u6f22 b'
+    shown = 'a\\xe9\\n\\t\\x1b[2J\\u202e\u3000\xe9\u6f22 b'
+    assert printable(name) == shown
+    assert os.fsencode(printable(name, keep_bytes=True)) == shown.replace('\\xe9', '!').encode().replace(b'!', b'\xe9')
+    assert shown in str(UnreadableImageError(name, 'truncated'))
+
+
+def noisy_picture(size=(160, 120), seed=0):
+    noise = np.random.default_rng(seed).normal(0, 6, (*size[::-1], 3))
+    return Image.fromarray(np.clip(np.asarray(smooth_picture(size, seed)) + noise, 0, 255).astype(np.uint8))
+
+
+JPEG_KINDS = {
+    'baseline': {},
+    'optimized': dict(optimize=True),
+    'progressive': dict(progressive=True),
+    'restarts': dict(restart_marker_blocks=4),
+    'grey': {},
+}
+
+
+@pytest.mark.parametrize('kind', JPEG_KINDS)
+def test_damaged_jpegs_are_unreadable(kind):
+    picture = noisy_picture().convert('L') if kind == 'grey' else noisy_picture()
+    sound = encode(picture, 'JPEG', quality=90, **JPEG_KINDS[kind])
+    decode_image(sound)
+    generator = np.random.default_rng(0)
+    for cut in generator.integers(len(sound) // 2, len(sound) - 600, 12).tolist():
+        rest = len(sound) - cut
+        damaged = dict(
+            padded=sound[:cut] + bytes(rest),
+            padded_with_end=sound[:cut] + bytes(rest - 2) + b'\xff\xd9',
+            far_padded=sound[:cut] + bytes(100_000),
+            ended=sound[:cut] + b'\xff\xd9',
+            zeroed=sound[:cut] + bytes(512) + sound[cut + 512 :],
+        )
+        for name, data in damaged.items():
+            with pytest.raises(ValueError, match=r'(?i)premature end|corrupt jpeg'):
+                print(name, cut, decode_image(data).shape)
+
+
+@pytest.mark.parametrize('kind', JPEG_KINDS)
+@pytest.mark.parametrize('exif', [False, True])
+def test_sound_jpegs_are_decoded_as_by_opencv(kind, exif):
+    """Bit for bit: nothing about training on sound pictures may change."""
+    orientation = Image.Exif()
+    for number, size in enumerate([(160, 120), (33, 17), (1, 1), (8, 300)]):
+        for options in (dict(quality=75), dict(quality=95, subsampling=0), dict(quality=85, subsampling=1)):
+            orientation[EXIF_ORIENTATION] = 2 * number + 1
+            options = dict(options, **JPEG_KINDS[kind], **(dict(exif=orientation) if exif else {}))
+            picture = noisy_picture(size, number)
+            data = encode(picture.convert('L') if kind == 'grey' else picture, 'JPEG', **options)
+            # Cameras append previews, and phones a video.
+            for whole in (data, data + b'appended' * 100 + data):
+                expected = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+                assert np.array_equal(decode_image(whole), expected)
+
+
+def test_harmless_oddities_of_jpegs_are_no_damage():
+    sound = encode(noisy_picture(), 'JPEG')
+    jfif = bytearray(sound)
+    jfif[jfif.index(b'JFIF\0') + 5] = 9  # an unknown revision
+    for data in (bytes(jfif), sound.replace(b'\xff\xd9', b'\xff\xff\xff\xd9')):
+        assert np.array_equal(decode_image(data), decode_image(sound))
+
+
+def test_damaged_pngs_are_unreadable():
+    for picture in (noisy_picture(), noisy_picture().quantize(64), noisy_picture().convert('LA')):
+        sound = encode(picture, 'PNG')
+        for cut in np.random.default_rng(0).integers(len(sound) // 4, len(sound) - 600, 12).tolist():
+            rest = len(sound) - cut
+            for data in (sound[:cut] + bytes(rest), sound[:cut] + bytes(512) + sound[cut + 512 :]):
+                with pytest.raises(ValueError, match='damaged'):
+                    decode_image(data)
+        # Not the picture itself.
+        start = sound.index(b'IEND') - 4
+        comment = struct.pack('>I', 3) + b'tEXtabc' + bytes(4)
+        with_comment = sound[:start] + comment + sound[start:]
+        assert np.array_equal(decode_image(with_comment), decode_image(sound))

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmpretrain.registry import DATASETS
-from PIL import Image
+from PIL import Image, ImageOps
 from segmentation_pictures import write_segmentation_set
 
 from mm_sop.datasets.transforms import UnreadableImageError
@@ -108,3 +110,56 @@ def test_maps_follow_their_pictures(root):
         # The last rectangle lies on top and is green, before darker things.
         if crate.any() and not crate.all():
             assert sample['img'][crate, 1].mean() > sample['img'][~crate, 1].mean() + 50
+
+
+def save_turned(root, orientation, map_orientation=1, size=(48, 32), ending='png'):
+    """A picture with an EXIF orientation and random labels as they are stored; both upright."""
+    labels = Image.fromarray(np.random.default_rng(0).integers(0, 3, size[::-1], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    labels.resize(size).save(root / 'images/training/0.jpg', exif=exif)
+    exif[0x0112] = map_orientation
+    (root / 'annotations/training/0.png').unlink()
+    labels.save(root / f'annotations/training/0.{ending}', **(dict(exif=exif) if map_orientation > 1 else {}))
+    labels.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(labels))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_maps_are_turned_with_their_pictures(root, orientation):
+    upright = save_turned(root, orientation, orientation)
+    assert np.array_equal(build(root)[0]['gt_seg_map'], upright)
+    # Without an orientation of its own the size tells, where it can.
+    save_turned(root, orientation)
+    if orientation in (2, 3, 4):
+        with pytest.raises(ValueError, match=r'0\.jpg has the EXIF orientation .* Set turn_with_picture'):
+            build(root)[0]
+    else:
+        assert np.array_equal(build(root)[0]['gt_seg_map'], upright)
+    assert np.array_equal(build(root, turn_with_picture=True)[0]['gt_seg_map'], upright)
+    save_labels(root, upright)
+    assert np.array_equal(build(root, turn_with_picture=False)[0]['gt_seg_map'], upright)
+    if orientation >= 5:
+        assert np.array_equal(build(root)[0]['gt_seg_map'], upright)
+
+
+def test_square_maps_do_not_say_whether_they_are_upright(root):
+    save_turned(root, 6, size=(32, 32))
+    with pytest.raises(ValueError, match='EXIF orientation 6'):
+        build(root)[0]
+
+
+def test_tiff_maps_are_turned_once(root):
+    dataset = build(root)
+    upright = save_turned(root, 3, 3, ending='tif')
+    info = dict(dataset.get_data_info(0), seg_map_path=str(root / 'annotations/training/0.tif'))
+    assert np.array_equal(dataset.pipeline(info)['gt_seg_map'], upright)
+
+
+def test_fifos_in_place_of_maps_are_unreadable(root):
+    dataset = build(root)
+    path = root / 'annotations/training/0.png'
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UnreadableImageError, match='Not a regular file'):
+        dataset[0]

@@ -5,6 +5,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from PIL import Image
@@ -15,6 +16,7 @@ from mm_sop.engine.stored_config import parse_assignments
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
+from mm_sop.export.export import sample_pictures
 from mm_sop.models.utils.readout import read_out
 
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
@@ -324,3 +326,47 @@ def test_names_of_other_places(tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name: str(tmp_path / name))
     with pytest.raises(WeightsError, match='no checkpoint .*owner/name|owner/name has no mm_sop.json'):
         mm_sop.load('hf:owner/name')
+
+
+def draw_modes():
+    """Pictures of all kinds that files may hold, by the ending of a format that keeps them."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8))
+    alpha = Image.fromarray(rng.integers(0, 256, (40, 56), np.uint8))
+    deep = rng.integers(0, 65536, (40, 56), np.uint16)
+    palette = rgb.quantize(16)
+    palette.info['transparency'] = 3
+    with_alpha, gray_alpha = rgb.copy(), alpha.copy()
+    with_alpha.putalpha(alpha)
+    gray_alpha.putalpha(alpha)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return {
+        'rgb.png': (rgb, {}),
+        'gray.png': (alpha, {}),
+        'binary.png': (alpha.convert('1'), {}),
+        'palette.png': (palette, {}),
+        'alpha.png': (with_alpha, {}),
+        'gray_alpha.png': (gray_alpha, {}),
+        'turned.png': (rgb, dict(exif=turned)),
+        'deep.png': (Image.fromarray(deep), {}),
+        'deep.tif': (Image.fromarray(deep), {}),
+        'integers.tif': (Image.fromarray(deep.astype(np.int32) - 5000), {}),
+        'floats.tif': (Image.fromarray(deep.astype(np.float32) / 7 - 2000), {}),
+        'cmyk.tif': (rgb.convert('CMYK'), {}),
+    }
+
+
+def test_pil_pictures_are_read_as_in_training(tmp_path):
+    save(tmp_path / 'w.pth', VIT)
+    encoder = mm_sop.load(tmp_path / 'w.pth')
+    pipeline, expected = Compose(encoder.transform.steps), []
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for name, (picture, options) in sorted(draw_modes().items()):
+        picture.save(folder / name, **options)
+        loaded = pipeline(dict(img_path=str(folder / name)))['inputs'].flip(0)
+        expected.append(encoder.prepare(loaded))
+        assert torch.equal(encoder.prepare(Image.open(folder / name)), expected[-1]), name
+    # The check of exports.
+    assert torch.equal(encoder.prepare(sample_pictures(folder, 99)), torch.cat(expected))

@@ -100,6 +100,18 @@ def test_labelled_folders_are_searched(tmp_path):
     assert values(result) == {f'things all {metric}': 1 for metric in ('mAP', 'mP@1', 'mP@5', 'mP@10')}
 
 
+def test_labelled_folders_of_mixed_orientations_are_searched(tmp_path):
+    for number in range(3):
+        for name, color in zip(('apple', 'leaf'), COLORS, strict=False):
+            path = tmp_path / f'things/{name}/{number}.jpg'
+            write_picture(path, color, seed=number)
+            exif = Image.Exif()
+            exif[0x0112] = (1, 6, 8)[number]
+            Image.open(path).resize((120, 80)).save(path, exif=exif)
+    result = evaluate(0, 1, 'retrieval', dict(sets=['things'], strips=3), tmp_path)
+    assert set(values(result).values()) == {1}
+
+
 def test_copies_are_found(tmp_path):
     write_copydays(tmp_path / 'copydays')
     for number, color in enumerate(COLORS):

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mm_sop.datasets.files import open_regular
+
 from .images import (
     UnusableImageError,
     crop_to_object,
@@ -281,7 +283,7 @@ def choose_sources(sources: list[Source]) -> tuple[list[tuple[Source, Image.Imag
 def _read_source(source: Source) -> tuple[Image.Image | None, str]:
     is_photo = source.label is None
     try:
-        with Image.open(source.path) as header:
+        with open_regular(source.path) as file, Image.open(file) as header:
             original = header.size
         image = read_image(source.path, 'RGB' if is_photo else 'RGBA', PHOTO_SIDE if is_photo else 4 * PHOTO_SIDE)
     except (UnusableImageError, OSError) as error:

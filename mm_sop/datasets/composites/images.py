@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mm_sop.datasets.files import open_regular
+
 MAX_SOURCE_SIDE = 12_000
 SIGNATURE_SIDE = 24
 
@@ -31,7 +33,7 @@ def read_image(path: str | Path, mode: str, max_side: int) -> Image.Image:
         UnusableImageError: If the file is no picture, is truncated, or has a side above 12,000 pixels.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             if max(image.size) > MAX_SOURCE_SIDE:
                 raise UnusableImageError(
                     f'{path}: {image.width}x{image.height} pixels, at most {MAX_SOURCE_SIDE} a side are accepted'

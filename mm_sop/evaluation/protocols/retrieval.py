@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from mm_sop.datasets.picture_files import PictureFiles
 from mm_sop.datasets.retrieval_tasks import RetrievalTask, read_retrieval_task
+from mm_sop.datasets.transforms.loading import read_geometry
 from mm_sop.datasets.unlabelled_images import UnlabelledImages
 from mm_sop.evaluation.descriptors import Descriptor, count_distractors, describe
 from mm_sop.evaluation.protocol import (
@@ -131,6 +131,6 @@ class RetrievalProtocol(Protocol):
 
 
 def _have_one_size(paths: Sequence[Path]) -> bool:
-    sizes = (Image.open(path).size for path in paths)
+    sizes = (read_geometry(path)[0] for path in paths)
     first = next(sizes)
     return all(size == first for size in sizes)
