@@ -112,12 +112,8 @@ def test_large_arrays_are_written_in_blocks_or_not_at_all(tmp_path, monkeypatch,
     assert np.array_equal(np.load(path), array) and os.listdir(tmp_path) == ['features.npy']
 
 
-def test_a_disk_without_room_is_noticed_before_writing(tmp_path, monkeypatch):
-    def full(descriptor, offset, length):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(os, 'posix_fallocate', full)
-    with pytest.raises(OSError, match='500 bytes are needed'), open_atomically(tmp_path / 'file', 500):
+def test_a_full_disk_is_noticed_before_writing(tmp_path, full_disk):
+    with full_disk(), pytest.raises(OSError, match='500 bytes are needed'), open_atomically(tmp_path / 'file', 500):
         pytest.fail('the block was entered')
     assert os.listdir(tmp_path) == []
 
