@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images
+from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images, report_left_out
 
 
 @DATASETS.register_module()
@@ -124,9 +125,11 @@ class LabelledImages(BaseDataset):
             raise ValueError(
                 f'{root.absolute()} has no class folders: expected {root}/<class>/<picture> or a listing {self.listing}'
             )
+        left_out = Counter()
         items = [
             dict(img_path=path, gt_label=label)
             for label, folder in enumerate(folders)
-            for path in list_images(folder, self.extensions)
+            for path in list_images(folder, self.extensions, left_out)
         ]
+        report_left_out(root, left_out)
         return [folder.name for folder in folders], items

@@ -6,6 +6,7 @@ import numpy as np
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 
@@ -98,5 +99,5 @@ class SeededDataset(Dataset):
             else:
                 sample['data_samples'].set_metainfo(dict(unreadable=tuple(unreadable)))
                 return sample
-        listing = '\n'.join(f'  {path}: {reason}' for path, reason in unreadable)
+        listing = '\n'.join(printable(f'  {path}: {reason}') for path, reason in unreadable)
         raise RuntimeError(f'{len(unreadable)} pictures in a row cannot be read:\n{listing}')

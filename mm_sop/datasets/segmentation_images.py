@@ -1,9 +1,12 @@
 """Pictures with label maps."""
 
+import os
 from pathlib import Path
 
 from mmdet.datasets import ADE20KSegDataset, BaseSegDataset
 from mmpretrain.registry import DATASETS
+
+from mm_sop.datasets.unlabelled_images import list_images
 
 
 @DATASETS.register_module()
@@ -30,7 +33,7 @@ class SegmentationImages(BaseSegDataset):
         for key, folder in self.data_prefix.items():
             if not Path(folder).is_dir():
                 raise FileNotFoundError(f'{folder} is no folder: data_root and data_prefix.{key} must lead to one')
-        records = super().load_data_list()
+        records = super().load_data_list() if self.ann_file else self._list_folder()
         if not records:
             raise FileNotFoundError(f'no pictures *{self.img_suffix} below {self.data_prefix["img_path"]}')
         missing = [record['seg_map_path'] for record in records if not Path(record['seg_map_path']).is_file()]
@@ -39,6 +42,19 @@ class SegmentationImages(BaseSegDataset):
                 f'{len(missing)} of {len(records)} pictures have no label map: {", ".join(missing[:3])} ...'
             )
         return records
+
+    def _list_folder(self) -> list[dict]:
+        """As ``BaseSegDataset`` does it, but past links that lead nowhere, and saying what is left out."""
+        pictures, maps = (self.data_prefix[key] for key in ('img_path', 'seg_map_path'))
+        try:
+            paths = sorted(list_images(pictures, [self.img_suffix.lower()]))
+        except ValueError:
+            return []
+        stems = [os.path.relpath(path, pictures)[: -len(self.img_suffix)] for path in paths]
+        return [
+            dict(img_path=path, seg_map_path=os.path.join(maps, stem + self.seg_map_suffix), label_map=self.label_map)
+            for path, stem in zip(paths, stems, strict=True)
+        ]
 
 
 @DATASETS.register_module()

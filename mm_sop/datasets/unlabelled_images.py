@@ -1,25 +1,38 @@
 """Any folder of pictures as a data set for self-supervised training."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from mmengine.dataset import BaseDataset, force_full_init
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 
+from mm_sop.datasets.files import printable
+
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.tif', '.tiff')
+
+# What is left out beside files with other endings.
+_DEAD_LINK = 'links that cannot be followed'
+_NO_FILE = 'neither files nor folders'
+_UNREADABLE = 'unreadable folders'
+_MAX_KINDS = 8
 
 
 @DATASETS.register_module()
 class UnlabelledImages(BaseDataset):
     """Pictures below one or several folders, flat or nested, without labels.
 
-    Hidden files and folders are ignored, symbolic links are followed. The order is that of sorted names, the same on
-    every machine. The paths are held in one array that worker processes share, about 100 bytes for each picture.
+    Hidden files and folders are ignored, symbolic links are followed. What else is left out, by its ending or because
+    it cannot be read, is said once. The order is that of sorted names, the same on every machine. The paths are held in
+    one array that worker processes share, about 100 bytes for each picture.
 
     Args:
         data_root (str | Sequence[str]): Folder or folders.
@@ -75,7 +88,9 @@ class UnlabelledImages(BaseDataset):
         """
         paths = self._load_index() if self.index_file else None
         if paths is None:
-            paths = [path for folder in self.folders for path in list_images(folder, self.extensions)]
+            left_out = Counter()
+            paths = [path for folder in self.folders for path in list_images(folder, self.extensions, left_out)]
+            report_left_out(self.folders, left_out)
             if self.index_file:
                 self._write_index(paths)
         return paths if self.limit is None else _evenly_spaced(paths, self.limit)
@@ -127,17 +142,28 @@ class UnlabelledImages(BaseDataset):
         os.replace(unfinished, target)
 
 
-def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
-    """List all pictures below a folder, see :func:`iterate_images`."""
-    return list(iterate_images(folder, extensions))
+def list_images(
+    folder: str | Path, extensions: Sequence[str] = EXTENSIONS, left_out: Counter | None = None
+) -> list[str]:
+    """List all pictures below a folder, see :func:`iterate_images`; unless it is counted, what is left out is said."""
+    counts = Counter() if left_out is None else left_out
+    paths = list(iterate_images(folder, extensions, counts))
+    if left_out is None:
+        report_left_out(folder, counts)
+    return paths
 
 
-def iterate_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+def iterate_images(
+    folder: str | Path, extensions: Sequence[str] = EXTENSIONS, left_out: Counter | None = None
+) -> Iterator[str]:
     """Go through all pictures below a folder: in every folder first its files, then its subfolders, sorted by name.
+
+    Subfolders that cannot be read and links that lead nowhere are passed over.
 
     Args:
         folder (str | Path): Folder.
         extensions (Sequence[str]): Endings of picture files in small letters.
+        left_out (Counter, optional): Counts what is no picture, by ending or kind. Defaults to None.
 
     Yields:
         str: Paths that begin with ``folder``.
@@ -145,6 +171,7 @@ def iterate_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: There is no picture in it.
+        OSError: The folder itself cannot be read.
     """
     if not os.path.isdir(folder):
         kind = 'is a file' if os.path.exists(folder) else 'does not exist'
@@ -152,35 +179,73 @@ def iterate_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -
             f'data folder {os.path.abspath(folder)} {kind}: set `data_root` to a folder with pictures'
         )
     extensions = tuple(extensions)
-    found, others, visited, pending = False, Counter(), set(), [str(folder)]
+    left_out = Counter() if left_out is None else left_out
+    before, found, visited, pending = left_out.copy(), False, set(), [str(folder)]
     while pending:
         current = pending.pop()
-        identity = os.stat(current)
-        if (identity.st_dev, identity.st_ino) in visited:  # a symbolic link back to a parent
+        try:
+            identity = os.stat(current)
+            if (identity.st_dev, identity.st_ino) in visited:  # a symbolic link back to a parent
+                continue
+            visited.add((identity.st_dev, identity.st_ino))
+            files, subfolders = _scan(current, left_out)
+        except OSError:
+            if current == str(folder):
+                raise
+            left_out[_UNREADABLE] += 1
             continue
-        visited.add((identity.st_dev, identity.st_ino))
-        files, subfolders = _scan(current)
         pending += reversed(subfolders)
         for path in files:
             if path.lower().endswith(extensions):
                 found = True
                 yield path
             else:
-                others[os.path.splitext(path)[1].lower() or 'no extension'] += 1
+                left_out[os.path.splitext(path)[1].lower() or 'no extension'] += 1
     if not found:
-        raise ValueError(_describe_empty(folder, extensions, others))
+        raise ValueError(_describe_empty(folder, extensions, left_out - before))
 
 
-def _scan(folder):
-    """Return the sorted paths of files and of subfolders, without hidden ones."""
+def _scan(folder: str, left_out: Counter) -> tuple[list[str], list[str]]:
+    """The sorted paths of files and of subfolders, without hidden ones; counts what is neither."""
     with os.scandir(folder) as scanned:
         entries = sorted((entry for entry in scanned if entry.name[0] != '.'), key=attrgetter('name'))
-    subfolders = [entry.path for entry in entries if entry.is_dir()]
-    return [entry.path for entry in entries if entry.is_file()], subfolders
+    files, subfolders = [], []
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                subfolders.append(entry.path)
+            elif entry.is_file():
+                files.append(entry.path)
+            else:
+                left_out[_NO_FILE if os.path.exists(entry.path) else _DEAD_LINK] += 1
+        except OSError:  # a link to itself, or into a folder that is forbidden
+            left_out[_DEAD_LINK] += 1
+    return files, subfolders
+
+
+def report_left_out(folder: str | Path | Sequence[str | Path], left_out: Counter) -> None:
+    """Say once what :func:`iterate_images` has found below a folder, or several, and left out."""
+    if left_out and is_main_process():
+        folders = [folder] if isinstance(folder, str | Path) else folder
+        _warn_once(
+            f'{printable(", ".join(map(str, folders)))}: left out {_describe(left_out)}. Only files with the endings '
+            'in `extensions` are used'
+        )
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)
+
+
+def _describe(left_out: Counter) -> str:
+    kinds = left_out.most_common(_MAX_KINDS)
+    rest = len(left_out) - len(kinds)
+    return ', '.join(f'{count} x {printable(kind)}' for kind, count in kinds) + (f' and {rest} others' if rest else '')
 
 
 def _describe_empty(folder, extensions, others):
-    seen = ', '.join(f'{count} x {extension}' for extension, count in others.most_common(5)) or 'no files at all'
+    seen = _describe(others) or 'no files at all'
     return (
         f'no pictures below {os.path.abspath(folder)}: looked for {" ".join(extensions)}, found {seen}. '
         'Correct `data_root`, or name the endings of your files in `extensions`'

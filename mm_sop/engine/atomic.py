@@ -33,12 +33,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
     Args:
         path: The file; its folder is created.
-        content: Whole content; text is encoded as UTF-8.
+        content: Whole content; text is encoded as UTF-8, undecodable bytes of file names as they were.
 
     Raises:
         OSError: The file cannot be written. For a full disk the message has needed and free bytes.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors='surrogateescape') if isinstance(content, str) else content
     with open_atomically(path, len(data)) as file:
         file.write(data)
 

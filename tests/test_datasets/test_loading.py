@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -10,6 +11,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps
 from sample_pictures import smooth_picture
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.transforms import UnreadableImageError
 from mm_sop.datasets.transforms.loading import decode_image
 
@@ -188,3 +190,20 @@ def test_limit_of_pixels_is_inclusive(tmp_path):
         assert load(tmp_path / name, max_pixels=200).shape == (10, 20, 3)
         with pytest.raises(UnreadableImageError, match='20 x 10 pixels, more than max_pixels=199'):
             load(tmp_path / name, max_pixels=199)
+
+
+@pytest.mark.parametrize('settings', [{}, dict(backend_args=dict(backend='local'))], ids=['default', 'backend'])
+def test_fifos_and_devices_are_unreadable(tmp_path, settings):
+    os.mkfifo(tmp_path / 'fifo.jpg')
+    (tmp_path / 'zero.jpg').symlink_to('/dev/zero')
+    for name in ('fifo.jpg', 'zero.jpg'):
+        with pytest.raises(UnreadableImageError, match='Not a regular file'):
+            load(tmp_path / name, **settings)
+
+
+def test_names_are_shown_without_what_fools_a_terminal():
+    name = os.fsdecode(b'a\xe9\n\t\x1b[2J') + '\u202e\u3000\xe9\u6f22 b'
+    shown = 'a\\xe9\\n\\t\\x1b[2J\\u202e\u3000\xe9\u6f22 b'
+    assert printable(name) == shown
+    assert os.fsencode(printable(name, keep_bytes=True)) == shown.replace('\\xe9', '!').encode().replace(b'!', b'\xe9')
+    assert shown in str(UnreadableImageError(name, 'truncated'))

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import re
@@ -150,3 +151,43 @@ def test_paths_are_held_compactly(pictures):
     assert len(dataset.data_bytes) == size
     assert dataset.data_list == []
     assert paths(pickle.loads(pickle.dumps(dataset))) == paths(dataset)
+
+
+def test_what_cannot_be_followed_is_passed_over_and_said(tree, monkeypatch, capsys):
+    listed = list_images(tree)
+    (tree / 'circle.png').symlink_to(tree / 'circle.png')
+    (tree / 'dead.png').symlink_to(tree / 'gone.png')
+    os.mkfifo(tree / 'fifo.png')
+    for name in ('x.avif', 'y.AVIF', 'z.\x1b[2J'):
+        (tree / 'sub' / name).touch()
+    (tree / 'sub/secret').mkdir()
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith('secret'):
+            raise PermissionError(errno.EACCES, 'Permission denied', folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    capsys.readouterr()
+    for _ in range(2):
+        assert list_images(tree) == listed
+    (message,) = capsys.readouterr().out.splitlines()
+    found = set(re.search(r'left out (.*?)\. Only', message).group(1).split(', '))
+    assert found == {
+        '2 x .avif',
+        '2 x links that cannot be followed',
+        r'1 x .\x1b[2j',
+        '1 x .txt',
+        '1 x neither files nor folders',
+        '1 x unreadable folders',
+    }
+
+
+def test_a_forbidden_data_folder_is_an_error(tree, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, 'Permission denied', folder)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(PermissionError):
+        list_images(tree)

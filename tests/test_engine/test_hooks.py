@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -138,6 +139,21 @@ def test_bad_images_are_listed_once_and_sorted(work_dir):
     lines = (work_dir / 'bad_images.txt').read_text().splitlines()
     assert lines == ['/pictures/17.jpg\ttruncated', '/pictures/3.jpg\ttruncated']
     assert len(runner.message_hub.get_info('bad_images')) == 2
+
+
+def test_bad_images_with_names_of_any_bytes_end_no_run(work_dir):
+    name = os.fsdecode(b'/pictures/{}\xe9\t\n\x1b[2J.jpg')
+    dataset = dict(BAD, max_unreadable=0.1, dataset=dict(BAD['dataset'], name=name))
+    runner = train(work_dir, **{'train_dataloader.dataset': dataset})
+    line = b'/pictures/17\xe9\\t\\n\\x1b[2J.jpg\ttruncated\n'
+    assert (work_dir / 'bad_images.txt').read_bytes() == line + line.replace(b'17', b'3')
+    known = dict(runner.message_hub.get_info('bad_images'))
+    assert known.keys() == {name.format(3), name.format(17)}
+    resumed = train(work_dir, **{'train_dataloader.dataset': dataset, 'resume': True, 'train_cfg.max_epochs': 4})
+    assert resumed.message_hub.get_info('bad_images') == known
+    with pytest.raises(TooManyBadImagesError) as caught:
+        train(work_dir / 'other', **{'train_dataloader.dataset': dict(dataset, max_unreadable=0)})
+    assert r'\xe9\t\n\x1b[2J.jpg' in str(caught.value)
 
 
 def test_too_many_bad_images_stop_the_run(work_dir):

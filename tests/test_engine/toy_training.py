@@ -25,10 +25,11 @@ class ToyVectors(Dataset):
 
     metainfo = dict(dataset_type='toy')
 
-    def __init__(self, size=30, noise=0.1, unreadable=()):
+    def __init__(self, size=30, noise=0.1, unreadable=(), name='/pictures/{}.jpg'):
         self.vectors = torch.randn(size, 8, generator=torch.Generator().manual_seed(0))
         self.noise = noise
         self.unreadable = set(unreadable)
+        self.name = name
         self.loaded = []
 
     def __len__(self):
@@ -39,7 +40,7 @@ class ToyVectors(Dataset):
         if index in self.unreadable:
             from mm_sop.datasets.transforms.loading import UnreadableImageError
 
-            raise UnreadableImageError(f'/pictures/{index}.jpg', 'truncated')
+            raise UnreadableImageError(self.name.format(index), 'truncated')
         noise = self.noise * torch.randn(8) if self.noise else 0
         return dict(inputs=self.vectors[index] + noise, data_samples=DataSample())
 

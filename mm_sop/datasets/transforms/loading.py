@@ -7,9 +7,10 @@ import warnings
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.fileio import get
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mm_sop.datasets.files import printable, read_regular
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
 """Formats that are tried, by content and not by extension; others can start foreign programs in Pillow."""
@@ -36,7 +37,7 @@ class UnreadableImageError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f'{self.path}: {self.reason}'
+        return printable(f'{self.path}: {self.reason}')
 
 
 @TRANSFORMS.register_module()
@@ -87,7 +88,7 @@ class LoadPicture(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         try:
-            image = decode_image(get(results['img_path'], self.backend_args), self.max_pixels)
+            image = decode_image(read_regular(results['img_path'], self.backend_args), self.max_pixels)
         except Exception as error:  # decoders raise almost anything on broken bytes
             raise UnreadableImageError(str(results['img_path']), _reason(error)) from error
         if self.channels == 1:

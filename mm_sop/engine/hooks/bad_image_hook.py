@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from mm_sop.datasets.files import printable
 from mm_sop.engine.atomic import write_atomically
 
 _MAX_LISTED = 20
@@ -21,7 +22,7 @@ class BadImageHook(Hook):
     """Collects from all processes the pictures that :class:`SeededDataset` had to replace.
 
     They are written to ``bad_images.txt`` in the work directory, one line each with path, tab and reason, and survive
-    a resumption.
+    a resumption. Undecodable bytes of a name are written as they are; control characters are escaped.
 
     Args:
         max_share (float, optional): Share of the data set, 0 ... 1, above which the run stops. Defaults to None: the
@@ -69,25 +70,25 @@ class BadImageHook(Hook):
             return
         self._known.update(found)
         runner.message_hub.update_info('bad_images', dict(self._known))
-        listing = [f'{_one_line(path)}\t{_one_line(reason)}\n' for path, reason in sorted(self._known.items())]
         if is_main_process():
+            listing = (f'{printable(path, keep_bytes=True)}\t{printable(reason)}\n' for path, reason in self._sorted())
             write_atomically(Path(runner.work_dir, 'bad_images.txt'), ''.join(listing))
-        self._stop_if_too_many(runner, listing)
+        self._stop_if_too_many(runner)
 
-    def _stop_if_too_many(self, runner: Runner, listing: list[str]) -> None:
+    def _sorted(self) -> list[tuple[str, str]]:
+        return sorted(self._known.items())
+
+    def _stop_if_too_many(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
         share = getattr(dataset, 'max_unreadable', 0.01) if self.max_share is None else self.max_share
-        if len(listing) <= share * len(dataset):
+        if len(self._known) <= share * len(dataset):
             return
-        rest = len(listing) - _MAX_LISTED
+        listing = [f'  {printable(path)}\t{printable(reason)}\n' for path, reason in self._sorted()[:_MAX_LISTED]]
+        rest = len(self._known) - _MAX_LISTED
         more = f'  and {rest} more\n' if rest > 0 else ''
         raise TooManyBadImagesError(
-            f'{len(listing)} of {len(dataset)} pictures cannot be read, more than the tolerated {share:.2%}:\n'
-            f'{"".join("  " + line for line in listing[:_MAX_LISTED])}{more}'
+            f'{len(self._known)} of {len(dataset)} pictures cannot be read, more than the tolerated {share:.2%}:\n'
+            f'{"".join(listing)}{more}'
             f'All are listed in {Path(runner.work_dir, "bad_images.txt")}. Repair or remove them, or raise max_share '
             'of BadImageHook'
         )
-
-
-def _one_line(text: str) -> str:
-    return text.replace('\t', ' ').replace('\n', ' ')
