@@ -123,7 +123,11 @@ def decode_image(data: bytes, max_pixels: int = Image.MAX_IMAGE_PIXELS) -> np.nd
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is not None:
             return image
-    return _decode_with_pillow(data, max_pixels)
+    try:
+        return _decode_with_pillow(data, max_pixels)
+    except UnidentifiedImageError as error:
+        # Its own message names an address in memory.
+        raise ValueError('not a picture of a known format') from error
 
 
 def _plain_png_size(data):
@@ -191,8 +195,6 @@ def _check_pixels(size, max_pixels):
 
 def _reason(error):
     """Describe an error in one line that is the same in every process."""
-    if isinstance(error, UnidentifiedImageError):
-        return 'not a picture of a known format'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return ' '.join(str(error).split()) or type(error).__name__
