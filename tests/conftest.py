@@ -1,8 +1,11 @@
 """Settings and fixtures of all tests."""
 
+import errno
 import json
 import os
 import sys
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # Before torch, NumPy and OpenCV start their thread pools: tests share few cores with worker processes.
@@ -66,6 +69,25 @@ def work_dir(tmp_path):
     path = tmp_path / 'work_dir'
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Context in which there is no space for files with a text in their name."""
+    allocate = os.posix_fallocate
+
+    def refuse(text, descriptor, offset, length):
+        if text in Path(os.readlink(f'/proc/self/fd/{descriptor}')).name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(descriptor, offset, length)
+
+    @contextmanager
+    def full_disk(text=''):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'posix_fallocate', partial(refuse, text))
+            yield
+
+    return full_disk
 
 
 @pytest.fixture(scope='session')

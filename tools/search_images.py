@@ -88,7 +88,7 @@ def main() -> None:
         index = build_index(args, encoder)
         if not args.index_only:
             serve(make_server(args, index, encoder), not args.no_open)
-    except (LaunchError, WeightsError, ValueError, FileNotFoundError) as error:
+    except (LaunchError, WeightsError, ValueError, OSError) as error:
         sys.exit(f'search_images.py: {error}')
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from mm_sop.datasets.coco_checks import check_coco, check_num_classes, class_names
 from mm_sop.datasets.unlabelled_images import EXTENSIONS, iterate_images
+from mm_sop.engine.atomic import remove_stale_temporaries
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
@@ -85,6 +86,7 @@ def launch(
         set_pretrained(cfg, pretrained)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename or "unnamed.py").stem}'
+    remove_stale_temporaries(cfg.work_dir)
     set_seed(cfg, seed)
     if data is not None:
         set_data_root(cfg, data)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
-from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.atomic import write_array_atomically, write_atomically
 from mm_sop.evaluation.encoders import FrozenEncoder, hash_file
 from mm_sop.evaluation.features import extract_features
 from mm_sop.models.utils.readout import Readout, read_out
@@ -110,13 +110,8 @@ class FeatureShards:
         """Join the shards of every name to one file ``<name>.npy``, and remove them."""
         for name in self.names:
             shards = list(self._open(name))
-            temporary = self.folder / f'.{name}.{os.getpid()}.tmp'
             shape = (len(self.images), shards[0].shape[1])
-            merged = np.lib.format.open_memmap(temporary, 'w+', shards[0].dtype, shape)
-            for start, shard in zip(self.starts, shards, strict=True):
-                merged[start : start + len(shard)] = shard
-            merged.flush()
-            os.replace(temporary, self.folder / f'{name}.npy')
+            write_array_atomically(self.folder / f'{name}.npy', shape, shards[0].dtype, shards)
             for start in self.starts:
                 self._path(start, name).unlink()
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.datasets.unlabelled_images import list_images
-from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.atomic import write_array_atomically, write_atomically
 from mm_sop.evaluation.encoders import hash_file
 from mm_sop.evaluation.features import extract_features
 from mm_sop.evaluation.loading import Encoder
@@ -220,7 +220,9 @@ class PictureIndex:
             )
         name = f'features-{_digest([file.digest for file in readable])}.npy'
         if not (self.store / name).is_file():
-            _write_rows(self.store / name, [features[file.digest] for file in readable])
+            rows = (features[file.digest] for file in readable)
+            shape = (len(readable), len(features[readable[0].digest]))
+            write_array_atomically(self.store / name, shape, np.float32, rows)
         lines = [f'{file.path!r}: {file.problem}\n' for file in unreadable]
         write_atomically(self.store / UNREADABLE, ''.join(lines))
         listing = dict(features=name, files=readable, unreadable=unreadable)
@@ -279,16 +281,6 @@ def _hash(folder: Path, file: PictureFile) -> PictureFile:
 
 def _digest(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write_rows(path: Path, rows: Sequence[np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    matrix = np.lib.format.open_memmap(temporary, 'w+', np.float32, (len(rows), len(rows[0])))
-    for number, row in enumerate(rows):
-        matrix[number] = row
-    matrix.flush()
-    os.replace(temporary, path)
 
 
 def _report_progress(done: int, total: int, started: float) -> None:

@@ -132,6 +132,17 @@ def test_interrupted_extraction_goes_on(context, folder):
     assert sorted(path.name for path in context.cache.folder.glob('*/*')) == ['definition.json', 'global.npy']
 
 
+def test_a_full_disk_is_an_error_and_leaves_what_was_encoded(context, folder, full_disk):
+    dataset = LabelledImages(folder, context.transform.steps)
+    context.encoder = CountingEncoder(context.encoder)
+    with full_disk('global.npy'), pytest.raises(OSError, match='No space left.*bytes are needed'):
+        context.features(dataset)
+    names = [path.name for path in context.cache.folder.glob('*/*')]
+    assert 'definition.json' in names and not [name for name in names if name.endswith('.tmp')]
+    calls = context.encoder.calls
+    assert len(context.features(dataset)) == len(dataset) and context.encoder.calls == calls
+
+
 def test_key_depends_on_weights_transform_data_and_type(context, folder, tmp_path):
     dataset = LabelledImages(folder, context.transform.steps)
     context.features(dataset)

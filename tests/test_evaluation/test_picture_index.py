@@ -87,6 +87,15 @@ def test_interrupted_updates_go_on(folder, encoder, monkeypatch):
     assert counts(update) == (8, 2, 0, 0)
 
 
+def test_a_full_disk_is_an_error_and_the_update_goes_on_later(folder, encoder, full_disk):
+    index = PictureIndex(folder, folder.parent / 'store')
+    with full_disk('features-'), pytest.raises(OSError, match='No space left.*bytes are needed'):
+        index.update(encoder)
+    assert len(PictureIndex(folder, index.store)) == 0
+    assert [path.name[:6] for path in index.store.iterdir()] == ['block-']
+    assert counts(updated(folder, encoder)[1]) == (8, 0, 0, 0)
+
+
 def test_broken_files_are_listed_and_not_tried_again(folder, encoder, monkeypatch):
     (folder / 'broken\n.png').write_bytes(b'nothing')
     (folder / 'empty.jpg').touch()

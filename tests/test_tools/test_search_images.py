@@ -46,11 +46,13 @@ def test_index_and_page(call, checkpoint, tmp_path, monkeypatch, capsys):
     assert '1 files cannot be read' in out and 'unreadable.txt' in out
 
 
-def test_bad_arguments_are_explained_in_one_line(call, checkpoint, tmp_path):
+def test_bad_arguments_and_a_full_disk_are_explained_in_one_line(call, checkpoint, tmp_path, full_disk):
     with pytest.raises(SystemExit, match='search_images.py: data folder .*nowhere does not exist'):
         call(checkpoint, tmp_path / 'nowhere')
     with pytest.raises(SystemExit, match='search_images.py: no checkpoint .*missing.pth'):
         call(tmp_path / 'missing.pth', tmp_path)
     write_pictures(tmp_path / 'mine', 2)
+    with full_disk(), pytest.raises(SystemExit, match='search_images.py: .*bytes are needed.*index'):
+        call(checkpoint, tmp_path / 'mine', '--index-only')
     with pytest.raises(SystemExit, match='cannot listen on 192.0.2.1:0: .*--host'):
         call(checkpoint, tmp_path / 'mine', '--host', '192.0.2.1', '--port', 0)

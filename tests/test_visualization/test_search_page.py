@@ -1,15 +1,19 @@
 import io
 import json
+import os
 import re
+import select
 import socket
 import struct
 import time
 import zlib
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
-from threading import Thread
+from threading import Lock, Thread
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets.transforms import processing
@@ -17,6 +21,7 @@ from picture_encoders import small_encoder
 from PIL import Image
 from sample_pictures import smooth_picture, write_pictures
 
+from mm_sop.datasets.transforms.loading import decode_image
 from mm_sop.evaluation.picture_index import PictureIndex
 from mm_sop.visualization.search_page import SearchServer
 from mm_sop.visualization.search_page import server as server_module
@@ -205,7 +210,7 @@ def test_large_uploads_are_refused(ask):
 )
 def test_broken_uploads_are_explained(ask, content):
     status, reason = error(ask('/search', content))
-    assert status == 400 and reason.startswith('This is no picture that can be read')
+    assert status == 400 and reason.startswith('This is no picture that can be read') and ' at 0x' not in reason
     assert ask('/index')[0] == 200
 
 
@@ -308,23 +313,123 @@ def test_uploads_go_nowhere_else(ask):
     assert error(ask('/index', b'x'))[0] == 404
 
 
-def test_removed_and_replaced_files(tmp_path):
+def get(server, path):
+    """Status and content of an answer over a connection of its own."""
+    with closing(HTTPConnection(*server.server_address[:2], timeout=60)) as connection:
+        connection.request('GET', path)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+@pytest.fixture
+def changing(tmp_path):
+    """Server of a folder that a test may change, whose first picture has a name with bytes that could fool a reader."""
+    name = os.fsdecode(b'a\xe9\n\x1b[31m.png')
     write_pictures(tmp_path / 'pictures', 3, nested=False)
+    Image.new('RGB', (32, 32), (200, 30, 40)).save(tmp_path / 'pictures' / name)
     (tmp_path / 'secret.txt').write_text('secret')
     index, encoder = PictureIndex(tmp_path / 'pictures', tmp_path / 'store'), small_encoder()
     index.update(encoder)
-    index.path(0).unlink()
-    index.path(0).symlink_to(tmp_path / 'secret.txt')
-    index.path(1).unlink()
-    with SearchServer(index, encoder) as server:
+    with SearchServer(index, encoder, max_connections=3) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        connection = HTTPConnection(*server.server_address[:2], timeout=30)
-        for number in (0, 1):
-            connection.request('GET', f'/picture/{number}')
-            response = connection.getresponse()
-            assert response.status == 404 and 'removed or changed' in json.loads(response.read())['error']
-        connection.close()
+        yield server
         server.shutdown()
+
+
+def test_removed_and_replaced_files(changing, tmp_path):
+    paths = [changing.index.path(number) for number in range(4)]
+    for path in paths[:3]:
+        path.unlink()
+    paths[0].symlink_to(tmp_path / 'secret.txt')
+    os.mkfifo(paths[1])
+    for number in range(3):
+        status, content = get(changing, f'/picture/{number}')
+        assert status == 404 and 'removed or changed' in json.loads(content)['error']
+    before = get(changing, '/picture/3')
+    Image.new('RGB', (40, 20), (0, 0, 255)).save(paths[3])
+    after = get(changing, '/picture/3')
+    assert before[0] == after[0] == 200 and Image.open(io.BytesIO(after[1])).size == (40, 20)
+
+
+def test_names_cannot_fool_a_reader(changing):
+    name = r'a\xe9\n\x1b[31m.png'
+    found = json.loads(get(changing, '/pictures?name=' + quote(name))[1])
+    (number,) = [number for number in range(4) if changing.index.files[number].path.startswith('a')]
+    assert found == dict(total=1, pictures=[dict(number=number, name=name)])
+    assert json.loads(get(changing, f'/search?picture={number}')[1])['name'] == name
+    assert get(changing, f'/thumbnail/{number}')[0] == 200
+
+
+def test_only_so_many_connections_at_once(changing):
+    address = changing.server_address[:2]
+    with ExitStack() as clients:
+        for _ in range(3):
+            client = clients.enter_context(socket.create_connection(address, 30))
+            client.sendall(b'GET /index HTTP/1.1\r\nHost: localhost\r\n\r\n')
+            assert client.recv(1000).startswith(b'HTTP/1.1 200')
+        with socket.create_connection(address, 30) as refused:
+            assert refused.recv(1000).startswith(b'HTTP/1.1 503') and refused.recv(1000) == b''
+    # Places are free again once their threads have seen that the clients are gone.
+    while changing._connections._value < 3:
+        time.sleep(0.01)
+    assert get(changing, '/index')[0] == 200
+
+
+def test_slow_senders_are_cut_off(server, ask, monkeypatch):
+    monkeypatch.setattr(server_module.SearchHandler, 'timeout', 1)
+    endings = []
+    for start in (
+        b'GET /index HTTP/1.1\r\nX-Long: ',
+        b'POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n',
+    ):
+        with socket.create_connection(server.server_address[:2], timeout=30) as client:
+            client.sendall(start)
+            for _ in range(200):
+                client.sendall(b'x')
+                if select.select([client], [], [], 0.1)[0]:
+                    endings.append(client.recv(1000)[:12])
+                    break
+    assert endings == [b'', b'HTTP/1.1 408']
+    monkeypatch.undo()
+    assert ask('/search', as_png(smooth_picture()))[0] == 200
+
+
+def test_few_pictures_are_decoded_at_once_and_none_twice(server, monkeypatch):
+    lock, active, most, resized, resize = Lock(), 0, 0, 0, server_module.cv2.resize
+
+    def observed(*args, **options):
+        nonlocal active, most, resized
+        with lock:
+            active, resized = active + 1, resized + 1
+            most = max(most, active)
+        time.sleep(0.05)
+        with lock:
+            active -= 1
+        return resize(*args, **options)
+
+    for shrunk in server._shrunk.values():
+        shrunk.cache_clear()
+    monkeypatch.setattr(server_module.cv2, 'resize', observed)
+    paths = [f'/{kind}/{number}' for kind in ('picture', 'thumbnail') for number in range(6)]
+    with ThreadPoolExecutor(12) as pool:
+        first = list(pool.map(lambda path: get(server, path), paths))
+        again = list(pool.map(lambda path: get(server, path), paths))
+    assert first == again and {status for status, _ in first} == {200}
+    assert resized == 12 and 1 <= most <= 2
+
+
+@pytest.mark.parametrize('mode, orientation', [('RGB', 6), ('L', 1), ('CMYK', 3)])
+def test_photographs_are_shown_as_they_are_read(changing, mode, orientation):
+    path = changing.index.path(1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photograph = smooth_picture(size=(1500, 900), seed=3).convert(mode)
+    photograph.save(path, 'JPEG', quality=95, exif=exif)
+    shown = Image.open(io.BytesIO(get(changing, '/thumbnail/1')[1])).convert('RGB')
+    expected = Image.fromarray(decode_image(path.read_bytes())[..., ::-1])
+    expected.thumbnail((256, 256), Image.Resampling.BOX)
+    assert shown.size == expected.size
+    assert np.abs(np.asarray(shown, float) - np.asarray(expected, float)).mean() < 3
 
 
 def test_a_port_in_use_is_an_error(server):

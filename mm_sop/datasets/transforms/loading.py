@@ -179,7 +179,13 @@ def decode_image(
     elif (header := _read_jpeg_header(data)) is not None:
         _check_pixels(header.size, max_pixels)
         image = _decode_jpeg(data, header.orientation)
-    return _decode_with_pillow(data, max_pixels, bit_depth, name) if image is None else image
+    if image is not None:
+        return image
+    try:
+        return _decode_with_pillow(data, max_pixels, bit_depth, name)
+    except UnidentifiedImageError as error:
+        # Its own message names an address in memory.
+        raise ValueError('not a picture of a known format') from error
 
 
 def _check_png(data: bytes) -> None:
@@ -365,8 +371,6 @@ def _check_pixels(size, max_pixels):
 
 def _reason(error):
     """Describe an error in one line that is the same in every process."""
-    if isinstance(error, UnidentifiedImageError):
-        return 'not a picture of a known format'
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return ' '.join(str(error).split()) or type(error).__name__

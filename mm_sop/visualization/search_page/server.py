@@ -1,8 +1,10 @@
 """HTTP server of the search page."""
 
+import io
 import ipaddress
 import json
 import logging
+import os
 import random
 import re
 import socket
@@ -10,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,8 +24,9 @@ import cv2
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from PIL import Image
+from PIL import Image, ImageOps
 
+from mm_sop.datasets.files import printable, read_regular
 from mm_sop.datasets.transforms.loading import decode_image
 from mm_sop.evaluation.loading import Encoder
 from mm_sop.evaluation.picture_index import PictureIndex
@@ -52,6 +55,12 @@ _HEADERS = {
     'Cache-Control': 'no-cache',
 }
 _JSON = 'application/json'
+_BUSY = b'HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
+_JPEG = b'\xff\xd8\xff'
+# Encoded pictures kept in memory, by their longest side: less than 100 MB of each kind.
+_NUM_CACHED = {THUMBNAIL_SIDE: 4096, PICTURE_SIDE: 64}
+# Decoders hold up to 16 bytes for each of at most 90 million pixels.
+_MAX_DECODED_AT_ONCE = 2
 
 
 class RequestError(Exception):
@@ -82,6 +91,7 @@ class SearchServer(ThreadingHTTPServer):
         max_upload: Largest upload in bytes.
         max_pixels: Largest width times height of an uploaded picture.
         max_uploads: Uploads that are held in memory at once; further ones are refused.
+        max_connections: Connections at a time, each of which takes a thread; further ones are refused.
 
     Raises:
         OSError: The address cannot be used.
@@ -97,6 +107,7 @@ class SearchServer(ThreadingHTTPServer):
         max_upload: int = 32 * 2**20,
         max_pixels: int = 50_000_000,
         max_uploads: int = 4,
+        max_connections: int = 64,
     ) -> None:
         self.index = index
         self.encoder = encoder
@@ -104,10 +115,12 @@ class SearchServer(ThreadingHTTPServer):
         self.max_upload = max_upload
         self.max_pixels = max_pixels
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self.thumbnail = lru_cache(4096)(lambda number: self.picture(number, THUMBNAIL_SIDE))
+        self._shrunk = {side: lru_cache(count)(self._shrink) for side, count in _NUM_CACHED.items()}
+        self._decoding = BoundedSemaphore(_MAX_DECODED_AT_ONCE)
         # Decoding and encoding take much memory and all cores: one upload at a time.
         self._encoding = Lock()
         self._uploads = BoundedSemaphore(max_uploads)
+        self._connections = BoundedSemaphore(max_connections)
         super().__init__((host, port), SearchHandler)
 
     @property
@@ -122,15 +135,16 @@ class SearchServer(ThreadingHTTPServer):
         return dict(
             pictures=len(self.index),
             unreadable=len(self.index.unreadable),
-            folder=self.index.folder.absolute().name,
-            encoder=str(origin.get('checkpoint', 'encoder')),
+            folder=printable(self.index.folder.absolute().name),
+            encoder=printable(str(origin.get('checkpoint', 'encoder'))),
             max_upload=self.max_upload,
         )
 
     def list_pictures(self, name: str, count: int) -> dict:
         """Pictures whose path has a text in it, or any pictures if it is empty."""
         if name:
-            numbers = [row for row, file in enumerate(self.index.files) if name.lower() in file.path.lower()]
+            names = (printable(file.path).lower() for file in self.index.files)
+            numbers = [number for number, each in enumerate(names) if name.lower() in each]
         else:
             numbers = random.sample(range(len(self.index)), min(count, len(self.index)))
         return dict(total=len(numbers), pictures=[self._entry(number) for number in numbers[:count]])
@@ -147,7 +161,7 @@ class SearchServer(ThreadingHTTPServer):
         """The pictures most like one of the index, without itself, whose ``name`` is given."""
         found = self.search(self.index.features[number], count + 1)
         others = [match for match in found['matches'] if match['number'] != number][:count]
-        return dict(found, matches=others, name=self.index.files[number].path)
+        return dict(found, matches=others, name=self._entry(number)['name'])
 
     @contextmanager
     def place_for_upload(self) -> Iterator[None]:
@@ -173,24 +187,33 @@ class SearchServer(ThreadingHTTPServer):
             try:
                 picture = decode_image(content, self.max_pixels)
             except Exception as error:  # decoders raise almost anything on broken bytes
-                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+                reason = printable((str(error) or type(error).__name__).splitlines()[0][:200])
                 raise RequestError(HTTPStatus.BAD_REQUEST, f'This is no picture that can be read: {reason}') from error
             return self.encoder(Image.fromarray(np.ascontiguousarray(picture[..., ::-1])))[0][0].cpu()
 
     def picture(self, number: int, side: int) -> bytes:
-        """A picture of the index as JPEG, shrunk to a longest side.
+        """A picture of the index as JPEG, shrunk to a longest side; encoded again only if its file has changed.
+
+        Args:
+            number: Its number.
+            side: :data:`THUMBNAIL_SIDE` or :data:`PICTURE_SIDE`.
 
         Raises:
             RequestError: Its file is gone or broken.
         """
         try:
-            picture = decode_image(self.index.path(number).read_bytes())
+            status = os.stat(self.index.path(number))
+            return self._shrunk[side](number, side, (status.st_size, status.st_mtime_ns))
         except Exception as error:
             message = 'The picture has been removed or changed since it was indexed'
             raise RequestError(HTTPStatus.NOT_FOUND, message) from error
-        factor = min(1.0, side / max(picture.shape[:2]))
-        height, width = (max(1, round(factor * length)) for length in picture.shape[:2])
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+    def _shrink(self, number: int, side: int, state: tuple) -> bytes:
+        with self._decoding:
+            picture = _decode_reduced(read_regular(self.index.path(number)), side)
+            factor = min(1.0, side / max(picture.shape[:2]))
+            height, width = (max(1, round(factor * length)) for length in picture.shape[:2])
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         return cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
 
     def is_own_name(self, host: str) -> bool:
@@ -202,13 +225,61 @@ class SearchServer(ThreadingHTTPServer):
         except ValueError:
             return False
 
+    def process_request(self, request, client_address) -> None:
+        """Answer a connection in a thread of its own, or refuse it if there are too many."""
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        with suppress(OSError):
+            request.sendall(_BUSY)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address) -> None:
+        """Answer a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
+
     def handle_error(self, request, client_address) -> None:
         """Keep silent about clients that have gone away."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
     def _entry(self, number: int) -> dict:
-        return dict(number=number, name=self.index.files[number].path)
+        return dict(number=number, name=printable(self.index.files[number].path))
+
+
+class _TimedReader(io.RawIOBase):
+    """Bytes of a connection, for a total time that grows with what has come: sending slowly does not gain any.
+
+    Args:
+        connection: The connection.
+        seconds: Time for a request, from :meth:`restart`.
+        rate: Bytes that gain one more second.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float, rate: float) -> None:
+        super().__init__()
+        self._connection, self._seconds, self._rate = connection, seconds, rate
+
+    def restart(self) -> None:
+        """Begin a request."""
+        self._end = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        """Read what is there, or wait for it as long as there is time."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError('the request has taken too long')
+        self._connection.settimeout(left)
+        count = self._connection.recv_into(buffer)
+        self._end += count / self._rate
+        return count
 
 
 class SearchHandler(BaseHTTPRequestHandler):
@@ -216,8 +287,20 @@ class SearchHandler(BaseHTTPRequestHandler):
 
     protocol_version = 'HTTP/1.1'
     server_version, sys_version = 'mm-sop', ''
-    # Seconds that a client may be silent.
-    timeout = 30
+    # Seconds for receiving a request and for sending its answer; slower uploads than the rate, in bytes a second, end.
+    timeout, slowest_rate = 30, 2**18
+
+    def setup(self) -> None:
+        """Read with a limit to the time of each request, not only to that of each packet."""
+        super().setup()
+        self.rfile.close()
+        self._reader = _TimedReader(self.connection, self.timeout, self.slowest_rate)
+        self.rfile = io.BufferedReader(self._reader, 2**16)
+
+    def handle_one_request(self) -> None:
+        """Answer one request of the connection."""
+        self._reader.restart()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answer a request that has no body."""
@@ -244,7 +327,7 @@ class SearchHandler(BaseHTTPRequestHandler):
         try:
             self._check_sender()
             content, kind = respond(_split(self.path))
-        except (ConnectionError, TimeoutError):
+        except ConnectionError:
             raise
         except Exception as error:
             status, message = self._explain(error)
@@ -264,8 +347,9 @@ class SearchHandler(BaseHTTPRequestHandler):
     def _discard(self) -> None:
         """Read what a refused client still sends, else it may not see the answer; but not for ever."""
         left = min(self._unread or 0, 8 * self.server.max_upload)
-        while left and (chunk := self.rfile.read(min(left, 2**16))):
-            left -= len(chunk)
+        with suppress(TimeoutError):
+            while left and (chunk := self.rfile.read(min(left, 2**16))):
+                left -= len(chunk)
         self.close_connection = True
 
     def _check_sender(self) -> None:
@@ -280,7 +364,7 @@ class SearchHandler(BaseHTTPRequestHandler):
             name, kind = _FILES[url.path]
             return (_FOLDER / name).read_bytes(), kind
         if url.path.startswith('/thumbnail/'):
-            return self.server.thumbnail(self._number(url.path.removeprefix('/thumbnail/'))), 'image/jpeg'
+            return self.server.picture(self._number(url.path.removeprefix('/thumbnail/')), THUMBNAIL_SIDE), 'image/jpeg'
         if url.path.startswith('/picture/'):
             return self.server.picture(self._number(url.path.removeprefix('/picture/')), PICTURE_SIDE), 'image/jpeg'
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
@@ -309,7 +393,10 @@ class SearchHandler(BaseHTTPRequestHandler):
             message = f'The picture has more than the {self.server.max_upload / 2**20:.0f} MiB that are allowed'
             raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         self._unread = 0
-        content = self.rfile.read(length)
+        try:
+            content = self.rfile.read(length)
+        except TimeoutError as error:
+            raise RequestError(HTTPStatus.REQUEST_TIMEOUT, 'The upload has taken too long') from error
         if len(content) < length:
             raise RequestError(HTTPStatus.BAD_REQUEST, 'The upload broke off')
         return content
@@ -323,6 +410,7 @@ class SearchHandler(BaseHTTPRequestHandler):
         return json.dumps(content).encode(), _JSON
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.connection.settimeout(self.timeout)
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
@@ -346,3 +434,15 @@ def _count(query: dict[str, str]) -> int:
     if not re.fullmatch(r'[0-9]{1,4}', text) or not 0 < int(text) <= MOST_MATCHES:
         raise RequestError(HTTPStatus.BAD_REQUEST, f'count must be 1 ... {MOST_MATCHES}')
     return int(text)
+
+
+def _decode_reduced(data: bytes, side: int) -> np.ndarray:
+    """Decode a picture, (H, W, 3), BGR; a common JPEG at the smallest of its reduced sizes that is not below a side."""
+    if data.startswith(_JPEG):
+        with suppress(Exception), Image.open(io.BytesIO(data), formats=['JPEG']) as image:
+            if image.mode in ('L', 'RGB') and image.width * image.height <= Image.MAX_IMAGE_PIXELS:
+                image.draft(None, (side, side))
+                upright = ImageOps.exif_transpose(image).convert('RGB')
+                return cv2.cvtColor(np.asarray(upright), cv2.COLOR_RGB2BGR)
+    # Also for damaged files, which it explains or repairs as when the index was made.
+    return decode_image(data)
