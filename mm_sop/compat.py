@@ -67,6 +67,25 @@ def leave_out_multimodal_models() -> None:
         dependency.WITH_MULTIMODAL = False
 
 
+def keep_frozen_blocks_in_evaluation() -> None:
+    """Keep frozen parts of MMPretrain's vision transformers in evaluation mode, as documented.
+
+    Their constructor sets it, but the next ``train()`` switches dropout and statistics of frozen parts on again.
+    """
+    from mmpretrain.models import VisionTransformer
+
+    if 'train' in vars(VisionTransformer):
+        return
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        super(VisionTransformer, self).train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    VisionTransformer.train = train
+
+
 def announce_configs() -> None:
     """Let MMEngine find the configs, ``mmengine.hub.get_config('mm_sop::sop/vitb.py')``: it knows a fixed list."""
     from mmengine.config.utils import MODULE2PACKAGE
