@@ -86,6 +86,26 @@ def keep_frozen_blocks_in_evaluation() -> None:
     VisionTransformer.train = train
 
 
+def fix_positions_before_wrapping() -> None:
+    """Exclude the fixed position embedding of MMPretrain's ``MoCoV3ViT`` from training at once.
+
+    It does so in ``init_weights()``, which MMEngine's Runner calls after DistributedDataParallel has wrapped the model.
+    With several processes the second iteration then fails because the embedding has no gradient.
+    """
+    from mmpretrain.models import MoCoV3ViT
+
+    build = MoCoV3ViT.__init__
+
+    @functools.wraps(build)
+    def build_fixed(self, *args, **kwargs) -> None:
+        build(self, *args, **kwargs)
+        # Weights of a checkpoint are trained, as in `init_weights`.
+        if not (isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained'):
+            self.pos_embed.requires_grad = False
+
+    MoCoV3ViT.__init__ = build_fixed
+
+
 def announce_configs() -> None:
     """Let MMEngine find the configs, ``mmengine.hub.get_config('mm_sop::sop/vitb.py')``: it knows a fixed list."""
     from mmengine.config.utils import MODULE2PACKAGE

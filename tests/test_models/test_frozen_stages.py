@@ -76,7 +76,10 @@ def check_frozen(network, frozen, forward):
 def test_frozen_parts_do_not_change(case):
     config, frozen = CASES[case]
     network = MODELS.build(config)
+    # DistributedDataParallel wraps before weights are initialized, and waits for what is frozen later.
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     network.init_weights()
+    assert trained == [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     check_frozen(network, frozen, network)
     network.eval()
     network.train()
