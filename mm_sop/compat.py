@@ -107,7 +107,23 @@ def fix_positions_before_wrapping() -> None:
 
 
 def announce_configs() -> None:
-    """Let MMEngine find the configs, ``mmengine.hub.get_config('mm_sop::sop/vitb.py')``: it knows a fixed list."""
+    """Let MMEngine find the configs, as in ``_base_ = 'mm_sop::sop/vitb.py'`` and ``mmengine.hub.get_config``.
+
+    MMEngine knows a fixed list of packages. It marks what comes from another package with the package's scope, in which
+    it then looks for modules; those of this package are in MMPretrain's and MMDetection's, which the configs name.
+    """
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
-    MODULE2PACKAGE.setdefault('mm_sop', 'mm-sop')
+    if 'mm_sop' in MODULE2PACKAGE:
+        return
+    # The name of the module: by that of the distribution, `mm-sop`, an editable installation is not found.
+    MODULE2PACKAGE['mm_sop'] = 'mm_sop'
+    find = Config._get_cfg_path
+
+    @functools.wraps(find)
+    def find_without_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        return path, None if scope == 'mm_sop' else scope
+
+    Config._get_cfg_path = staticmethod(find_without_scope)
