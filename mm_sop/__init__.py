@@ -15,6 +15,8 @@ if find_spec('mmpretrain') is not None:
     compat.silence_onedl()
     compat.leave_out_multimodal_models()
     compat.limit_opencv_threads()
+    compat.keep_frozen_blocks_in_evaluation()
+    compat.fix_positions_before_wrapping()
     compat.announce_configs()
 
     from mm_sop import datasets, engine, evaluation, models, visualization  # noqa: F401

@@ -67,8 +67,63 @@ def leave_out_multimodal_models() -> None:
         dependency.WITH_MULTIMODAL = False
 
 
+def keep_frozen_blocks_in_evaluation() -> None:
+    """Keep frozen parts of MMPretrain's vision transformers in evaluation mode, as documented.
+
+    Their constructor sets it, but the next ``train()`` switches dropout and statistics of frozen parts on again.
+    """
+    from mmpretrain.models import VisionTransformer
+
+    if 'train' in vars(VisionTransformer):
+        return
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        super(VisionTransformer, self).train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
+    VisionTransformer.train = train
+
+
+def fix_positions_before_wrapping() -> None:
+    """Exclude the fixed position embedding of MMPretrain's ``MoCoV3ViT`` from training at once.
+
+    It does so in ``init_weights()``, which MMEngine's Runner calls after DistributedDataParallel has wrapped the model.
+    With several processes the second iteration then fails because the embedding has no gradient.
+    """
+    from mmpretrain.models import MoCoV3ViT
+
+    build = MoCoV3ViT.__init__
+
+    @functools.wraps(build)
+    def build_fixed(self, *args, **kwargs) -> None:
+        build(self, *args, **kwargs)
+        # Weights of a checkpoint are trained, as in `init_weights`.
+        if not (isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained'):
+            self.pos_embed.requires_grad = False
+
+    MoCoV3ViT.__init__ = build_fixed
+
+
 def announce_configs() -> None:
-    """Let MMEngine find the configs, ``mmengine.hub.get_config('mm_sop::sop/vitb.py')``: it knows a fixed list."""
+    """Let MMEngine find the configs, as in ``_base_ = 'mm_sop::sop/vitb.py'`` and ``mmengine.hub.get_config``.
+
+    MMEngine knows a fixed list of packages. It marks what comes from another package with the package's scope, in which
+    it then looks for modules; those of this package are in MMPretrain's and MMDetection's, which the configs name.
+    """
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
-    MODULE2PACKAGE.setdefault('mm_sop', 'mm-sop')
+    if 'mm_sop' in MODULE2PACKAGE:
+        return
+    # The name of the module: by that of the distribution, `mm-sop`, an editable installation is not found.
+    MODULE2PACKAGE['mm_sop'] = 'mm_sop'
+    find = Config._get_cfg_path
+
+    @functools.wraps(find)
+    def find_without_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        return path, None if scope == 'mm_sop' else scope
+
+    Config._get_cfg_path = staticmethod(find_without_scope)

@@ -3,11 +3,12 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
+from torch.utils.data import Dataset
 
 from mm_sop.datasets.unlabelled_images import EXTENSIONS, list_images, report_left_out
 
@@ -35,12 +36,14 @@ class LabelledImages(BaseDataset):
         extensions (Sequence[str]): Endings of picture files, in small letters; not for listings. Defaults to
             :data:`EXTENSIONS`.
         indices (int | Sequence[int], optional): Use the first pictures or the given ones. Defaults to None.
-        metainfo (dict, optional): Meta information. Defaults to None.
+        metainfo (dict, optional): Meta information. ``classes`` that contain the names found number the images by
+            name, as in another dataset whose classes they are; as many other names rename the classes in their order.
+            Defaults to None.
         lazy_init (bool): Read the listing only when the data are asked for. Defaults to False.
 
     Raises:
         FileNotFoundError: Neither the folder nor a listing exists.
-        ValueError: There is no class folder or no picture, or a listing is malformed.
+        ValueError: There is no class folder or no picture, a listing is malformed, or the given classes do not fit.
     """
 
     METAINFO = dict(dataset_type='labelled_images')
@@ -79,10 +82,29 @@ class LabelledImages(BaseDataset):
             list[dict]: ``img_path``, ``gt_label`` and, where known, ``identity`` of every picture.
         """
         if self.labels is not None:
+            if 'classes' not in self._metainfo:
+                raise ValueError(f'{self.labels} gives numbers of classes: name them with metainfo=dict(classes=[...])')
             return self._read_labels(len(self._metainfo['classes']))
         classes, items = self._read_listing() if self.listing.is_file() else self._read_folders()
-        self._metainfo.setdefault('classes', tuple(classes))
+        if 'classes' in self._metainfo:
+            self._renumber(items, classes)
+        else:
+            self._metainfo['classes'] = tuple(classes)
         return items
+
+    def _renumber(self, items: list[dict], found: Sequence[str]) -> None:
+        """Give images the numbers that their classes have among the given names."""
+        given = [str(name) for name in self._metainfo['classes']]
+        missing = [name for name in found if name not in given]
+        if len(missing) == len(found) == len(given):
+            return
+        if missing:
+            raise ValueError(
+                f'{self.data_root} has {_enumerate(missing)}, not among the {len(given)} classes of its metainfo '
+                f'({_enumerate(given)}): give the names that are found, or as many new ones'
+            )
+        for item in items:
+            item['gt_label'] = given.index(found[item['gt_label']])
 
     def _read_listing(self):
         try:
@@ -134,3 +156,43 @@ class LabelledImages(BaseDataset):
         ]
         report_left_out(root, left_out)
         return [folder.name for folder in folders], items
+
+
+def check_classes(datasets: Mapping[str, Dataset]) -> None:
+    """Refuse datasets in which one label stands for different classes.
+
+    Args:
+        datasets: Datasets by name, whose labels are compared.
+
+    Raises:
+        ValueError: The class names of a dataset differ from those of the first one.
+    """
+    (first, known), *others = ((name, _find_classes(dataset)) for name, dataset in datasets.items())
+    for name, classes in others:
+        if classes != known:
+            raise ValueError(
+                f'{first} and {name} have different classes: {_describe_difference(first, known, name, classes)}. '
+                'Equal labels would stand for different classes: use the same class folders, or number them alike with '
+                'metainfo=dict(classes=[...])'
+            )
+
+
+def _find_classes(dataset: Dataset) -> tuple[str, ...] | None:
+    # Names that are found in folders or listings are known after that.
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    return None if classes is None else tuple(map(str, classes))
+
+
+def _describe_difference(first: str, known: Sequence[str] | None, second: str, found: Sequence[str] | None) -> str:
+    for name, classes in ((first, known), (second, found)):
+        if classes is None:
+            return f'{name} does not name its classes'
+    only = {first: [name for name in known if name not in found], second: [name for name in found if name not in known]}
+    parts = [f'{_enumerate(names)} only in {name}' for name, names in only.items() if names]
+    return ', '.join(parts) or f'{_enumerate(known)} in {first} and {_enumerate(found)} in {second}'
+
+
+def _enumerate(names: Sequence[str], count: int = 5) -> str:
+    return ', '.join(names[:count]) + (f' and {len(names) - count} more' if len(names) > count else '')

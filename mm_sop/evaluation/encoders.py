@@ -58,6 +58,10 @@ class FrozenEncoder(nn.Module):
         self.identity = dict(identity, normalization=normalization)
         self.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> 'FrozenEncoder':
+        """Stay in evaluation mode, whatever a model around it asks for."""
+        return super().train(False)
+
     def to(self, device: torch.device | str) -> 'FrozenEncoder':
         """Move the network; the preprocessor keeps its device by itself."""
         self.data_preprocessor.to(device)

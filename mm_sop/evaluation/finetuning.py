@@ -56,7 +56,12 @@ def build_classifier(encoder: FrozenEncoder, dim: int, num_classes: int, setting
         num_classes: Number of classes.
         settings: Recipe.
     """
-    network = copy.deepcopy(encoder.network).requires_grad_(True)
+    network = copy.deepcopy(encoder.network)
+    for module in network.modules():
+        if hasattr(module, 'frozen_stages'):
+            # `train` would freeze again what pretraining had frozen.
+            module.frozen_stages = -1
+    network.requires_grad_(True)
     if hasattr(network, 'mask_token'):
         network.mask_token = None
     if isinstance(network, BaseModule):

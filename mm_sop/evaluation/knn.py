@@ -9,6 +9,7 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mm_sop.datasets.labelled_images import check_classes
 from mm_sop.evaluation.features import extract_features, gather_features
 from mm_sop.evaluation.uncertainty import binomial_standard_error, clustered_standard_error, count_by_cluster
 from mm_sop.functional.knn import merge_neighbors, nearest_neighbors, neighbor_votes
@@ -180,12 +181,7 @@ class KNNEvaluator:
                 f'num_neighbors={max(self.num_neighbors)} is more than the {len(self.bank)} pictures of '
                 'the bank: lower it'
             )
-        classes = self.bank.metainfo.get('classes')
-        for name, dataset in self.queries.items():
-            if dataset.metainfo.get('classes') != classes:
-                raise ValueError(
-                    f'bank and queries {name!r} have different classes: {classes} and {dataset.metainfo.get("classes")}'
-                )
+        check_classes({'bank': self.bank, **{f'queries {name!r}': each for name, each in self.queries.items()}})
 
 
 def read_labels(dataset: Dataset, label: str, rows: Iterable[int] | None = None) -> np.ndarray | None:

@@ -93,6 +93,14 @@ class Encoder(nn.Module):
             self.register_buffer(name, values, persistent=False)
         self.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> 'Encoder':
+        """Set the mode; while no parameter requires a gradient, it stays that of evaluation.
+
+        Statistics of a frozen encoder would else change inside a model that is trained. ``requires_grad_(True)`` makes
+        the encoder trainable.
+        """
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
     def forward(self, images: Image.Image | Tensor | Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Encode pictures.
 

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.dataset import default_collate
-from mmengine.dist import broadcast_object_list, get_dist_info
+from mmengine.dist import broadcast_object_list, get_dist_info, get_world_size
 from mmengine.hooks import Hook
 from mmpretrain.registry import DATASETS, HOOKS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from mm_sop.datasets.labelled_images import check_classes
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.datasets.worker import pretrain_worker_init
 from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.feature_queue import FeatureQueue
 from mm_sop.evaluation.features import evaluation_mode, has_teacher, network_encoder
+from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.logistic import fit_logistic
 from mm_sop.functional.knn import knn_scores
 from mm_sop.functional.rank import rankme
@@ -50,7 +52,7 @@ class OnlineEvaluationHook(Hook):
         num_workers: Worker processes that load pictures, of each kind. Defaults to 0.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or bank and queries have different classes or no labels.
     """
 
     # After the teacher's update and the logger, before checkpoints.
@@ -74,6 +76,7 @@ class OnlineEvaluationHook(Hook):
                 f'OnlineEvaluationHook: expected interval >= 1 and max_share in (0, 1), got {interval} and {max_share}'
             )
         self.datasets = dict(bank=DATASETS.build(bank), queries=DATASETS.build(queries))
+        self._check_data()
         self.queues = {name: FeatureQueue(queue_size) for name in self.datasets}
         self.interval = interval
         self.max_share = max_share
@@ -82,6 +85,17 @@ class OnlineEvaluationHook(Hook):
         self.temperature = temperature
         self.network = network
         self.num_workers = num_workers
+
+    def _check_data(self) -> None:
+        check_classes(self.datasets)
+        for name, dataset in self.datasets.items():
+            if len(dataset) < get_world_size():
+                raise ValueError(
+                    f'OnlineEvaluationHook: {len(dataset)} images of {name} cannot be shared by {get_world_size()} '
+                    'processes: give more images'
+                )
+            if read_labels(dataset, 'class', [0]) is None:
+                raise ValueError(f'OnlineEvaluationHook: images of {name} have no gt_label: give a labeled dataset')
 
     def before_train(self, runner) -> None:
         self.started = time.perf_counter()

@@ -28,6 +28,10 @@ class FrozenProjector(nn.Module):
         self.pools = getattr(neck, 'with_avg_pool', False)
         self.eval().requires_grad_(False)
 
+    def train(self, mode: bool = True) -> 'FrozenProjector':
+        """Stay in evaluation mode, whatever a model around it asks for."""
+        return super().train(False)
+
     @torch.no_grad()
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Follow pooled features through the projector.

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mm_sop.datasets.cifar_pictures import CIFAR10Pictures, CIFAR100Pictures
-from mm_sop.datasets.labelled_images import LabelledImages
+from mm_sop.datasets.labelled_images import LabelledImages, check_classes
 from mm_sop.datasets.listed_images import rows_of_list
 from mm_sop.datasets.semantic_pairs import picture_info
 from mm_sop.datasets.stl10_pictures import STL10Pictures
@@ -40,10 +40,10 @@ def find_classification(folder: str | Path, transform: EvaluationTransform) -> d
     found = _find(folder, transform)
     if found is None:
         raise MissingDataError(f'{folder} has no labelled pictures: expected {LAYOUTS}')
-    classes = found['train'].metainfo['classes']
-    for name, dataset in found.items():
-        if dataset.metainfo['classes'] != classes:
-            raise ValueError(f'{folder}: train and {name} have different classes, {len(classes)} in train')
+    try:
+        check_classes(found)
+    except ValueError as error:
+        raise ValueError(f'{folder}: {error}') from None
     return found
 
 
@@ -85,7 +85,7 @@ def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
     """Rows of a data set that a list of file names chooses.
 
     Args:
-        path: Text file with one file name in each line, such as ``n01440764_10074.JPEG``; folders do not matter.
+        path: Text file with one file name in each line, such as ``n01440764_10074.JPEG``, see :func:`rows_of_list`.
         dataset: Data set whose samples have ``img_path``.
 
     Returns:
@@ -93,10 +93,13 @@ def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
 
     Raises:
         FileNotFoundError: The list does not exist.
-        ValueError: It is empty, or names pictures that the data set does not have.
+        ValueError: It is empty, names images that the dataset does not have or that are not unique, or the dataset
+            consists of arrays without file names.
     """
-    files = [str(picture_info(dataset, row)['img_path']) for row in range(len(dataset))]
-    return np.array(rows_of_list(path, files), dtype=np.int64)
+    files = [picture_info(dataset, row).get('img_path') for row in range(len(dataset))]
+    if None in files:
+        raise ValueError(f'{path} chooses images by file name, which {type(dataset).__name__} does not have: move it')
+    return np.array(rows_of_list(path, list(map(str, files)), dataset.data_root), dtype=np.int64)
 
 
 def draw_per_class(

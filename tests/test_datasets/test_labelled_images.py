@@ -1,8 +1,11 @@
 import json
 
 import pytest
+from mmengine.dataset import ConcatDataset
 from mmpretrain.registry import DATASETS
 from sample_pictures import write_pictures
+
+from mm_sop.datasets.labelled_images import check_classes
 
 
 def build(data_root, **settings):
@@ -55,6 +58,46 @@ def test_listing_gives_labels_and_identities(folder):
 
 def test_given_class_names_have_precedence(folder):
     assert build(folder, metainfo=dict(classes=('bird', 'shark'))).metainfo['classes'] == ('bird', 'shark')
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_given_classes_number_the_images_by_name(folder, listed):
+    if listed:
+        write_listing(
+            folder, dict(classes=['birds', 'fish'], files=[dict(path='a.png', label=k) for k in (0, 0, 0, 1, 1)])
+        )
+    dataset = build(folder, metainfo=dict(classes=('fish', 'cats', 'birds')))
+    assert [info['gt_label'] for info in infos(dataset)] == [2, 2, 2, 0, 0]
+    for classes in (('bird', 'fish'), ('cats', 'dogs', 'cows')):
+        with pytest.raises(ValueError, match='has birds.*, not among the [23] classes of its metainfo'):
+            build(folder, metainfo=dict(classes=classes))
+
+
+def test_numbers_of_classes_need_names(tmp_path, folder):
+    (tmp_path / 'labels.txt').write_text('fish/000001.jpg 1\n')
+    with pytest.raises(ValueError, match='labels.txt gives numbers of classes: name them'):
+        build(folder, labels=str(tmp_path / 'labels.txt'))
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        (('birds',), 'bank and queries have different classes: fish only in bank'),
+        (('birds', 'cats'), 'fish only in bank, cats only in queries'),
+        (('fish', 'birds'), 'birds, fish in bank and fish, birds in queries'),
+        (None, 'queries does not name its classes'),
+    ],
+)
+def test_classes_of_two_datasets_are_compared(folder, classes, message):
+    bank, queries = build(folder), [0]
+    if classes is not None:
+        queries = ConcatDataset([build(folder, metainfo=dict(classes=[*classes, *bank.metainfo['classes']]))])
+        queries._metainfo['classes'] = classes
+    with pytest.raises(ValueError, match=message):
+        check_classes(dict(bank=bank, queries=queries))
+    # A list is not another list of classes than a tuple, and unnamed classes cannot be compared.
+    check_classes(dict(bank=bank, queries=build(folder, metainfo=dict(classes=['birds', 'fish']), lazy_init=True)))
+    check_classes(dict(bank=[1], queries=[2]))
 
 
 def test_unreadable_pictures_are_not_replaced(folder):

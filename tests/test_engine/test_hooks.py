@@ -1,12 +1,15 @@
 import json
 import math
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from mmengine.hooks import RuntimeInfoHook
 from mmengine.logging import MessageHub
+from mmpretrain.models import BaseClassifier, BaseSelfSupervisor
 from toy_training import train
 
 from mm_sop.engine.hooks import (
@@ -92,6 +95,18 @@ def test_deferred_values_are_those_of_mmengine(work_dir):
         assert counts.tolist() == expected_counts.tolist()
     assert len(ours['train/loss'].data[0]) == 21
     assert len(ours['train/grad_norm'].data[0]) == 11
+
+
+@pytest.mark.parametrize(
+    ('kind', 'classes', 'refused'),
+    [(BaseClassifier, ('a', 'c'), True), (BaseClassifier, ('a', 'b'), False), (BaseSelfSupervisor, ('a', 'c'), False)],
+)
+def test_a_classifier_is_validated_on_its_own_classes(kind, classes, refused):
+    runner = MagicMock(model=MagicMock(spec=kind))
+    runner.train_dataloader.dataset = SimpleNamespace(metainfo=dict(classes=('a', 'b')))
+    runner.val_dataloader.dataset = SimpleNamespace(metainfo=dict(classes=classes))
+    with pytest.raises(ValueError, match='b only in train, c only in val') if refused else nullcontext():
+        DeferredRuntimeInfoHook(interval=1).before_train(runner)
 
 
 def test_throughput_and_memory_reach_the_log(work_dir):

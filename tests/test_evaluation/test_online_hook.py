@@ -2,12 +2,15 @@
 
 import itertools
 import logging
+import shutil
 from types import SimpleNamespace
 
 import labelled_pictures
 import pytest
 import torch
 from distributed import run_distributed
+from evaluation_encoders import write_classes
+from mmengine.dataset import default_collate
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
@@ -18,6 +21,7 @@ from torch import nn
 from mm_sop.evaluation import online_hook as hook_module
 from mm_sop.evaluation.feature_queue import FeatureQueue
 from mm_sop.evaluation.online_hook import OnlineEvaluationHook
+from mm_sop.evaluation.protocol import EvaluationTransform
 from mm_sop.functional import knn_scores, rankme
 
 run_numbers = itertools.count()
@@ -53,7 +57,7 @@ def pictures(count, seed):
 def online_hook(**options):
     defaults = dict(interval=2, batch_size=6, queue_size=12, num_neighbors=3, max_share=0.99)
     datasets = dict(bank=pictures(18, 1), queries=pictures(12, 2))
-    return dict(type='OnlineEvaluationHook', **datasets, **(defaults | options))
+    return datasets | defaults | dict(options, type='OnlineEvaluationHook')
 
 
 def train(work_dir, hooks):
@@ -225,6 +229,49 @@ def test_processes_evaluate_the_network_of_the_checkpoint():
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match='expected interval >= 1 and max_share'):
         HOOKS.build(online_hook(**options))
+
+
+@pytest.mark.parametrize(
+    ('queries', 'message'),
+    [
+        (dict(), 'bank and queries have different classes: green only in bank'),
+        (dict(metainfo=dict(classes=('blue', 'green', 'red'))), None),
+    ],
+)
+def test_queries_that_lack_a_class(tmp_path, queries, message):
+    steps = EvaluationTransform(32).steps
+    write_classes(tmp_path / 'bank', 4)
+    # Number 1 among the queries is number 2 in the bank.
+    write_classes(tmp_path / 'queries', 4, seed=1)
+    shutil.rmtree(tmp_path / 'queries/green')
+    bank, queries = (
+        dict(type='LabelledImages', data_root=str(tmp_path / name), pipeline=steps, **options)
+        for name, options in (('bank', {}), ('queries', queries))
+    )
+    if message:
+        with pytest.raises(ValueError, match=message):
+            HOOKS.build(online_hook(bank=bank, queries=queries))
+        return
+    hook = HOOKS.build(online_hook(bank=bank, queries=queries, num_neighbors=1))
+    for name, queue in hook.queues.items():
+        batch = default_collate([hook.datasets[name][row] for row in range(len(hook.datasets[name]))])
+        labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+        queue.push(batch['inputs'].float().mean((2, 3)) - 100, labels)
+    values = hook.measure()
+    assert values['online/knn'] == values['online/linear'] == 1
+
+
+@DATASETS.register_module(force=True)
+class UnlabelledTinyPictures(LabelledTinyPictures):
+    def get_data_info(self, index):
+        return {}
+
+
+def test_queries_without_labels():
+    with pytest.raises(ValueError, match='images of queries have no gt_label'):
+        HOOKS.build(online_hook(queries=dict(pictures(4, 0), type='UnlabelledTinyPictures')))
+    with pytest.raises(ValueError, match='0 images of bank cannot be shared by 1 processes'):
+        HOOKS.build(online_hook(bank=pictures(0, 0)))
 
 
 def test_bad_queue():

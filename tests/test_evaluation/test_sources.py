@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from evaluation_encoders import write_classes
+from labelled_pictures import TinyPictures
 
 from mm_sop.datasets import CIFAR10Pictures
 from mm_sop.evaluation.protocol import EvaluationTransform, MissingDataError
@@ -106,6 +107,8 @@ def test_lists_of_simclr(tmp_path):
     path.write_text('red_0_1.png\nn01440764_1.JPEG\n')
     with pytest.raises(ValueError, match='1 pictures that are not in the training set, such as n01440764_1.JPEG'):
         read_subset_list(path, train)
+    with pytest.raises(ValueError, match='chooses images by file name, which TinyPictures does not have'):
+        read_subset_list(path, TinyPictures([0]))
     path.write_text('')
     with pytest.raises(ValueError, match='is empty'):
         read_subset_list(path, train)

@@ -108,14 +108,21 @@ def test_mim_finds_configs_by_file_name(wheel):
     assert [config for config in configs if count[PurePosixPath(config).name] != 1] == []
 
 
-def test_hub_finds_configs_of_the_installed_package(installed):
+def test_configs_of_the_installed_package_are_found_and_built(installed, tmp_path):
+    """By the hub, and as the base of a user's config, whose parts are then found in their registries."""
+    (tmp_path / 'mine.py').write_text("_base_ = 'mm_sop::sop/quickstart.py'\ncustom_hooks = [_base_.teacher_hook]")
     code = (
-        'import mm_sop\nfrom mmengine.hub import get_config\n'
+        'import sys\nimport mm_sop\nfrom mmengine.config import Config\nfrom mmengine.hub import get_config\n'
+        'from mmengine.registry import HOOKS, MODELS, init_default_scope\n'
+        'config = Config.fromfile(sys.argv[1])\ninit_default_scope(config.default_scope)\n'
+        'built = MODELS.build(config.model), HOOKS.build(config.custom_hooks[0])\n'
+        'print(*[type(each).__name__ for each in built])\n'
         'print(mm_sop.__file__)\nprint(get_config("mm_sop::sop/vitb.py").filename)'
     )
-    module, config = run_python(code, PYTHONPATH=installed).splitlines()[-2:]
+    built, module, config = run_python(code, tmp_path / 'mine.py', PYTHONPATH=installed).splitlines()[-3:]
     assert module == str(installed / 'mm_sop' / '__init__.py')
     assert config == str(installed / MIM / 'configs' / 'sop' / 'vitb.py')
+    assert built == 'SOP TeacherHook'
 
 
 def test_functional_needs_torch_only(repository):

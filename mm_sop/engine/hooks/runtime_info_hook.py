@@ -3,8 +3,12 @@
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
+from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import HOOKS
 from torch import Tensor
+
+from mm_sop.datasets.labelled_images import check_classes
+from mm_sop.engine.utils import unwrap_model
 
 
 @HOOKS.register_module()
@@ -23,8 +27,10 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._pending: list[dict[str, Tensor | float]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Start with nothing pending."""
+        """Start with nothing pending; a classifier must learn and be validated on the same classes."""
         super().before_train(runner)
+        if isinstance(unwrap_model(runner.model), BaseClassifier) and runner.val_loop is not None:
+            check_classes(dict(train=runner.train_dataloader.dataset, val=runner.val_dataloader.dataset))
         self._pending = []
         if self.interval is None:
             intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]

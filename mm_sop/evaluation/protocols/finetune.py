@@ -45,6 +45,8 @@ class FinetuneProtocol(FinetuneSettings, Protocol):
         shares: Shares of the labels: 1 for all; 0.01 and 0.1 are SimCLR's lists where they lie with the data.
     """
 
+    version = 2
+
     shares: Sequence[float] = (1, 0.1, 0.01)
 
     @property

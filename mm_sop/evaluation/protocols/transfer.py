@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
+from mm_sop.datasets.labelled_images import check_classes
 from mm_sop.evaluation.protocol import (
     PROTOCOLS,
     EvaluationContext,
@@ -125,7 +126,9 @@ def find_set(folder: Path, transform: EvaluationTransform) -> dict[str, BaseData
     if 'classes' in known:
         options['metainfo'] = dict(classes=tuple(map(str, known['classes'])))
     parts = zip(('train', 'test'), known['split'], strict=True)
-    return {name: DATASETS.build(dict(options, split=split)) for name, split in parts}
+    found = {name: DATASETS.build(dict(options, split=split)) for name, split in parts}
+    check_classes(found)
+    return found
 
 
 def _transfer_picture(scores: dict[str, Score]) -> Chart:

@@ -25,6 +25,10 @@ class MaskedVisionTransformer(VisionTransformer):
             the size exactly.
         stem: ``'patch'``, one convolution with stride ``patch_size``, or ``'conv'``, a stack of 3x3 convolutions.
         **kwargs: Arguments of MMPretrain's ``VisionTransformer``. Note that its arch for ViT-S is ``'deit-small'``.
+            ``frozen_stages`` freezes so many blocks and all that comes before them: stem, embeddings and mask token.
+
+    Raises:
+        ValueError: ``stem`` is unknown, the [CLS] token is missing, or more stages are frozen than there are blocks.
     """
 
     def __init__(
@@ -44,6 +48,17 @@ class MaskedVisionTransformer(VisionTransformer):
             )
         elif stem != 'patch':
             raise ValueError(f"stem must be 'patch' or 'conv', got {stem!r}")
+        # The parent froze before these parts existed.
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages > self.num_layers:
+            raise ValueError(f'frozen_stages={self.frozen_stages}: the transformer has {self.num_layers} blocks')
+        super()._freeze_stages()
+        self.pre_norm.eval()
+        if getattr(self, 'mask_token', None) is not None:
+            self.mask_token.requires_grad = False
 
     def init_weights(self) -> None:
         """Initialise as DINO and iBOT do, unless a pretrained checkpoint is configured."""

@@ -20,6 +20,8 @@ class PaddedResNetCIFAR(ResNet_CIFAR):
     def __init__(self, depth: int, extra_pad: int = 1, **kwargs) -> None:
         super().__init__(depth, **kwargs)
         self.margin = nn.ZeroPad2d(extra_pad)
+        # `norm_eval` acts in `train` only.
+        self.train(self.training)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the chosen stages, (B, C, h, w) each, from images, (B, 3, H, W)."""

@@ -76,7 +76,8 @@ class RFResNet(ResNet):
         self._limit_field(kept)
         self.mlp, self.mlp_shortcut = self._build_mlp(mlp)
         self.receptive_field, self.jump = check_receptive_field(self, receptive_field or declared)
-        self._freeze_stages()
+        # The parent froze before the layers were replaced, and `norm_eval` acts in `train` only.
+        self.train(self.training)
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
@@ -113,6 +114,8 @@ class RFResNet(ResNet):
         return NonLinearNeck(**options), shortcut
 
     def _freeze_stages(self) -> None:
+        if self.frozen_stages > self.num_stages:
+            raise ValueError(f'frozen_stages={self.frozen_stages}: the network has {self.num_stages} stages')
         super()._freeze_stages()
         # ResNet calls this before there is an MLP.
         if self.frozen_stages >= self.num_stages and getattr(self, 'mlp', None) is not None:

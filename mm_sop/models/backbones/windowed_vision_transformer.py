@@ -48,9 +48,6 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
         self.windows = None if window_size is None else WindowAttention(window_size)
         if self.windows is not None:
             self._install_windows(global_indices)
-        # The parent froze before a convolutional stem replaced its own.
-        if self.frozen_stages > 0:
-            self._freeze_stages()
 
     def _install_windows(self, global_indices: Sequence[int] | None) -> None:
         depth = self.num_layers
@@ -60,17 +57,6 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
             raise ValueError(f'global_indices={tuple(global_indices)}: the transformer has blocks 0 ... {depth - 1}')
         for index in set(range(depth)) - set(global_indices):
             self.layers[index].attn.scaled_dot_product_attention = self.windows
-
-    def train(self, mode: bool = True) -> 'WindowedVisionTransformer':
-        """Switch between training and evaluation; frozen blocks, and a convolutional stem with them, stay as they are.
-
-        Args:
-            mode: True for training.
-        """
-        super().train(mode)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
-        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images.

@@ -52,6 +52,7 @@ class SemanticSegmentor(BaseModel):
         self.frozen = frozen
         if frozen:
             self.backbone.requires_grad_(False)
+            self.backbone.eval()
 
     def train(self, mode: bool = True) -> 'SemanticSegmentor':
         """Set the mode of all modules but a frozen encoder."""
