@@ -22,6 +22,9 @@ from mm_sop.engine.utils import batch_size_of, unwrap_model
 # What changes in the course of a run; everything else in the state of a scheduler is its definition.
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'best', 'num_bad_epochs', 'cooldown_counter'}
 
+# Keys of parameter groups that change no result.
+_IMPLEMENTATION = {'params', 'param_name', 'fused', 'foreach', 'capturable', 'differentiable'}
+
 _EFFECTS = dict(
     length='schedules follow it',
     batch_size='the position is kept in epochs and samples',
@@ -243,12 +246,12 @@ def _compare_optimizers(runner: Runner, checkpoint: dict, before: dict, now: dic
     stored, groups = checkpoint['optimizer'], runner.optim_wrapper.optimizer.param_groups
     changes = _match_parameters(stored, before.get('parameters'), now['parameters'])
     for name in groups[0]:
-        if name in ('params', 'param_name') or name.startswith('initial_'):
+        if name in _IMPLEMENTATION or name.startswith('initial_'):
             continue
-        old = [_base_value(group, name) for group in stored['param_groups']]
-        new = [_base_value(group, name) for group in groups]
-        if None not in old and old != new:
-            changes.append(Change(f'optimizer {name}', _list_values(old), _list_values(new), 'applied'))
+        old, new = ([_base_value(group, name) for group in each] for each in (stored['param_groups'], groups))
+        shown = _list_values(old), _list_values(new)
+        if None not in old and (old != new if len(old) == len(new) else shown[0] != shown[1]):
+            changes.append(Change(f'optimizer {name}', *shown, 'applied'))
     return changes
 
 
