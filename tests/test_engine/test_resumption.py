@@ -5,10 +5,10 @@ import pytest
 import torch
 from distributed import reset_global_state, run_distributed
 from mmengine.hooks import Hook
-from mmengine.model import ExponentialMovingAverage
+from mmengine.runner import Runner
 from mmpretrain.models.utils import CosineEMA
 from mmpretrain.registry import HOOKS, MODELS
-from toy_training import ToyMethod, differences, interrupt, state_of, train
+from toy_training import ToyMethod, differences, interrupt, state_of, toy_config, train
 
 from mm_sop.engine.checkpoints import CheckpointError, find_latest
 from mm_sop.engine.launch import prepare_cpu_dist
@@ -191,6 +191,52 @@ def test_finished_run_says_that_nothing_is_left(finished, work_dir, capsys, chan
     assert state_of(runner)['backbone.token'].equal(last['backbone.token'])
 
 
+def test_knn_records_are_renumbered_and_kept(tmp_path):
+    records = KNNRecords(tmp_path)
+    for iteration in (None, 0, 15, 30, 45):
+        epoch = None if iteration is None else iteration // 15
+        record = dict(network='teacher', iter=iteration, epoch=epoch, seconds=1.0, scores={}, iters_per_epoch=15)
+        records.add(record)
+    # Epochs of 7 iterations instead of 15, from the middle of the third epoch on.
+    for _ in range(2):
+        resumed = KNNRecords(tmp_path)
+        resumed.forget_after(17, iters_per_epoch=7)
+        assert [(record['iter'], record['epoch']) for record in resumed] == [(None, None), (0, 0), (7, 1), (14, 2)]
+
+
+def resume_on_ranks(rank, world_size, folder, changes):
+    """Go on from a copy of the run of one process."""
+    cfg = toy_config(f'{folder}/{changes["experiment_name"]}', launcher='pytorch', resume=True, **{**BASE, **changes})
+    cfg.load_from = f'{folder}/start/iter_10.pth'
+    prepare_cpu_dist(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    model = runner.model.module
+    return runner.noted, model.momenta, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_twice_the_processes(stopped, tmp_path):
+    """With half the batch each they continue the same training; with the whole batch, on the schedules of half as many
+    iterations."""
+    interrupt(tmp_path / 'start', 10, **{**BASE, 'model.dropout': 0.0})
+    reset_global_state()
+    one = resume(tmp_path / 'start', tmp_path / 'one', **{'model.dropout': 0.0})
+    changes = {'model.dropout': 0.0, 'experiment_name': 'half', 'train_dataloader.batch_size': 2}
+    (noted, momenta, weights), _ = run_distributed(resume_on_ranks, str(tmp_path), changes)
+    assert noted == one.noted
+    assert momenta == one.model.momenta
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
+
+    changes.update({'experiment_name': 'whole', 'train_dataloader.batch_size': 4})
+    for noted, momenta, _ in run_distributed(resume_on_ranks, str(tmp_path), changes):
+        # 12 samples of the second epoch are one global batch of 8; an epoch has 3 of them.
+        assert [iteration for iteration, *_ in noted] == [4, 5, 6, 7, 8]
+        rates = [half_cosine(iteration - 3, 6, LR, 1e-4) for iteration in range(4, 9)]
+        assert [rate for _, rate, *_ in noted] == pytest.approx(rates, rel=1e-9)
+        assert momenta == pytest.approx([half_cosine(iteration, 9, 0.9, 1.0) for iteration in range(4, 9)])
+
+
 def slow_position(iteration, before, now):
     """Count samples one by one."""
     batches = [settings['batch_size'] * settings['num_processes'] for settings in (before, now)]
@@ -298,14 +344,12 @@ class CountingMethod(ToyMethod):
         return super().forward(inputs, data_samples, mode)
 
 
-@pytest.mark.parametrize(('batch_size', 'steps', 'pointer'), [(8, 9, 32), (2, 45, 10 * 4 + 2 * 25 - 80)])
-def test_counters_of_the_model_follow(work_dir, batch_size, steps, pointer):
+@pytest.mark.parametrize(('batch_size', 'steps'), [(8, 9), (2, 45)])
+def test_counters_of_the_model_follow(work_dir, batch_size, steps):
     changes = {**BASE, 'model': dict(type='CountingMethod')}
-    interrupt(work_dir / 'run', 10, **changes)
-    # 10 batches of 4 fill the queue once.
-    assert torch.load(work_dir / 'run/iter_10.pth', weights_only=False)['state_dict']['target.steps'] == 10
+    interrupt(work_dir / 'run', 5, **changes)
+    assert torch.load(work_dir / 'run/iter_5.pth', weights_only=False)['state_dict']['target.steps'] == 5
     changes['train_dataloader.batch_size'] = batch_size
     runner = train(work_dir / 'run', resume=True, experiment_name='resumed', **changes)
     assert runner.iter == int(runner.model.target.steps) == steps
-    assert isinstance(runner.model.target, ExponentialMovingAverage)
     assert int(runner.model.queue_ptr) % batch_size == 0
