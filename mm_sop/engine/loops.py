@@ -10,10 +10,10 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import LOOPS
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
-from mm_sop.engine.utils import share_buffers
+from mm_sop.engine.utils import batch_size_of, share_buffers
 
 
 @LOOPS.register_module()
@@ -21,7 +21,9 @@ class PretrainLoop(EpochBasedTrainLoop):
     """Epoch-based training whose position is the number of finished iterations.
 
     It resumes in the middle of an epoch: a sampler with ``skip`` (:class:`ResumableSampler`) leaves out what was seen
-    without loading it. Data loading and validation do not touch the random state of the training.
+    without loading it. Where batch size, number of processes or dataset change, :func:`adapt_checkpoint` translates the
+    position of a checkpoint into iterations of the new run. Data loading and validation do not touch the random state
+    of the training.
 
     Hooks may have a method ``release(runner)``: it is called at the end, even if the training failed.
 
@@ -63,7 +65,7 @@ class PretrainLoop(EpochBasedTrainLoop):
     def _check_batches(self) -> None:
         if len(self.dataloader) > 0:
             return
-        batch_size, world_size = self.dataloader.batch_size, get_world_size()
+        batch_size, world_size = batch_size_of(self.dataloader), get_world_size()
         raise ValueError(
             f'{len(self.dataloader.dataset)} pictures do not fill one global batch of {batch_size * world_size} '
             f'({batch_size} x {world_size} processes): lower train_dataloader.batch_size or add pictures'
@@ -83,6 +85,13 @@ class PretrainLoop(EpochBasedTrainLoop):
 
     def _run(self) -> None:
         self._epoch = self._iter // len(self.dataloader)
+        if self._iter >= self._max_iters:
+            print_log(
+                f'Nothing is left to train: {self._iter} of {self._max_iters} iterations are finished. To go on, raise '
+                'train_cfg.max_epochs or train_cfg.max_iters',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.runner.call_hook('before_train')
         while self._iter < self._max_iters and not self.stop_training:
             self.run_epoch()
@@ -111,7 +120,8 @@ class PretrainLoop(EpochBasedTrainLoop):
     def _open_batches(self, num_seen: int) -> Iterator[dict]:
         """Iterate over the present epoch's batches after the first ``num_seen``."""
         sampler = self.dataloader.sampler
-        skips = hasattr(sampler, 'skip')
+        # Other batch samplers, such as those that group by aspect ratio, may leave images out or hold them back.
+        skips = hasattr(sampler, 'skip') and type(self.dataloader.batch_sampler) is BatchSampler
         if num_seen and skips:
             sampler.skip(num_seen * self.dataloader.batch_size)
         # Opening a loader draws the seed of its workers, which shall be another one in each epoch.
@@ -121,7 +131,8 @@ class PretrainLoop(EpochBasedTrainLoop):
         if not num_seen or skips:
             return batches
         print_log(
-            f'{type(sampler).__name__} cannot skip: {num_seen} batches are read and thrown away; use ResumableSampler',
+            f'{type(sampler).__name__} with {type(self.dataloader.batch_sampler).__name__} cannot skip: {num_seen} '
+            'batches are read and thrown away; use ResumableSampler without a batch_sampler of its own',
             logger='current',
             level=logging.WARNING,
         )

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from mmengine.dist import broadcast
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.utils.data import DataLoader
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
     """The model inside a wrapper such as DistributedDataParallel, or the model itself."""
     return model.module if is_model_wrapper(model) else model
+
+
+def batch_size_of(loader: DataLoader) -> int:
+    """Samples of one batch of this process; a loader with a batch sampler of its own does not know it itself."""
+    return loader.batch_size or loader.batch_sampler.batch_size
 
 
 def share_buffers(model: nn.Module) -> None:

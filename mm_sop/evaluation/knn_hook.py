@@ -88,7 +88,7 @@ class KNNHook(Hook):
         shared = [self.records.records]
         broadcast_object_list(shared)
         self.records.records = shared[0]
-        self.records.forget_after(runner.iter)
+        self.records.forget_after(runner.iter, len(runner.train_dataloader))
         if self.baselines and self.records.find('raw_pixels', None) is None:
             scores, seconds = self._measure(encode_without_network)
             for name, values in scores.items():
@@ -119,6 +119,7 @@ class KNNHook(Hook):
             for name, score in values.items()
         }
         record = dict(network=self.network, iter=iteration, epoch=epoch, seconds=seconds, scores=scores)
+        record['iters_per_epoch'] = len(runner.train_dataloader)
         self.records.add(record, write=is_main_process())
         self._log(runner, record)
 

@@ -13,7 +13,7 @@ class KNNRecords:
     """List of k-NN results in ``knn.json``, with ``knn.md`` beside it, always complete and never half-written.
 
     A record has ``network`` (``'teacher'``, ``'raw_pixels'``, ...), ``iter`` and ``epoch`` (None without training),
-    ``seconds`` and ``scores`` by name.
+    ``seconds`` and ``scores`` by name, and in runs ``iters_per_epoch``, which ``iter`` refers to.
 
     Args:
         work_dir: Folder of the two files.
@@ -26,12 +26,19 @@ class KNNRecords:
     def __iter__(self):
         return iter(self.records)
 
-    def forget_after(self, iteration: int) -> None:
-        """Drop what an earlier run measured beyond the iteration at which this one starts; at 0 everything.
+    def forget_after(self, iteration: int, iters_per_epoch: int) -> None:
+        """Drop what an earlier run measured beyond the position at which this one starts; at 0 everything.
+
+        Records of a run with epochs of another length are renumbered, as the position of a resumed run is.
 
         Args:
             iteration: First iteration of the run.
+            iters_per_epoch: Length of its epochs.
         """
+        for record in self.records:
+            length = record.get('iters_per_epoch', iters_per_epoch)
+            if record['iter'] is not None and length != iters_per_epoch:
+                record.update(iter=record['iter'] * iters_per_epoch // length, iters_per_epoch=iters_per_epoch)
         kept = [record for record in self.records if record['iter'] is None or record['iter'] <= iteration]
         self.records = kept if iteration > 0 else []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
-from toy_training import train
+from toy_training import interrupt, train
 
 from mm_sop.engine import atomic, stop_signals
 from mm_sop.engine.checkpoints import CheckpointError, check_resumable, find_latest
@@ -156,12 +156,21 @@ def test_checkpoint_of_another_model_is_refused(copied):
     assert 'missing backbone.layers.0.bias' in message
 
 
-def test_changed_number_of_iterations_is_said(copied, capsys):
-    (copied / 'last_checkpoint').write_text(str(copied / 'iter_20.pth'))
-    changes = {'train_dataloader.batch_size': 3, 'resume': True, 'experiment_name': 'resumed'}
-    runner = train(copied, **changes)
-    assert runner.iter == 30
-    assert 'An epoch had 7 iterations and has 10 now' in capsys.readouterr().out
+def test_permanent_checkpoint_outlives_a_later_one_of_its_number(work_dir):
+    """With half the batch, iteration 15 is the end of the first epoch; with the whole batch it is in the third."""
+    changes = {
+        'default_hooks.checkpoint': dict(interval=5, keep_every=1, max_keep_ckpts=1),
+        'optim_wrapper.accumulative_counts': 1,
+    }
+    interrupt(work_dir, 18, **changes, **{'train_dataloader.batch_size': 2})
+    assert names(work_dir) == ['iter_10.pth', 'iter_15.pth']
+    interrupt(work_dir, 17, **changes, resume=True, experiment_name='larger')
+    checkpoints = {path.stem: torch.load(path, weights_only=False) for path in work_dir.glob('*.pth')}
+    assert {name: checkpoint['meta']['position'] for name, checkpoint in checkpoints.items()} == {
+        'iter_15_earlier': dict(epoch=1, samples_of_epoch=0, samples=30),
+        'iter_14': dict(epoch=2, samples_of_epoch=0, samples=30 + 7 * 4),
+        'iter_15': dict(epoch=2, samples_of_epoch=4, samples=30 + 8 * 4),
+    }
 
 
 def test_best_checkpoint_survives_the_removal(work_dir):

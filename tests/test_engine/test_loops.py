@@ -4,24 +4,9 @@ import numpy as np
 import pytest
 import torch
 from distributed import reset_global_state
-from mmengine.hooks import Hook
 from mmengine.runner import Runner, ValLoop
-from mmpretrain.registry import HOOKS, LOOPS
-from toy_training import differences, state_of, toy_config, train
-
-
-@HOOKS.register_module()
-class StopHook(Hook):
-    """Ends the process' run as a crash does, between two iterations."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            raise KeyboardInterrupt
+from mmpretrain.registry import LOOPS
+from toy_training import differences, interrupt, state_of, toy_config, train
 
 
 @LOOPS.register_module()
@@ -40,13 +25,6 @@ def straight(tmp_path_factory):
     """State after an uninterrupted run."""
     reset_global_state()
     return state_of(train(tmp_path_factory.mktemp('straight')))
-
-
-def interrupt(work_dir, iteration, **changes):
-    cfg = toy_config(work_dir, **changes)
-    cfg.custom_hooks.append(dict(type='StopHook', iteration=iteration))
-    with pytest.raises(KeyboardInterrupt):
-        Runner.from_cfg(cfg).train()
 
 
 # In the middle of an epoch, at its end, where accumulation delays the checkpoint, and after several interruptions.

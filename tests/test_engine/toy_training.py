@@ -96,6 +96,20 @@ class SignalHook(Hook):
             time.sleep(1)
 
 
+@HOOKS.register_module()
+class StopHook(Hook):
+    """Ends the process' run as a crash does, between two iterations."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise KeyboardInterrupt
+
+
 def parent_of(pid):
     return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
 
@@ -147,6 +161,17 @@ def train(work_dir, **changes):
     runner = Runner.from_cfg(toy_config(work_dir, **changes))
     runner.train()
     return runner
+
+
+def interrupt(work_dir, iteration, **changes):
+    """Run until a crash after the iteration."""
+    cfg = toy_config(work_dir, **changes)
+    cfg.custom_hooks.append(dict(type='StopHook', iteration=iteration))
+    try:
+        Runner.from_cfg(cfg).train()
+    except KeyboardInterrupt:
+        return
+    raise AssertionError(f'the run ended before iteration {iteration}')
 
 
 def state_of(runner):

@@ -1,5 +1,6 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.checkpoints import check_fits
+from mm_sop.engine.checkpoints import check_fits, list_checkpoints
+from mm_sop.engine.resumption import adapt_checkpoint, describe_position, describe_settings, samples_seen
 from mm_sop.engine.stop_signals import EXIT_CODES, StopSignals
 from mm_sop.engine.utils import unwrap_model
 
@@ -66,6 +69,8 @@ class PretrainCheckpointHook(CheckpointHook):
         self.signal_interval = signal_interval
         self.signals = StopSignals()
         self._resumed: dict | None = None
+        self._is_renumbered = False
+        self._samples = self._first_iter = 0
         self._is_due = self._is_permanent = False
         self._permanent: set[int] = set()
         self._stop_signal = 0
@@ -76,6 +81,11 @@ class PretrainCheckpointHook(CheckpointHook):
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
         self._resumed = checkpoint.get('pretrain')
+        self._samples = samples_seen(checkpoint)
+        if isinstance(runner.optim_wrapper, OptimWrapper):
+            saved_at = checkpoint['meta']['iter']
+            adapt_checkpoint(runner, checkpoint)
+            self._is_renumbered = checkpoint['meta']['iter'] != saved_at
 
     def before_train(self, runner: Runner) -> None:
         """Prepare folders and listen to signals."""
@@ -83,7 +93,10 @@ class PretrainCheckpointHook(CheckpointHook):
         self._is_due = self._is_permanent = False
         self._stop_signal = 0
         self.signals.install()
-        self._check_position(runner)
+        self._first_iter = runner.iter
+        if self._is_renumbered:
+            existing = [int(path.stem.removeprefix('iter_')) for path in list_checkpoints(self.out_dir)]
+            runner.message_hub.update_info('earlier_ckpt_ids', existing)
 
     def release(self, runner: Runner) -> None:
         """Stop listening to signals, however the training ended."""
@@ -121,8 +134,11 @@ class PretrainCheckpointHook(CheckpointHook):
         self._save_if_possible(runner, runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the random states."""
-        checkpoint['pretrain'] = dict(iters_per_epoch=len(runner.train_dataloader), random_states=self._random_states)
+        """Add position, settings and random states."""
+        settings, finished = describe_settings(runner), checkpoint['meta']['iter']
+        samples = self._samples + (finished - self._first_iter) * settings['batch_size'] * settings['num_processes']
+        checkpoint['meta'].update(settings=settings, position=describe_position(finished, settings, samples))
+        checkpoint['pretrain'] = dict(iters_per_epoch=settings['iters_per_epoch'], random_states=self._random_states)
 
     def _note_due(self, runner: Runner, finished: int) -> None:
         per_epoch = len(runner.train_dataloader)
@@ -157,6 +173,7 @@ class PretrainCheckpointHook(CheckpointHook):
             runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
         self._random_states = all_gather_object(collect_random_state())
+        self._keep_namesake(runner, step)
         kept, outdated = self._choose_kept(runner, step)
         runner.message_hub.update_info('keep_ckpt_ids', kept)
         self.last_ckpt = str(Path(self.out_dir, self.filename_tmpl.format(step)))
@@ -187,6 +204,15 @@ class PretrainCheckpointHook(CheckpointHook):
             return recent, []
         return recent[-self.max_keep_ckpts :], recent[: -self.max_keep_ckpts]
 
+    def _keep_namesake(self, runner: Runner, step: int) -> None:
+        """Give a permanent checkpoint another name if its number means another position since the run was resumed."""
+        earlier = runner.message_hub.get_info('earlier_ckpt_ids', [])
+        runner.message_hub.update_info('earlier_ckpt_ids', [number for number in earlier if number != step])
+        path = Path(self.out_dir, self.filename_tmpl.format(step))
+        outlives = step in earlier and step not in runner.message_hub.get_info('keep_ckpt_ids', [])
+        if outlives and is_main_process() and path.is_file():
+            shutil.copyfile(path, path.with_stem(f'{path.stem}_earlier'))
+
     def _leave(self, runner: Runner) -> None:
         name = signal.Signals(self._stop_signal).name
         runner.logger.info(f'Stopped by {name}. Go on with the same command and --resume {self.last_ckpt}')
@@ -194,16 +220,6 @@ class PretrainCheckpointHook(CheckpointHook):
         # A launcher ends the other processes with the first one, and the main process may still be writing.
         barrier()
         sys.exit(EXIT_CODES[self._stop_signal])
-
-    def _check_position(self, runner: Runner) -> None:
-        if self._resumed is None:
-            return
-        now, before = len(runner.train_dataloader), self._resumed['iters_per_epoch']
-        if now != before:
-            runner.logger.warning(
-                f'An epoch had {before} iterations and has {now} now, because data, batch size or number of '
-                f'processes changed: going on at iteration {runner.iter} of {runner.max_iters}.'
-            )
 
 
 def _is_multiple(number: int, interval: int) -> bool:
