@@ -13,6 +13,8 @@ from mmpretrain.registry import HOOKS
 from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.checkpoints import check_fits
+from mm_sop.engine.log_history import shorten_histories
+from mm_sop.engine.run_starts import record_start
 from mm_sop.engine.stop_signals import EXIT_CODES, StopSignals
 from mm_sop.engine.utils import unwrap_model
 
@@ -21,9 +23,10 @@ from mm_sop.engine.utils import unwrap_model
 class PretrainCheckpointHook(CheckpointHook):
     """Saves everything that a bit-identical continuation needs, safely and also when asked to stop.
 
-    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. It is
-    written atomically, then ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it
-    waits for the next optimiser step, so that no gradient is lost.
+    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. Of every
+    logged value it has the last thousand, or as many as are averaged. It is written atomically, then
+    ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it waits for the next
+    optimiser step, so that no gradient is lost.
 
     On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 all processes agree, save a checkpoint and exit with code 143, 130 or, for
     SIGUSR1, 0. A second signal, at least two seconds later, ends the process at once.
@@ -83,6 +86,8 @@ class PretrainCheckpointHook(CheckpointHook):
         self._is_due = self._is_permanent = False
         self._stop_signal = 0
         self.signals.install()
+        if is_main_process():
+            record_start(Path(runner.work_dir, runner.timestamp), runner.iter)
         self._check_position(runner)
 
     def release(self, runner: Runner) -> None:
@@ -156,6 +161,7 @@ class PretrainCheckpointHook(CheckpointHook):
         if hasattr(runner.optim_wrapper, 'check_finite'):
             runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
+        shorten_histories(runner)
         self._random_states = all_gather_object(collect_random_state())
         kept, outdated = self._choose_kept(runner, step)
         runner.message_hub.update_info('keep_ckpt_ids', kept)
