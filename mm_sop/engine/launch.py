@@ -478,7 +478,7 @@ def check_trackers(cfg: Config) -> None:
         LaunchError: The message has the command that installs it.
     """
     backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
-    names = [str(backend.get('type')).split('.')[-1] for backend in backends]
+    names = [str(backend.get('type')).split('.')[-1] for backend in backends if isinstance(backend, dict)]
     for name in names:
         package = _TRACKERS.get(name)
         if package and find_spec(package) is None:

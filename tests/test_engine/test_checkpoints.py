@@ -75,8 +75,8 @@ def test_a_full_disk_leaves_the_run_resumable(work_dir, monkeypatch):
 
     def fill(descriptor):
         calls.append(descriptor)
-        # Two flushes, of file and folder, for the first checkpoint and for its name.
-        if len(calls) > 4:
+        # Two flushes, of file and folder, for the record of the start, the first checkpoint and its name.
+        if len(calls) > 6:
             raise OSError(errno.ENOSPC, 'No space left on device')
         flush(descriptor)
 
