@@ -91,8 +91,10 @@ def describe_failure(error: Exception, expected: tuple[type[Exception], ...] = (
         The message, or None for what may be a fault of the program.
     """
     name, text = _unwrap(error)
+    # The signal that has killed a worker may stand in the cause.
+    history = f'{text}\n{error.__cause__}'
     for pattern, message in _SYMPTOMS:
-        if isinstance(error, RuntimeError) and re.search(pattern, text):
+        if isinstance(error, RuntimeError) and re.search(pattern, history):
             return message.format(size=_shared_memory())
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return f'{text.splitlines()[0]}: {_MEMORY}' if text else _MEMORY

@@ -42,7 +42,7 @@ def _watch(parent: int, finished: threading.Event) -> None:
     while os.getppid() == parent:
         if finished.wait(_POLL_SECONDS):
             return
-    print_log(f'The launcher (process {parent}) has died: this process ends as well.', 'current', logging.ERROR)
+    print_log(f'The launcher (process {parent}) has died: this process ends as well.', 'current', logging.WARNING)
     os.kill(os.getpid(), signal.SIGTERM)
     if not finished.wait(GRACE_SECONDS):
         os._exit(128 + signal.SIGTERM)
