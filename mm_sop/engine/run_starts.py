@@ -26,11 +26,15 @@ class RunStart(NamedTuple):
 def record_start(folder: str | Path, iteration: int) -> None:
     """Number a start behind all earlier ones of the same work directory.
 
+    Two starts within one second share a folder, and its logs are in order: the first of them counts.
+
     Args:
         folder: Folder of its logs.
         iteration: Finished iterations with which it begins.
     """
     folder = Path(folder)
+    if (folder / _RECORD).is_file():
+        return
     number = max((start.number for start in list_starts(folder.parent)), default=-1) + 1
     write_atomically(folder / _RECORD, json.dumps(dict(number=number, iteration=iteration)))
 
