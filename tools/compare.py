@@ -1,12 +1,12 @@
 """Put several runs side by side on one page: python tools/compare.py RUN RUN ..."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
+from mm_sop.engine.failures import report_failures
 from mm_sop.visualization.compare import read_runs, write_comparison
 
 
@@ -17,13 +17,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@report_failures('compare.py', FileNotFoundError, ValueError)
 def main() -> None:
     args = parse_args()
     init_default_scope('mmpretrain')
-    try:
-        page = write_comparison(read_runs(args.runs), args.out)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'compare.py: {error}')
+    page = write_comparison(read_runs(args.runs), args.out)
     print(page.with_name('compare.md').read_text())
     print(page)
 

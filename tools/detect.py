@@ -15,7 +15,8 @@ from mmengine.device import get_device
 
 from mm_sop.datasets.transforms.loading import LoadPicture, UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.launch import LaunchError, load_config
+from mm_sop.engine.failures import report_failures
+from mm_sop.engine.launch import load_config
 from mm_sop.engine.stored_config import stored_config
 from mm_sop.engine.weights import WeightsError, find_state_dict, read_checkpoint
 from mm_sop.evaluation.detection import detect, load_detector, summarise
@@ -69,11 +70,9 @@ def _without_mask(item: dict) -> dict:
     return {key: value for key, value in item.items() if key != 'mask'}
 
 
+@report_failures('detect.py', WeightsError, FileNotFoundError)
 def main() -> None:
-    try:
-        skipped = run(parse_args())
-    except (LaunchError, WeightsError, FileNotFoundError) as error:
-        sys.exit(f'detect.py: {error}')
+    skipped = run(parse_args())
     if skipped:
         sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {", ".join(map(str, skipped))}')
 

@@ -3,6 +3,7 @@
 # where there is none.
 #   bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT, the same command on each.
+# Processes and machines have RENDEZVOUS_TIMEOUT seconds (300) to arrive; then the others end and name them.
 # SIGUSR1, SIGTERM and Ctrl-C save a checkpoint and end. Processes that do not end by themselves within
 # SHUTDOWN_TIMEOUT seconds after a Ctrl-C or the failure of another one are killed.
 set -euo pipefail
@@ -15,6 +16,7 @@ CONFIG=$1
 GPUS=$2
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 NNODES=${NNODES:-1}
+export RENDEZVOUS_TIMEOUT=${RENDEZVOUS_TIMEOUT:-300}
 PYTHON=${PYTHON:-python}
 
 CORES=$(nproc)
@@ -29,7 +31,8 @@ elif [ "$NNODES" -eq 1 ]; then
     RENDEZVOUS=(--master-addr=127.0.0.1 --master-port="$PORT")
 else
     RENDEZVOUS=(--node-rank="${NODE_RANK:?set NODE_RANK}" --master-addr="${MASTER_ADDR:?set MASTER_ADDR}"
-        --master-port="${PORT:-29500}")
+        --master-port="${PORT:-29500}" --rdzv-conf="timeout=$RENDEZVOUS_TIMEOUT")
+    echo "Node $NODE_RANK of $NNODES waits up to $RENDEZVOUS_TIMEOUT s for the others at $MASTER_ADDR:${PORT:-29500}" >&2
 fi
 
 "$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \

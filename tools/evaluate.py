@@ -8,18 +8,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import init_dist, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
 from mm_sop.datasets.semantic_pairs import ManifestError
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.cpu import prepare_cpu
-from mm_sop.engine.launch import LaunchError, load_config, merge_options, prepare_cpu_dist
+from mm_sop.engine.failures import report_failures
+from mm_sop.engine.launch import guard_run, load_config, merge_options, prepare_cpu_dist
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.cache import DTYPES, FeatureCache
 from mm_sop.evaluation.encoders import build_encoder
@@ -67,8 +66,6 @@ def prepare_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config)
     merge_options(config, args.cfg_options or {})
     config.launcher = args.launcher
-    if args.launcher != 'none' and torch.cuda.is_available():
-        init_dist(args.launcher)
     prepare_cpu_dist(config)
     return config
 
@@ -105,25 +102,21 @@ def evaluate(args: argparse.Namespace) -> list[str]:
     """Evaluate, and give the names of the protocols that failed."""
     prepare_cpu()
     chosen = build_protocols(args.protocols, args.options)
-    config = prepare_config(args)
     work_dir = args.work_dir or args.checkpoint.parent / 'evaluation'
-    records = run_protocols(chosen, build_context(args, config, work_dir), EvaluationResults(work_dir))
-    if is_main_process():
-        page = write_evaluation_page(work_dir)
-        print((work_dir / 'results.md').read_text())
-        print(f'Page: {page}')
+    with guard_run(work_dir, args.launcher):
+        config = prepare_config(args)
+        records = run_protocols(chosen, build_context(args, config, work_dir), EvaluationResults(work_dir))
+        if is_main_process():
+            page = write_evaluation_page(work_dir)
+            print((work_dir / 'results.md').read_text())
+            print(f'Page: {page}')
     return [record['protocol'] for record in records if record['status'] == 'failed']
 
 
+@report_failures('evaluate.py', ManifestError, WeightsError, UnreadableImageError, ValueError, FileNotFoundError)
 def main() -> None:
     init_default_scope('mmpretrain')
-    try:
-        failed = evaluate(parse_args())
-    except (LaunchError, ManifestError, WeightsError, UnreadableImageError, ValueError, FileNotFoundError) as error:
-        sys.exit(f'evaluate.py: {error}')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    failed = evaluate(parse_args())
     if failed:
         sys.exit(f'evaluate.py: failed: {", ".join(failed)}. The reasons are in results.md')
 

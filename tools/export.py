@@ -5,13 +5,12 @@ be written for any target in the same way, --to mmpretrain for a starting point 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
 import mm_sop
-from mm_sop.engine.launch import LaunchError
+from mm_sop.engine.failures import report_failures
 from mm_sop.engine.weights import WeightsError
 from mm_sop.export import TARGETS, export
 from mm_sop.export.export import check, sample_pictures
@@ -58,12 +57,10 @@ def export_all(args: argparse.Namespace) -> None:
         print(f'{target}: {folder}, largest differences on {len(pictures)} pictures: {found}')
 
 
+@report_failures('export.py', WeightsError, OSError, ValueError)
 def main() -> None:
     init_default_scope('mmpretrain')
-    try:
-        export_all(parse_args())
-    except (LaunchError, WeightsError, OSError, ValueError) as error:
-        sys.exit(f'export.py: {error}')
+    export_all(parse_args())
 
 
 if __name__ == '__main__':

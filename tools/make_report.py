@@ -11,6 +11,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import mm_sop  # noqa: F401
+from mm_sop.engine.failures import report_failures
 from mm_sop.visualization import write_report
 from mm_sop.visualization.run_log import read_config
 
@@ -32,6 +33,7 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     return model.to('cuda' if torch.cuda.is_available() else 'cpu')
 
 
+@report_failures('make_report.py')
 def main() -> None:
     args = parse_args()
     try:

@@ -5,22 +5,21 @@ encoder, which should be self-supervised and trained on the same data.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import get_world_size, init_dist, is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
+from mm_sop.engine.failures import report_failures
 from mm_sop.engine.launch import (
-    LaunchError,
     check_data,
+    guard_run,
     load_config,
     merge_options,
     prepare_cpu_dist,
@@ -95,8 +94,6 @@ def prepare_config(args: argparse.Namespace) -> Config:
         set_data_root(config, args.data)
     check_data(config)
     config.launcher = args.launcher
-    if args.launcher != 'none' and torch.cuda.is_available():
-        init_dist(args.launcher)
     prepare_cpu_dist(config)
     return config
 
@@ -124,7 +121,6 @@ def encode(args: argparse.Namespace, config: Config, pictures: PlainPictures, im
 
 def mine_pairs(args: argparse.Namespace) -> None:
     config = prepare_config(args)
-    args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
     pictures = PlainPictures(config, args.crop_size, args.resize_edge)
     images = choose_images(len(pictures), args.num_images, args.seed)
     shards, definition = encode(args, config, pictures, images)
@@ -152,15 +148,13 @@ def mine_pairs(args: argparse.Namespace) -> None:
     print(f'Manifest: {args.work_dir / args.name}.json. Look at {args.work_dir}/gallery.png before training with it.')
 
 
+@report_failures('mine_pairs.py', ManifestError, WeightsError, ValueError, FileNotFoundError)
 def main() -> None:
     init_default_scope('mmpretrain')
-    try:
-        mine_pairs(parse_args())
-    except (LaunchError, ManifestError, WeightsError, ValueError, FileNotFoundError) as error:
-        sys.exit(f'mine_pairs.py: {error}')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    args = parse_args()
+    args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
+    with guard_run(args.work_dir, args.launcher):
+        mine_pairs(args)
 
 
 if __name__ == '__main__':

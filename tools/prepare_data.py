@@ -27,6 +27,7 @@ from mm_sop.datasets.composites import (
     write_contact_sheets,
 )
 from mm_sop.datasets.composites.packages import OPTIONAL_PACKAGES
+from mm_sop.engine.failures import report_failures
 
 CACHE = Path(__file__).resolve().parents[1] / '.cache'
 
@@ -137,14 +138,13 @@ def generate(args: argparse.Namespace) -> None:
     print(f'Done in {time.perf_counter() - started:.1f} s')
 
 
+@report_failures('prepare_data.py', AssetError, ExistingSetError, PackageError, ValueError)
 def main() -> None:
     # Let a terminated run remove its unfinished folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
     try:
         {'composites': generate, 'assets': prepare_assets}[args.command](args)
-    except (AssetError, ExistingSetError, PackageError, ValueError) as error:
-        sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('interrupted; nothing unfinished was left behind')
 

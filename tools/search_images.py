@@ -13,7 +13,8 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 import mm_sop
-from mm_sop.engine.launch import LaunchError
+from mm_sop.engine.failures import LaunchError, report_failures
+from mm_sop.engine.folder_lock import lock_folder
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.loading import Encoder
 from mm_sop.evaluation.picture_index import UNREADABLE, PictureIndex, find_store
@@ -50,8 +51,10 @@ def load_encoder(args: argparse.Namespace) -> Encoder:
 
 
 def build_index(args: argparse.Namespace, encoder: Encoder) -> PictureIndex:
-    index = PictureIndex(args.folder, find_store(args.index, args.folder, encoder))
-    done = index.update(encoder, args.batch_size, args.num_workers)
+    store = find_store(args.index, args.folder, encoder)
+    with lock_folder(store, '--index'):
+        index = PictureIndex(args.folder, store)
+        done = index.update(encoder, args.batch_size, args.num_workers)
     print(f'{done.pictures:,} pictures can be searched, {done.encoded:,} were encoded, {done.removed:,} are gone')
     if done.unreadable:
         print(f'{done.unreadable:,} files cannot be read: {index.store / UNREADABLE}')
@@ -80,16 +83,14 @@ def serve(server: SearchServer, opens_browser: bool) -> None:
         server.server_close()
 
 
+@report_failures('search_images.py', WeightsError, ValueError, FileNotFoundError)
 def main() -> None:
     args = parse_args()
     init_default_scope('mmpretrain')
-    try:
-        encoder = load_encoder(args)
-        index = build_index(args, encoder)
-        if not args.index_only:
-            serve(make_server(args, index, encoder), not args.no_open)
-    except (LaunchError, WeightsError, ValueError, OSError) as error:
-        sys.exit(f'search_images.py: {error}')
+    encoder = load_encoder(args)
+    index = build_index(args, encoder)
+    if not args.index_only:
+        serve(make_server(args, index, encoder), not args.no_open)
 
 
 if __name__ == '__main__':

@@ -4,17 +4,16 @@ Writes <name of the checkpoint>.json and .md: on COCO the average precision of b
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-import torch.distributed as dist
 from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
 from mm_sop.datasets.coco_checks import AnnotationError
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.cpu import prepare_cpu
-from mm_sop.engine.launch import LaunchError, load_config, merge_options, set_data_root
+from mm_sop.engine.failures import report_failures
+from mm_sop.engine.launch import guard_run, load_config, merge_options, set_data_root
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.detection import evaluate_detector, format_result
 
@@ -39,19 +38,15 @@ def run(args: argparse.Namespace) -> None:
         set_data_root(config, args.data)
     config.launcher = args.launcher
     work_dir = args.work_dir or args.checkpoint.parent / 'test'
-    result = evaluate_detector(config, args.checkpoint, work_dir, args.trust)
+    with guard_run(work_dir, args.launcher):
+        result = evaluate_detector(config, args.checkpoint, work_dir, args.trust)
     if is_main_process():
         print(f'{format_result(result)}\nWritten to {work_dir}')
 
 
+@report_failures('test.py', WeightsError, AnnotationError, UnreadableImageError, FileNotFoundError)
 def main() -> None:
-    try:
-        run(parse_args())
-    except (LaunchError, WeightsError, AnnotationError, UnreadableImageError, FileNotFoundError) as error:
-        sys.exit(f'test.py: {error}')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    run(parse_args())
 
 
 if __name__ == '__main__':

@@ -1,21 +1,21 @@
 """Train a model: python tools/train.py CONFIG."""
 
 import argparse
-import sys
 
-import torch.distributed as dist
 from mmengine.config import DictAction
 
 from mm_sop.datasets.coco_checks import AnnotationError
+from mm_sop.datasets.seeded_dataset import AllUnreadableError
 from mm_sop.engine.checkpoints import CheckpointError
+from mm_sop.engine.failures import report_failures
 from mm_sop.engine.hooks.bad_image_hook import TooManyBadImagesError
 from mm_sop.engine.hooks.collapse_guard_hook import CollapseError
-from mm_sop.engine.launch import LaunchError, launch
+from mm_sop.engine.launch import launch
 from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError
 from mm_sop.engine.weights import WeightsError
 
-UNUSABLE = (LaunchError, CheckpointError, WeightsError, AnnotationError, FileNotFoundError, NotADirectoryError)
-HOPELESS = (TooManyBadImagesError, NonFiniteLossError, CollapseError)
+UNUSABLE = (CheckpointError, WeightsError, AnnotationError, FileNotFoundError, NotADirectoryError)
+HOPELESS = (TooManyBadImagesError, AllUnreadableError, NonFiniteLossError, CollapseError)
 
 
 class ConfigOptions(DictAction):
@@ -54,14 +54,9 @@ def parse_args():
     return parser.parse_args()
 
 
+@report_failures('train.py', *UNUSABLE, *HOPELESS)
 def main():
-    try:
-        launch(**vars(parse_args()))
-    except (*UNUSABLE, *HOPELESS) as error:
-        sys.exit(f'train.py: {error}')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    launch(**vars(parse_args()))
 
 
 if __name__ == '__main__':

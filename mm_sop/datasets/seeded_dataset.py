@@ -13,6 +13,10 @@ from mm_sop.datasets.transforms.loading import UnreadableImageError
 MAX_REPLACEMENTS = 20
 
 
+class AllUnreadableError(RuntimeError):
+    """So many pictures in a row cannot be read that it is not a matter of single files."""
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """Runs the pipeline of a data set with generators seeded from ``(seed, epoch, index)``.
@@ -76,7 +80,8 @@ class SeededDataset(Dataset):
             dict: ``inputs`` and ``data_samples`` as packed by the pipeline.
 
         Raises:
-            RuntimeError: There is no seed, or neither the picture nor 20 replacements could be read.
+            RuntimeError: There is no seed.
+            AllUnreadableError: Neither the image nor 20 replacements could be read.
         """
         if self.seed is None:
             raise RuntimeError('SeededDataset has no seed: give seed=... or load it through a ResumableSampler')
@@ -100,4 +105,6 @@ class SeededDataset(Dataset):
                 sample['data_samples'].set_metainfo(dict(unreadable=tuple(unreadable)))
                 return sample
         listing = '\n'.join(printable(f'  {path}: {reason}') for path, reason in unreadable)
-        raise RuntimeError(f'{len(unreadable)} pictures in a row cannot be read:\n{listing}')
+        raise AllUnreadableError(
+            f'{len(unreadable)} pictures in a row cannot be read:\n{listing}\nHas their folder been removed?'
+        )

@@ -30,7 +30,13 @@ def pretrain_worker_init(worker_id: int) -> None:
 
 
 def _obey_parent_only():
-    """Leave on a SIGTERM from the training process, ignore all others."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    """Leave on a SIGTERM from the training process or after its death, ignore all other signals.
+
+    PyTorch's own watchdog does not see that death while the worker waits for the queue of results to become free.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)

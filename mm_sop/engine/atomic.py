@@ -230,6 +230,11 @@ def _flush_folder(folder: Path) -> None:
 def _explain(error: OSError, path: Path, num_bytes: int) -> str:
     if error.errno not in _FULL:
         return f'{error.strerror}; nothing was changed'
+    if error.errno == errno.EFBIG:
+        return (
+            f'{error.strerror}: {num_bytes:,} bytes are needed, more than the file system or the limit of the process '
+            '(ulimit -f) allows. Older files are intact'
+        )
     free = shutil.disk_usage(path.parent).free
     return (
         f'{error.strerror}: {num_bytes:,} bytes are needed and {free:,} are free in {path.parent}. Older files are '

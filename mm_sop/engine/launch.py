@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
@@ -26,9 +28,24 @@ from mm_sop.engine.atomic import remove_stale_temporaries
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
+from mm_sop.engine.failures import LaunchError
+from mm_sop.engine.folder_lock import lock_folder
+from mm_sop.engine.launcher_watch import ends_with_launcher
+from mm_sop.engine.rendezvous import meet
 from mm_sop.engine.scaling import fit_schedules, pace_averaged_models, scale_learning_rate
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+# Packages of the trackers that MMEngine knows.
+_TRACKERS = dict(
+    WandbVisBackend='wandb',
+    TensorboardVisBackend='tensorboard',
+    MLflowVisBackend='mlflow',
+    ClearMLVisBackend='clearml',
+    NeptuneVisBackend='neptune',
+    DVCLiveVisBackend='dvclive',
+    AimVisBackend='aim',
+)
 
 # Names under which a launcher passes rank, number of processes and rank on the machine.
 _RANK_VARIABLES = dict(
@@ -36,10 +53,6 @@ _RANK_VARIABLES = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
-
-
-class LaunchError(ValueError):
-    """The run cannot begin; the message says what to change."""
 
 
 def launch(
@@ -73,7 +86,7 @@ def launch(
         The runner after training.
 
     Raises:
-        LaunchError: Config, data or device are not as they should be.
+        LaunchError: Config, data or device are not as they should be, or another run writes into the work directory.
         CheckpointError: The checkpoint to resume from is damaged.
         WeightsError: The pretrained checkpoint does not fit the backbone.
         AnnotationError: The annotations of a detection data set cannot be trained on.
@@ -91,10 +104,17 @@ def launch(
     if data is not None:
         set_data_root(cfg, data)
     check_operators(cfg)
+    check_trackers(cfg)
     check_data(cfg)
+    fit_workers(cfg)
     if amp:
         enable_bfloat16(cfg)
     check_precision(cfg)
+    with guard_run(cfg.work_dir, launcher):
+        return _train(cfg, resume)
+
+
+def _train(cfg: Config, resume: bool | str) -> Runner:
     set_resume(cfg, resume)
     prepare_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -396,6 +416,43 @@ def check_devices(launcher: str) -> None:
         )
 
 
+@contextmanager
+def guard_run(work_dir: str | Path, launcher: str) -> Iterator[None]:
+    """Keep other runs out of a folder of results, and end this process with its launcher.
+
+    The first process, which writes for all, locks the folder; see :func:`lock_folder` and :func:`ends_with_launcher`.
+
+    Args:
+        work_dir: The folder.
+        launcher: As for :func:`launch`.
+
+    Raises:
+        LaunchError: Another run writes there.
+    """
+    with ends_with_launcher(launcher), lock_folder(work_dir) if is_first_process(launcher) else nullcontext():
+        yield
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the one of its run that writes, also before the processes communicate.
+
+    Args:
+        launcher: As for :func:`launch`.
+
+    Raises:
+        LaunchError: This process was not started by that launcher.
+    """
+    if launcher == 'none':
+        return True
+    variable = _RANK_VARIABLES[launcher][0]
+    if variable not in os.environ:
+        raise LaunchError(
+            f'--launcher {launcher}: {variable} is not set, so this process was not started by it. Use '
+            'tools/dist_train.sh, torchrun, tools/slurm_train.sh or mpirun, or leave out --launcher'
+        )
+    return int(os.environ[variable]) == 0
+
+
 def check_operators(cfg: Config) -> None:
     """Refuse a config with parts of MMDetection where MMCV has no compiled operators.
 
@@ -411,6 +468,40 @@ def check_operators(cfg: Config) -> None:
             f'{Path(cfg.filename or "config").name} needs MMCV with compiled operators: `bash tools/setup.sh test` '
             'builds it once'
         )
+
+
+def check_trackers(cfg: Config) -> None:
+    """Refuse a config with a tracker of experiments that is not installed.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: The message has the command that installs it.
+    """
+    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
+    names = [str(backend.get('type')).split('.')[-1] for backend in backends if isinstance(backend, dict)]
+    for name in names:
+        package = _TRACKERS.get(name)
+        if package and find_spec(package) is None:
+            install = "pip install -e '.[wandb]'" if package == 'wandb' else f'pip install {package}'
+            raise LaunchError(
+                f'{name} needs the package {package}, which is not installed: `{install}`, or leave it out of '
+                'visualizer.vis_backends'
+            )
+
+
+def fit_workers(cfg: Config) -> None:
+    """Leave out what PyTorch refuses to a DataLoader without worker processes.
+
+    Args:
+        cfg: Changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader and not loader.get('num_workers'):
+            for option in ('persistent_workers', 'prefetch_factor'):
+                loader.pop(option, None)
 
 
 def enable_bfloat16(cfg: Config) -> None:
@@ -472,30 +563,52 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
 
 
 def prepare_cpu_dist(cfg: Config) -> None:
-    """Start the processes' communication where there is no CUDA device, which MMEngine cannot do by itself.
+    """Start the communication of the processes, also where there is no CUDA device, which MMEngine cannot do by itself.
+
+    All have to arrive within a few minutes, see :func:`meet`.
 
     Args:
         cfg: Changed in place.
 
     Raises:
-        LaunchError: The config asks for NCCL, which needs CUDA.
+        LaunchError: The config asks for NCCL, which needs CUDA, or a process has not arrived.
     """
-    if cfg.launcher == 'none' or torch.cuda.is_available():
+    if cfg.launcher == 'none':
         return
-    options = cfg.get('env_cfg', {}).get('dist_cfg') or {}
-    if options.get('backend', 'gloo') != 'gloo':
+    has_cuda = torch.cuda.is_available()
+    options = dict(cfg.get('env_cfg', {}).get('dist_cfg') or {})
+    if not has_cuda and options.get('backend', 'gloo') != 'gloo':
         raise LaunchError(
             f'env_cfg.dist_cfg.backend={options["backend"]!r} needs a CUDA device, and none is available: leave it '
             'out, or add --cfg-options env_cfg.dist_cfg.backend=gloo'
         )
-    _export_rank(cfg.launcher)
     if not dist.is_initialized():
-        dist.init_process_group('gloo', timeout=timedelta(seconds=options.get('timeout', 1800)))
+        _connect_processes(cfg.launcher, options, has_cuda)
+    if has_cuda:
+        return
     wrapper = dict(cfg.get('model_wrapper_cfg') or {})
     wrapper.setdefault('type', 'MMDistributedDataParallel')
     wrapper.setdefault('broadcast_buffers', False)
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _connect_processes(launcher: str, options: dict, has_cuda: bool) -> None:
+    """Let the processes find each other, with a bound in time that is not that of training."""
+    if options.get('init_backend', 'torch') != 'torch':
+        # MMEngine's runner starts DeepSpeed and the like.
+        return
+    if launcher == 'slurm' and 'port' in options:
+        os.environ['MASTER_PORT'] = str(options['port'])
+    _export_rank(launcher)
+    store, rank, world_size = meet()
+    timeout = options.setdefault('timeout', 1800)
+    store.set_timeout(timedelta(seconds=timeout))
+    group = dict(store=dist.PrefixStore('default_pg', store), rank=rank, world_size=world_size)
+    if has_cuda:
+        init_dist(launcher, **options, **group)
+    else:
+        dist.init_process_group('gloo', timeout=timedelta(seconds=timeout), **group)
 
 
 def separate_norms(runner: Runner) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
+from mm_sop.engine.failures import LaunchError
 from mm_sop.engine.utils import batch_size_of, share_buffers
 
 
@@ -38,7 +39,8 @@ class PretrainLoop(EpochBasedTrainLoop):
         dynamic_intervals (list[tuple[int, int]], optional): Milestones and validation intervals after them.
 
     Raises:
-        ValueError: Neither length is given, or the data are fewer than one global batch.
+        ValueError: Neither length is given.
+        LaunchError: The data are fewer than one global batch.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class PretrainLoop(EpochBasedTrainLoop):
         if len(self.dataloader) > 0:
             return
         batch_size, world_size = batch_size_of(self.dataloader), get_world_size()
-        raise ValueError(
+        raise LaunchError(
             f'{len(self.dataloader.dataset)} pictures do not fill one global batch of {batch_size * world_size} '
             f'({batch_size} x {world_size} processes): lower train_dataloader.batch_size or add pictures'
         )

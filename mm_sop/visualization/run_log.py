@@ -6,6 +6,7 @@ from statistics import median
 
 from mmengine.config import Config
 
+from mm_sop.engine.run_starts import list_starts
 from mm_sop.visualization.charts import Curve
 
 
@@ -18,7 +19,7 @@ def read_config(work_dir: str | Path) -> Config:
     Raises:
         FileNotFoundError: It is none.
     """
-    found = sorted(Path(work_dir).glob('*/vis_data/config.py'))
+    found = [path for start in list_starts(work_dir) if (path := start.folder / 'vis_data/config.py').is_file()]
     if not found:
         raise FileNotFoundError(f'{work_dir} is not the work directory of a run: it has no */vis_data/config.py')
     return Config.fromfile(found[-1])
@@ -27,7 +28,8 @@ def read_config(work_dir: str | Path) -> Config:
 def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
     """Read the scalars of a run and of its resumptions as one history.
 
-    Where a later start repeats iterations, its values replace the earlier ones.
+    Where a later start repeats iterations, its values replace the earlier ones. Which one is later is recorded with
+    every start (:func:`record_start`), as the clock may have been set back.
 
     Args:
         work_dir: Work directory of the run.
@@ -36,11 +38,12 @@ def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
         Iterations and values by name.
     """
     history = {}
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        lines = _read_lines(path)
+    for start in list_starts(work_dir):
+        path = start.folder / 'vis_data/scalars.json'
+        lines = _read_lines(path) if path.is_file() else []
         if lines:
-            start = min(line['step'] for line in lines)
-            history = {step: values for step, values in history.items() if step < start}
+            kept = min(line['step'] for line in lines) - 1 if start.iteration is None else start.iteration
+            history = {step: values for step, values in history.items() if step <= kept}
         for line in lines:
             history.setdefault(line.pop('step'), {}).update(line)
     names = dict.fromkeys(name for step in sorted(history) for name in history[step])

@@ -9,10 +9,11 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from toy_training import interrupt, train
 
-from mm_sop.engine import atomic, stop_signals
+from mm_sop.engine import atomic, log_history, stop_signals
 from mm_sop.engine.checkpoints import CheckpointError, check_resumable, find_latest
 from mm_sop.engine.hooks import PretrainCheckpointHook
 from mm_sop.engine.stop_signals import StopSignals
+from mm_sop.visualization.run_log import read_scalars
 
 
 @pytest.fixture(scope='module')
@@ -75,8 +76,8 @@ def test_a_full_disk_leaves_the_run_resumable(work_dir, monkeypatch):
 
     def fill(descriptor):
         calls.append(descriptor)
-        # Two flushes, of file and folder, for the first checkpoint and for its name.
-        if len(calls) > 4:
+        # Two flushes, of file and folder, for the record of the start, the first checkpoint and its name.
+        if len(calls) > 6:
             raise OSError(errno.ENOSPC, 'No space left on device')
         flush(descriptor)
 
@@ -213,3 +214,34 @@ def test_second_signal_ends_the_process_but_an_echo_does_not(monkeypatch):
     finally:
         signals.uninstall()
     assert codes == [130]
+
+
+def lengths_of_histories(runner):
+    return {key: len(history.data[0]) for key, history in runner.message_hub.log_scalars.items()}
+
+
+def test_histories_in_checkpoints_are_bounded(work_dir, monkeypatch):
+    """A checkpoint with long histories is resumed to the same averages as one with short histories."""
+    rules = [
+        dict(data_src='loss', log_name='loss_epoch', method_name='mean', window_size='epoch'),
+        dict(data_src='loss_cls', log_name='loss_max', method_name='max'),
+        dict(data_src='agreement', log_name='agreement_6', method_name='mean', window_size=6),
+    ]
+    changes = dict(log_processor=dict(window_size=5, custom_cfg=rules))
+    averages = []
+    for name, shortest in (('long', 10**6), ('short', 3)):
+        monkeypatch.setattr(log_history, 'SHORTEST', shortest)
+        for experiment, limit in (('first', 13), ('second', 21)):
+            options = {'train_cfg.max_iters': limit, 'resume': experiment == 'second', **changes}
+            runner = train(work_dir / name, experiment_name=f'{name} {experiment}', **options)
+        scalars = read_scalars(work_dir / name)
+        averages.append({key: scalars[key] for key in scalars if key.startswith(('loss', 'agreement'))})
+        lengths = lengths_of_histories(runner)
+        assert lengths['train/loss_cls'] == 21
+        assert lengths['train/loss'] == (21 if name == 'long' else 7)
+        assert lengths['train/agreement'] == (21 if name == 'long' else 6)
+        assert lengths['train/grad_norm'] <= (21 if name == 'long' else 5)
+    assert averages[0] == averages[1] and {'loss_epoch', 'loss_max', 'agreement_6'} < averages[0].keys()
+    # An older checkpoint shrinks with the next one.
+    resumed = train(work_dir / 'long', experiment_name='third', resume=True, **{'train_cfg.max_epochs': 4, **changes})
+    assert lengths_of_histories(resumed)['train/loss'] == 7

@@ -80,18 +80,19 @@ class ToyMethod(BaseModel):
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Sends a signal after an iteration of one rank: to this process, or to the script that launched all of them."""
+    """Sends a signal after an iteration of one rank: to this process, its launcher or the script that started that."""
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, name, iteration, rank=0, to_script=False):
+    def __init__(self, name, iteration, rank=0, to_script=False, to_launcher=False):
         self.number, self.iteration, self.rank = signal.Signals[name], iteration, rank
-        self.to_script = to_script
+        self.to_script, self.to_launcher = to_script, to_launcher
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 != self.iteration or runner.rank != self.rank:
             return
-        os.kill(parent_of(os.getppid()) if self.to_script else os.getpid(), self.number)
+        launcher = os.getppid()
+        os.kill(parent_of(launcher) if self.to_script else launcher if self.to_launcher else os.getpid(), self.number)
         if self.to_script:
             time.sleep(1)
 

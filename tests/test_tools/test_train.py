@@ -95,6 +95,23 @@ def test_two_processes_killed_and_signalled_through_the_script(repository, work_
         assert differences(straight, resumed) == []
 
 
+def resume_until(rank, world_size, work_dir, iteration):
+    cfg = toy_config('unused', **{'train_dataloader.batch_size': 2, 'train_cfg.max_epochs': 9999})
+    return launch(cfg, work_dir, True, launcher='pytorch', cfg_options={'train_cfg.max_iters': iteration}).iter
+
+
+def test_processes_end_with_their_launcher(repository, work_dir, environment):
+    write_config(work_dir, 2, name='SIGKILL', iteration=9, to_launcher=True)
+    command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2', '--cfg-options']
+    # The pipes of the output are closed when the last process has ended.
+    killed = run([*command, 'train_cfg.max_epochs=9999', 'default_hooks.checkpoint.epochs=-1'], environment)
+    assert killed.returncode != 0
+    saved = int((work_dir / 'last_checkpoint').read_text().rpartition('_')[2].removesuffix('.pth'))
+    assert 9 < saved < 7 * 9999
+    assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_{saved}.pth' in killed.stdout
+    assert run_distributed(resume_until, str(work_dir), saved + 2) == [saved + 2] * 2
+
+
 def test_signals_arrive_without_ps_and_a_taken_port_is_named(repository, work_dir, environment, tmp_path):
     command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2']
     for name in ('bash', 'cat', 'nproc', 'dirname', 'kill', 'sed', 'realpath'):

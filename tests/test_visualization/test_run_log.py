@@ -1,11 +1,14 @@
 import json
 
-from mm_sop.visualization.run_log import read_scalars, time_shares
+from mmengine.config import Config
+
+from mm_sop.engine.run_starts import list_starts, record_start
+from mm_sop.visualization.run_log import read_config, read_scalars, time_shares
 
 
 def write_log(work_dir, name, lines, end='\n'):
     folder = work_dir / name / 'vis_data'
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)) + end)
 
 
@@ -13,6 +16,21 @@ def test_resumed_run_is_one_history(work_dir):
     write_log(work_dir, '20260101_000000', [dict(loss=9 - step, step=step) for step in (1, 2, 3, 4)])
     write_log(work_dir, '20260102_000000', [dict(loss=step, step=step, lr=0.5) for step in (3, 5)])
     assert read_scalars(work_dir) == {'loss': ([1, 2, 3, 5], [8, 7, 3, 5]), 'lr': ([3, 5], [0.5, 0.5])}
+
+
+def test_starts_are_ordered_by_their_record_and_not_by_the_clock(work_dir):
+    """A run from before there were records, its resumption, and two more with a clock that was set back."""
+    write_log(work_dir, '20260104_000000', [dict(loss=1, step=step) for step in (1, 2)])
+    starts = [('20260105_000000', 2, (3, 4, 5)), ('20250101_000000', 3, (5, 6)), ('20240101_000000', 3, (4,))]
+    for number, (name, iteration, steps) in enumerate(starts, start=2):
+        record_start(work_dir / name, iteration)
+        write_log(work_dir, name, [dict(loss=number, step=step) for step in steps])
+        Config(dict(number=number)).dump(work_dir / name / 'vis_data/config.py')
+    # What the last but one has logged is gone, also what the last one has not repeated.
+    assert read_scalars(work_dir) == {'loss': ([1, 2, 3, 4], [1, 1, 2, 4])}
+    assert read_config(work_dir).number == 4
+    (work_dir / '20260105_000000/start.json').write_text('[')
+    assert [start.number for start in list_starts(work_dir)] == [-1, -1, 1, 2]
 
 
 def test_values_of_one_step_on_several_lines(work_dir):

@@ -15,7 +15,9 @@ from mmpretrain.registry import HOOKS
 from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.checkpoints import check_fits, list_checkpoints
+from mm_sop.engine.log_history import shorten_histories
 from mm_sop.engine.resumption import adapt_checkpoint, describe_position, describe_settings, samples_seen
+from mm_sop.engine.run_starts import record_start
 from mm_sop.engine.stop_signals import EXIT_CODES, StopSignals
 from mm_sop.engine.utils import unwrap_model
 
@@ -24,9 +26,10 @@ from mm_sop.engine.utils import unwrap_model
 class PretrainCheckpointHook(CheckpointHook):
     """Saves everything that a bit-identical continuation needs, safely and also when asked to stop.
 
-    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. It is
-    written atomically, then ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it
-    waits for the next optimiser step, so that no gradient is lost.
+    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. Of every
+    logged value it has the last thousand, or as many as are averaged. It is written atomically, then
+    ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it waits for the next
+    optimiser step, so that no gradient is lost.
 
     On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 all processes agree, save a checkpoint and exit with code 143, 130 or, for
     SIGUSR1, 0. A second signal, at least two seconds later, ends the process at once.
@@ -97,6 +100,8 @@ class PretrainCheckpointHook(CheckpointHook):
         if self._is_renumbered:
             existing = [int(path.stem.removeprefix('iter_')) for path in list_checkpoints(self.out_dir)]
             runner.message_hub.update_info('earlier_ckpt_ids', existing)
+        if is_main_process():
+            record_start(Path(runner.work_dir, runner.timestamp), runner.iter)
 
     def release(self, runner: Runner) -> None:
         """Stop listening to signals, however the training ended."""
@@ -172,6 +177,7 @@ class PretrainCheckpointHook(CheckpointHook):
         if hasattr(runner.optim_wrapper, 'check_finite'):
             runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
+        shorten_histories(runner)
         self._random_states = all_gather_object(collect_random_state())
         self._keep_namesake(runner, step)
         kept, outdated = self._choose_kept(runner, step)

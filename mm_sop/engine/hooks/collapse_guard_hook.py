@@ -116,6 +116,11 @@ class CollapseGuardHook(Hook):
         self.begin = begin
         self._counts: dict[str, int] = {}
 
+    @property
+    def history_window(self) -> int:
+        """Logged values that are averaged."""
+        return self.interval
+
     def before_train(self, runner: Runner) -> None:
         """Forget what an earlier run showed."""
         self._counts = {}

@@ -1,0 +1,55 @@
+import socket
+
+import pytest
+from distributed import run_distributed
+
+from mm_sop.engine import rendezvous
+from mm_sop.engine.failures import LaunchError
+from mm_sop.engine.rendezvous import meet
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return server.getsockname()[1]
+
+
+def prepare(patch, port, rank, world_size, timeout):
+    variables = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, RANK=rank, WORLD_SIZE=world_size)
+    for name, value in dict(variables, RENDEZVOUS_TIMEOUT=timeout).items():
+        patch.setenv(name, str(value))
+    patch.delenv('TORCHELASTIC_USE_AGENT_STORE', raising=False)
+
+
+def meet_others(rank, world_size, port, expected, timeout):
+    """What the processes say to each other at the store, or why they have not met."""
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, port, rank, expected, timeout)
+        try:
+            store, own_rank, found = meet()
+        except LaunchError as error:
+            return str(error)
+        store.set(f'hello{own_rank}', str(found))
+        return store.get(f'hello{1 - own_rank}')
+
+
+def test_processes_meet_or_name_the_missing_one():
+    assert run_distributed(meet_others, free_port(), 2, 300) == [b'2', b'2']
+    port = free_port()
+    first, second = run_distributed(meet_others, port, 3, 8)
+    assert first.startswith('rank 0 has waited')
+    assert f'2 of 3 processes have arrived at 127.0.0.1:{port}, missing: rank 2.' in first
+    assert 'RENDEZVOUS_TIMEOUT' in first
+    # Its own time may be over a moment earlier or later than that of the serving process.
+    assert 'missing: rank 2.' in second or 'has ended' in second
+
+
+def test_a_first_rank_that_never_comes(monkeypatch, capsys):
+    port = free_port()
+    prepare(monkeypatch, port, 1, 2, 3)
+    monkeypatch.setattr(rendezvous, '_REPORT_SECONDS', 1.0)
+    with pytest.raises(LaunchError, match=rf'rank 1 has waited .*: 127\.0\.0\.1:{port} cannot be reached'):
+        meet()
+    assert 'Rank 1 has waited for' in capsys.readouterr().out
+    monkeypatch.setenv('RENDEZVOUS_TIMEOUT', 'soon')
+    with pytest.raises(LaunchError, match='RENDEZVOUS_TIMEOUT=soon: expected seconds'):
+        meet()
