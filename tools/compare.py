@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
+from mm_sop.engine.weights import WeightsError
 from mm_sop.visualization.compare import read_runs, write_comparison
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     init_default_scope('mmpretrain')
     try:
         page = write_comparison(read_runs(args.runs), args.out)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, WeightsError, ValueError) as error:
         sys.exit(f'compare.py: {error}')
     print(page.with_name('compare.md').read_text())
     print(page)
