@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> list[Path]:
     if args.config:
         config = load_config(args.config)
     else:
-        config = stored_config(content, args.checkpoint, ('test_dataloader',), args.trust)
+        config = stored_config(content, args.checkpoint, ('model', 'data_preprocessor', 'test_dataloader'), args.trust)
     model = load_detector(config, args.checkpoint, get_device(), find_state_dict(content, args.checkpoint))
     detections, load_picture = {}, LoadPicture()
     for path, name in zip(args.images, distinct_names(args.images), strict=True):

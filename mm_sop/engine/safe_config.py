@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import PurePosixPath
 
@@ -14,16 +14,21 @@ from mm_sop.engine.weights import WeightsError
 SCOPES = ('mmpretrain', 'mmdet', 'mmengine')
 """Packages whose registries may be asked; any other scope makes MMEngine import a package of that name."""
 
-_REGISTRIES = dict(model=('MODELS', 'TASK_UTILS', 'BATCH_AUGMENTS'), data=('DATASETS', 'TRANSFORMS'))
-# MMDetection and MMCV look these up by themselves, by `eval` and `getattr`.
-_OPERATORS = ('nms', 'soft_nms', 'RoIAlign', 'RoIPool', 'SimpleRoIAlign', 'DeformRoIPool', 'ModulatedDeformRoIPool')
+_DATA = ('DATASETS', 'TRANSFORMS')
+_REGISTRIES = dict(model=('MODELS', 'TASK_UTILS', 'BATCH_AUGMENTS'), data=_DATA, unread=_DATA)
+# MMDetection and MMCV look these up by themselves, some by `eval` and `getattr`.
+_OPERATORS = (
+    *('nms', 'soft_nms', 'nms_match', 'nms_rotated', 'nms_quadri', 'conv', 'last_conv', 'interpolation_conv'),
+    *('dilation', 'offset', 'RoIAlign', 'RoIPool', 'SimpleRoIAlign', 'RoIAlignRotated', 'RiRoIAlignRotated'),
+    *('DeformRoIPool', 'DeformRoIPoolPack', 'ModulatedDeformRoIPool', 'ModulatedDeformRoIPoolPack', 'PrRoIPool'),
+)
 # Their constructors read, unpickle or download files, or look up names that no registry holds.
 _REFUSED = (
     *('HuggingFaceClassifier', 'CLIPGenerator', 'VQAGenerationHead', 'ImageToImageRetriever', 'BertModel', 'GLIP'),
     *('KnowledgeDistillationSingleStageDetector', 'LAD', 'Detectron2Wrapper', 'ATSSVLFusionHead', 'GroundingDINO'),
     *('AppearanceFreeLink', 'CameraMotionCompensation', 'Albu', 'AlbuKeypoint', 'Albumentations', 'InstaBoost'),
     *('ImageAug', 'RandomSamplingNegPos', 'torchvision/Lambda', 'RefCoco', 'RefCocoDataset'),
-    *('MDETRStyleRefCocoDataset', 'InferencerLoader', 'LoadProposals'),
+    *('MDETRStyleRefCocoDataset', 'InferencerLoader'),
 )
 _REFUSED_MODULES = ('mmpretrain.models.multimodal', 'mmpretrain.models.utils.huggingface')
 # All weights come from the checkpoint itself.
@@ -42,8 +47,10 @@ def check_config(config: Config, source: str, *sections: str) -> Config:
     Args:
         config: A config that was read from ``source`` without running it.
         source: Where it comes from, for messages.
-        *sections: Among ``'model'``, ``'data_preprocessor'``, dataloaders, of which the dataset is meant, and
-            ``'custom_hooks'``, of which the datasets are meant. Other sections stay as they are: do not build them.
+        *sections: Among ``'backbone'``, built in MMPretrain's scope; ``'model'``, ``'data_preprocessor'``;
+            ``'train_dataloader'``, of which the dataset is meant; ``'test_dataloader'``, of whose dataset only type,
+            classes and pipeline are meant; and ``'custom_hooks'``, of which the datasets are meant. Other sections stay
+            as they are: do not build them.
 
     Returns:
         A copy with the checked sections.
@@ -57,14 +64,16 @@ def check_config(config: Config, source: str, *sections: str) -> Config:
         _refuse(source, 'default_scope', scope, f'expected one of {", ".join(SCOPES)}')
     values.pop('custom_imports', None)
     for name in sections:
-        if values.get(name) is None:
-            continue
-        if name in ('model', 'data_preprocessor'):
+        if name == 'backbone':
+            model = values['model']
+            model[name] = check_untrusted(model[name], source, 'model', 'mmpretrain', 'model.backbone')
+        elif name in ('model', 'data_preprocessor') and values.get(name) is not None:
             values[name] = check_untrusted(values[name], source, 'model', scope, name)
-            continue
-        for owner in values[name] if name == 'custom_hooks' else [values[name]]:
-            for key in {'dataset', 'bank', 'queries'}.intersection(owner):
-                owner[key] = check_untrusted(owner[key], source, 'data', scope, f'{name}.{key}')
+        elif name not in ('model', 'data_preprocessor'):
+            kind = 'unread' if name == 'test_dataloader' else 'data'
+            for owner in values.get(name) or () if name == 'custom_hooks' else [values.get(name) or {}]:
+                for key in {'dataset', 'bank', 'queries'}.intersection(owner):
+                    owner[key] = check_untrusted(owner[key], source, kind, scope, f'{name}.{key}')
     return Config(values)
 
 
@@ -79,7 +88,7 @@ def check_untrusted(
     Args:
         settings: The settings, as deeply nested as they may be.
         source: Where they come from, for messages.
-        kind: ``'model'`` or ``'data'``.
+        kind: ``'model'``, ``'data'``, or ``'unread'`` for a dataset of which only the pipeline is built.
         scope: Registries in which names without a scope are looked up, one of :data:`SCOPES`.
         place: Dotted name of the settings, for messages.
 
@@ -136,7 +145,7 @@ def _check_mapping(settings: Mapping, source: str, kind: str, scope: str, place:
             checked[key] = value
             continue
         _check_reference(key, value, source, kind, inner)
-        checked[key] = _check(value, source, kind, scope, inner)
+        checked[key] = _check(value, source, 'data' if key == 'pipeline' else kind, scope, inner)
     return checked
 
 
@@ -148,11 +157,12 @@ def _check_type(name, source: str, kind: str, scope: str, place: str) -> None:
     found = _find(name, kind, scope, source)
     if found is None:
         _refuse(source, place, name, 'no registry has a class of this name')
-    if found.__name__ in _REFUSED or name in _REFUSED or found.__module__.startswith(_REFUSED_MODULES):
+    names = {name.rpartition('.')[2], getattr(found, '__name__', '')}
+    if names.intersection(_REFUSED) or getattr(found, '__module__', '').startswith(_REFUSED_MODULES):
         _refuse(source, place, name, 'it reads or downloads files when it is built')
 
 
-def _find(name: str, kind: str, scope: str, source: str) -> type | None:
+def _find(name: str, kind: str, scope: str, source: str) -> Callable | None:
     """The registered class that MMEngine finds by a name, without its search for Python objects."""
     given, _, short = name.rpartition('.')
     for each in (given,) if given else (scope, 'mmengine'):
@@ -164,8 +174,10 @@ def _find(name: str, kind: str, scope: str, source: str) -> type | None:
                 registry.import_from_location()
             except ImportError as error:
                 raise WeightsError(f'{source} needs {each}, which cannot be imported: {error}') from error
-            if inspect.isclass(registry.module_dict.get(short)):
-                return registry.module_dict[short]
+            found = registry.module_dict.get(short)
+            # Functions make objects in their own ways, but for MMPretrain's wrappers of torchvision's classes.
+            if inspect.isclass(found) or (found and short.startswith('torchvision/')):
+                return found
     return None
 
 

@@ -11,7 +11,9 @@ from mm_sop.engine.safe_config import check_config
 from mm_sop.engine.weights import WeightsError
 
 
-def stored_config(checkpoint: object, source: str, sections: tuple[str, ...] = (), trusted: bool = False) -> Config:
+def stored_config(
+    checkpoint: object, source: str, sections: tuple[str, ...] = ('backbone',), trusted: bool = False
+) -> Config:
     """The config that MMEngine wrote into a checkpoint.
 
     It is Python, and :class:`mmengine.config.Config` would run it. Here only assignments of literals, lists, tuples and
@@ -20,7 +22,7 @@ def stored_config(checkpoint: object, source: str, sections: tuple[str, ...] = (
     Args:
         checkpoint: Content of the file.
         source: Where it comes from, for the message.
-        sections: What is going to be built besides the model, see :func:`check_config`. Other sections are not checked.
+        sections: What is going to be built, see :func:`check_config`. Other sections are not checked.
         trusted: Whether the config may name any Python object.
 
     Returns:
@@ -39,7 +41,7 @@ def stored_config(checkpoint: object, source: str, sections: tuple[str, ...] = (
             'it comes from (--from)'
         )
     config = Config(values)
-    return config if trusted else check_config(config, source, 'model', 'data_preprocessor', *sections)
+    return config if trusted else check_config(config, source, *sections)
 
 
 def read_stored_config(path: Path) -> Config:
