@@ -134,7 +134,8 @@ def _check_mapping(settings: Mapping, source: str, kind: str, scope: str, place:
     if scope not in SCOPES:
         _refuse(source, f'{place}._scope_', scope, f'expected one of {", ".join(SCOPES)}')
     checked = {}
-    for key, value in settings.items():
+    # The type first: it says most.
+    for key, value in sorted(settings.items(), key=lambda item: item[0] != 'type'):
         inner = f'{place}.{key}'
         if not isinstance(key, int) and not (isinstance(key, str) and _KEY.fullmatch(key)):
             _refuse(source, place, key, 'expected plain names as keys')

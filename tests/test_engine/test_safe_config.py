@@ -22,7 +22,6 @@ REAL = [
     ('sop/vits.py', ('model', 'data_preprocessor', 'train_dataloader', 'custom_hooks')),
     ('resa/resa_r18_composites.py', ('model', 'data_preprocessor', 'train_dataloader', 'custom_hooks')),
     ('detection/mask-rcnn_r50_fpn_1x_coco.py', ('model', 'test_dataloader')),
-    ('detection/vitdet_vitt_composites.py', ('model', 'test_dataloader')),
 ]
 BACKBONE = dict(
     type='ResNet',
@@ -85,14 +84,14 @@ def test_hostile_settings_are_refused_at_every_place(name, sections):
         dict(_scope_='antigravity'),
         {"a': print(1), 'b": 1},
     )
-    for path in found:
-        for entries in hostile:
-            settings = Config(changed(built, path, entries))
+    for number, path in enumerate(found):
+        for entries in (hostile[number % 5], hostile[-1]):
+            settings = changed(built, path, entries)
             if 'init_cfg' in path:
-                assert "'os.mkdir'" not in check_config(settings, 'w.pth', *sections).pretty_text
+                assert 'os.mkdir' not in str(check_config(Config(settings), 'w.pth', *sections).to_dict())
                 continue
             with pytest.raises(WeightsError, match='the config in w.pth is not used'):
-                check_config(settings, 'w.pth', *sections)
+                check_config(Config(settings), 'w.pth', *sections)
 
 
 def save(path, model, state=None, **config):
@@ -169,7 +168,7 @@ def test_detectors_cannot_name_functions_that_mmcv_evaluates():
     values = Config.fromfile(CONFIGS / 'detection/mask-rcnn_r50_fpn_1x_coco.py').to_dict()
 
     def read():
-        content = dict(meta=dict(cfg=Config(copy.deepcopy(values)).pretty_text))
+        content = dict(meta=dict(cfg='\n'.join(f'{name} = {value!r}' for name, value in values.items())))
         return stored_config(content, 'w.pth', ('model', 'test_dataloader'))
 
     assert read().model.test_cfg.rcnn.nms.type == 'nms'
