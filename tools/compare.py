@@ -7,6 +7,7 @@ from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
 from mm_sop.engine.failures import report_failures
+from mm_sop.engine.weights import WeightsError
 from mm_sop.visualization.compare import read_runs, write_comparison
 
 
@@ -17,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@report_failures('compare.py', FileNotFoundError, ValueError)
+@report_failures('compare.py', FileNotFoundError, WeightsError, ValueError)
 def main() -> None:
     args = parse_args()
     init_default_scope('mmpretrain')

@@ -38,7 +38,10 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> list[Path]:
     """Returns the pictures that cannot be read."""
     content = read_checkpoint(args.checkpoint, args.trust)
-    config = load_config(args.config) if args.config else stored_config(content, args.checkpoint)
+    if args.config:
+        config = load_config(args.config)
+    else:
+        config = stored_config(content, args.checkpoint, ('model', 'data_preprocessor', 'test_dataloader'), args.trust)
     model = load_detector(config, args.checkpoint, get_device(), find_state_dict(content, args.checkpoint))
     detections, load_picture = {}, LoadPicture()
     for path, name in zip(args.images, distinct_names(args.images), strict=True):

@@ -12,7 +12,7 @@ from mm_sop.engine.hooks.bad_image_hook import TooManyBadImagesError
 from mm_sop.engine.hooks.collapse_guard_hook import CollapseError
 from mm_sop.engine.launch import launch
 from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError
-from mm_sop.engine.weights import WeightsError
+from mm_sop.engine.weights import WeightsError, trust_checkpoints
 
 UNUSABLE = (CheckpointError, WeightsError, AnnotationError, FileNotFoundError, NotADirectoryError)
 HOPELESS = (TooManyBadImagesError, AllUnreadableError, NonFiniteLossError, CollapseError)
@@ -46,6 +46,7 @@ def parse_args():
     parser.add_argument('--amp', action='store_true', help='train in bfloat16')
     parser.add_argument('--data', metavar='DIR', help='folder of the training pictures')
     parser.add_argument('--pretrained', metavar='CHECKPOINT', help="start from its backbone; 'none' for random weights")
+    parser.add_argument('--trust', action='store_true', help='let code in the checkpoints that the config names run')
     parser.add_argument('--seed', type=int, help='random seed; default that of the config, or 0')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
@@ -56,7 +57,9 @@ def parse_args():
 
 @report_failures('train.py', *UNUSABLE, *HOPELESS)
 def main():
-    launch(**vars(parse_args()))
+    options = vars(parse_args())
+    with trust_checkpoints(options.pop('trust')):
+        launch(**options)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,22 @@
 """Finding and checking the checkpoint with which to go on."""
 
-import pickle
-import re
+import logging
+import os
 import zipfile
 from pathlib import Path
 
-import torch
-from mmengine.runner.checkpoint import get_torch_safe_globals
+from mmengine.logging import print_log
 from torch import nn
+
+from mm_sop.engine.weights import (
+    WeightsError,
+    describe_mismatch,
+    diagnose,
+    find_state_dict,
+    format_mismatch,
+    list_checkpoints,
+    load_verified,
+)
 
 
 class CheckpointError(RuntimeError):
@@ -17,7 +26,7 @@ class CheckpointError(RuntimeError):
 def describe_damage(path: str | Path) -> str | None:
     """Say what is wrong with a file that should be a training checkpoint.
 
-    Tensors are mapped, not read: the check is quick for large files.
+    All of it is read once, to compare its checksums.
 
     Args:
         path: The file.
@@ -33,38 +42,46 @@ def describe_damage(path: str | Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return f'it is truncated or no checkpoint ({path.stat().st_size:,} bytes)'
     try:
-        checkpoint = _load_mapped(path)
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        return f'it cannot be read ({str(error).splitlines()[0]})'
+        checkpoint = load_verified(path)
+    except Exception as error:  # unpicklers raise almost anything on broken bytes
+        return f'it cannot be read ({diagnose(path, error)})'
+    if not isinstance(checkpoint, dict):
+        return 'it is not the checkpoint of a training run'
     missing = [key for key in ('meta', 'state_dict', 'message_hub', 'optimizer') if key not in checkpoint]
     return f'it is not the checkpoint of a training run: {", ".join(missing)} missing' if missing else None
-
-
-def _load_mapped(path: Path) -> dict:
-    with torch.serialization.safe_globals(get_torch_safe_globals()):
-        return torch.load(path, map_location='cpu', mmap=True, weights_only=True)
 
 
 def find_latest(work_dir: str | Path) -> Path | None:
     """The checkpoint that ``last_checkpoint`` names, or None where no run has saved one.
 
+    Where that file is damaged, a warning says so and the newest checkpoint counts.
+
     Args:
         work_dir: Folder of the run; it may have been moved or copied since.
+
+    Raises:
+        CheckpointError: ``last_checkpoint`` is a folder: no checkpoint could ever be saved.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file():
-        named = Path(pointer.read_text().strip())
-        beside = work_dir / named.name
-        return named if named.is_file() and not beside.is_file() else beside
-    return next(iter(list_checkpoints(work_dir)), None)
+    newest = next(iter(list_checkpoints(work_dir)), None)
+    if pointer.is_dir():
+        raise CheckpointError(f'{pointer} is a folder, but training writes a file of this name: move it away')
+    if not pointer.is_file():
+        return newest
+    named = _read_pointer(pointer)
+    if named is None:
+        instead = f'the newest checkpoint is used, {newest}' if newest else 'there is no checkpoint beside it either'
+        print_log(f'{pointer} is damaged, it names no checkpoint: {instead}', 'current', logging.WARNING)
+        return newest
+    beside = work_dir / named.name
+    return named if named.is_file() and not beside.is_file() else beside
 
 
-def list_checkpoints(work_dir: str | Path) -> list[Path]:
-    """The ``iter_*.pth`` of a run, the latest first."""
-    numbered = [(re.fullmatch(r'iter_(\d+)\.pth', path.name), path) for path in Path(work_dir).glob('iter_*.pth')]
-    found = [(int(match[1]), path) for match, path in numbered if match]
-    return [path for _, path in sorted(found, reverse=True)]
+def _read_pointer(pointer: Path) -> Path | None:
+    text = os.fsdecode(pointer.read_bytes()).strip()
+    name = Path(text).name
+    return Path(text) if name and name.isprintable() and '\0' not in text else None
 
 
 def check_resumable(path: str | Path) -> None:
@@ -111,3 +128,43 @@ def check_fits(model: nn.Module, state_dict: dict) -> None:
             f'the checkpoint belongs to another model, {len(faults)} tensors differ:{listing}\n'
             'Resume with the config of that run; to start from its weights only, set load_from without --resume'
         )
+
+
+def check_start(model: nn.Module, checkpoint: object, source: str) -> None:
+    """Refuse to start from weights whose backbone is another one, where MMEngine would keep the random weights.
+
+    Heads, necks and other parts around the backbone may differ, as in fine-tuning; MMEngine lists them.
+
+    Args:
+        model: The model.
+        checkpoint: Content of the file.
+        source: Where it comes from, for the message.
+
+    Raises:
+        WeightsError: Tensors of the backbone are missing or of another shape; the message has a table of them.
+    """
+    state = {name.removeprefix('module.'): value for name, value in find_state_dict(checkpoint, source).items()}
+    expected = model.state_dict()
+    resized = _resized_on_loading(model)
+    prefix = 'backbone.' if hasattr(model, 'backbone') else ''
+    rows = [
+        (problem, name, details)
+        for problem, name, details in describe_mismatch(expected, state)
+        if name.startswith(prefix) and (problem == 'missing' or (problem == 'shape' and name not in resized))
+    ]
+    if rows:
+        raise WeightsError(
+            f'load_from: {source} does not fit the backbone of {type(model).__name__}, which would be trained from '
+            f'random weights:\n{format_mismatch(rows)}\nUse the config of its run, or start from its backbone alone '
+            'with --pretrained'
+        )
+
+
+def _resized_on_loading(model: nn.Module) -> set[str]:
+    """Tensors, such as position embeddings, that their modules bring into shape when they are loaded."""
+    return {
+        f'{prefix}.{name}'.lstrip('.')
+        for prefix, module in model.named_modules()
+        if module._load_state_dict_pre_hooks
+        for name in (*module._parameters, *module._buffers)
+    }

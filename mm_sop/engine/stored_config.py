@@ -1,14 +1,19 @@
-"""The config in a checkpoint, read without running it."""
+"""Configs that runs have written into checkpoints and work directories, read without running them."""
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.config.config import RESERVED_KEYS
 
+from mm_sop.engine.safe_config import check_config
 from mm_sop.engine.weights import WeightsError
 
 
-def stored_config(checkpoint: object, source: str) -> Config:
+def stored_config(
+    checkpoint: object, source: str, sections: tuple[str, ...] = ('backbone',), trusted: bool = False
+) -> Config:
     """The config that MMEngine wrote into a checkpoint.
 
     It is Python, and :class:`mmengine.config.Config` would run it. Here only assignments of literals, lists, tuples and
@@ -17,22 +22,50 @@ def stored_config(checkpoint: object, source: str) -> Config:
     Args:
         checkpoint: Content of the file.
         source: Where it comes from, for the message.
+        sections: What is going to be built, see :func:`check_config`. Other sections are not checked.
+        trusted: Whether the config may name any Python object.
 
     Returns:
         The config.
 
     Raises:
-        WeightsError: The checkpoint has none that describes a model.
+        WeightsError: The checkpoint has none that describes a model, or one that is not allowed.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
-    values = parse_assignments(text) if isinstance(text, str) else {}
-    if 'backbone' not in (values.get('model') or {}):
+    values = _parse(text, source) if isinstance(text, str) else {}
+    model = values.get('model')
+    if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
         raise WeightsError(
             f'{source} does not say what network it holds: give the config of the run (--config), or the library that '
             'it comes from (--from)'
         )
-    return Config(values)
+    config = Config(values)
+    return config if trusted else check_config(config, source, *sections)
+
+
+def read_stored_config(path: Path) -> Config:
+    """The config file that a run has left in its work directory, all of it unchecked: see :func:`check_config`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WeightsError: It is no config.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise WeightsError(f'{path} is damaged, it is no text: {error}') from error
+    return Config(_parse(text, str(path)))
+
+
+def _parse(text: str, source: str) -> dict:
+    try:
+        values = parse_assignments(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise WeightsError(f'the config in {source} is damaged: {error}') from error
+    return {name: value for name, value in values.items() if name not in RESERVED_KEYS}
 
 
 def parse_assignments(text: str) -> dict:
@@ -49,7 +82,7 @@ def parse_assignments(text: str) -> dict:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             try:
                 values[statement.targets[0].id] = _evaluate(statement.value)
-            except ValueError:
+            except (ValueError, TypeError):
                 continue
     return values
 

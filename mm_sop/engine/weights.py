@@ -3,10 +3,13 @@
 import re
 import zipfile
 from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
@@ -26,8 +29,27 @@ _HINTS = {
 }
 
 
+_is_trusted = False
+
+
 class WeightsError(RuntimeError):
     """Weights cannot be used; the message says why."""
+
+
+@contextmanager
+def trust_checkpoints(trusted: bool = True) -> Iterator[None]:
+    """Let code in all checkpoints that are read meanwhile run, by whatever part of the program.
+
+    Args:
+        trusted: False for no change.
+    """
+    global _is_trusted
+    before = _is_trusted
+    _is_trusted = trusted or before
+    try:
+        yield
+    finally:
+        _is_trusted = before
 
 
 def read_state_dict(path: str | Path, network: str = 'teacher', trusted: bool = False) -> dict[str, Tensor]:
@@ -48,8 +70,20 @@ def read_state_dict(path: str | Path, network: str = 'teacher', trusted: bool = 
     return find_state_dict(read_checkpoint(path, trusted), str(path), network)
 
 
-def read_checkpoint(path: str | Path, trusted: bool = False):
-    """Read all of a checkpoint; see :func:`read_state_dict`."""
+def read_checkpoint(
+    path: str | Path,
+    trusted: bool = False,
+    map_location: str | torch.device | Callable = 'cpu',
+    mmap: bool = True,
+):
+    """Read all of a checkpoint; see :func:`read_state_dict`.
+
+    Args:
+        path: The file.
+        trusted: Whether code in it may run.
+        map_location: Where tensors go, see :func:`torch.load`.
+        mmap: Whether tensors stay in the file until they are needed. It must not change until then.
+    """
     path = Path(path)
     if path.is_dir():
         files = sorted(file.name for file in path.iterdir() if file.suffix in ('.pth', '.safetensors'))
@@ -58,7 +92,14 @@ def read_checkpoint(path: str | Path, trusted: bool = False):
         )
     if not path.is_file():
         raise WeightsError(f'no checkpoint {path.absolute()}')
-    return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path, trusted)
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path)
+    try:
+        return load_verified(path, trusted, map_location, mmap)
+    except (OSError, ImportError, AttributeError) as error:
+        raise WeightsError(f'{path} cannot be read: {error}{_name_sound(path)}') from error
+    except Exception as error:  # unpicklers raise almost anything on broken bytes
+        raise WeightsError(f'{path} cannot be read: {diagnose(path, error)}{_name_sound(path)}') from error
 
 
 def find_state_dict(content, source: str, network: str = 'teacher') -> dict[str, Tensor]:
@@ -72,25 +113,75 @@ def find_state_dict(content, source: str, network: str = 'teacher') -> dict[str,
     raise WeightsError(f'{source} holds no weights: expected tensors by name, or a dictionary with `state_dict`')
 
 
-def _read_torch(path: Path, trusted: bool):
+def load_verified(
+    path: Path, trusted: bool = False, map_location: str | torch.device | Callable = 'cpu', mmap: bool = True
+):
+    """:func:`torch.load` of a file whose checksums are right; without code unless it is trusted."""
+    trusted, is_archive = trusted or _is_trusted, zipfile.is_zipfile(path)
+    if is_archive:
+        _verify_archive(path)
+    with torch.serialization.safe_globals(_safe_globals()):
+        return torch.load(path, map_location=map_location, mmap=mmap and is_archive, weights_only=not trusted)
+
+
+def _verify_archive(path: Path) -> None:
+    """Compare all checksums, which PyTorch writes but does not read."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        # After torch.serialization.set_crc32_options(False) there are none.
+        for record in records if any(record.CRC for record in records) else ():
+            with archive.open(record) as file:
+                while file.read(2**22):
+                    pass
+
+
+def _safe_globals() -> list:
+    """What checkpoints of MMEngine and, for their arguments, of DINO and its kin may name."""
+    # With `getattr` itself a pickle would reach any attribute of any object, such as `builtins.exec`.
+    allowed = [each for each in get_torch_safe_globals() if each is not getattr]
+    return [*allowed, (_get_statistic, 'builtins.getattr'), Namespace]
+
+
+def _get_statistic(owner: type, name: str) -> Callable:
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f'it asks for the attribute {name!r}, which no log needs')
+    return getattr(owner, name)
+
+
+def _name_sound(path: Path) -> str:
+    """The newest other checkpoint of the same run whose checksums are right."""
+    others = list_checkpoints(path.parent) if re.fullmatch(r'iter_\d+\.pth', path.name) else []
+    sound = next((other for other in others if other.name != path.name and _is_intact(other)), None)
+    return f'. The newest intact checkpoint beside it is {sound}' if sound else ''
+
+
+def _is_intact(path: Path) -> bool:
     try:
-        # Checkpoints of DINO and its kin hold their arguments as a Namespace.
-        with torch.serialization.safe_globals([*get_torch_safe_globals(), Namespace]):
-            return torch.load(path, map_location='cpu', mmap=zipfile.is_zipfile(path), weights_only=not trusted)
-    except (OSError, ImportError, AttributeError) as error:
-        raise WeightsError(f'{path} cannot be read: {error}') from error
-    except Exception as error:  # unpicklers raise almost anything on broken bytes
-        raise WeightsError(f'{path} cannot be read: {_diagnose(path, error)}') from error
+        _verify_archive(path)
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+    return True
 
 
-def _diagnose(path: Path, error: Exception) -> str:
+def list_checkpoints(work_dir: str | Path) -> list[Path]:
+    """The ``iter_*.pth`` of a run, the latest first."""
+    numbered = [(re.fullmatch(r'iter_(\d+)\.pth', path.name), path) for path in Path(work_dir).glob('iter_*.pth')]
+    found = [(int(match[1]), path) for match, path in numbered if match]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def diagnose(path: Path, error: Exception) -> str:
+    """Say what is wrong with a file that :func:`load_verified` cannot read."""
     code = re.search(r'GLOBAL ([\w.]*\w)', str(error))
     if code:
         return (
             f'it holds the Python object {code[1]}, which would run code. If you trust where it comes from, '
-            f'`tools/export.py {path} --trust --to safetensors` saves the tensors of its encoder alone; tools/test.py '
-            'and tools/detect.py take --trust as well'
+            f'`tools/export.py {path} --trust --to safetensors` saves the tensors of its encoder alone; train.py, '
+            'test.py, detect.py and make_report.py take --trust as well'
         )
+    damaged = re.search(r"Bad CRC-32 for file '[^/]*/?(.*)'", str(error))
+    if damaged:
+        return f'it is damaged, the checksum of its part {damaged[1]} is wrong: copy or download it again'
     with path.open('rb') as file:
         start = file.read(64).lstrip()
     if not path.stat().st_size:

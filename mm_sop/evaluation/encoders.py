@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mm_sop.engine.formats import IMPORTS, read_format
 from mm_sop.engine.launch import load_config
+from mm_sop.engine.safe_config import build_untrusted
 from mm_sop.engine.weights import (
     BACKBONE_PREFIXES,
     WeightsError,
@@ -114,6 +115,7 @@ def load_network(
     prefix: str | None = None,
     num_heads: int | None = None,
     content: object = None,
+    is_stored: bool = False,
 ) -> LoadedNetwork:
     """Build a network and load all of its weights.
 
@@ -127,6 +129,7 @@ def load_network(
         prefix: Beginning of the network's names in the checkpoint. Defaults to None, found out.
         num_heads: Attention heads of networks that are known by their shapes alone.
         content: Content of the checkpoint, if it has been read already.
+        is_stored: Whether the config comes from the checkpoint, and not from the user.
 
     Raises:
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
@@ -148,7 +151,7 @@ def load_network(
     else:
         config = _load_source(source) if source else config
         backbone, settings = config.model.backbone, find_preprocessor(config)
-        module = MODELS.build(backbone)
+        module = build_untrusted(MODELS, backbone, str(checkpoint)) if is_stored else MODELS.build(backbone)
         normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
     if prefix is None:
         prefix = find_prefix(state, module.state_dict(), BACKBONE_PREFIXES[network], str(checkpoint), ignored)

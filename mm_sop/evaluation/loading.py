@@ -1,10 +1,8 @@
 """One line from a checkpoint to a ready encoder."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,8 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mm_sop.datasets.transforms.loading import to_rgb
-from mm_sop.engine.formats import from_format
+from mm_sop.engine.checkpoint_loader import download
+from mm_sop.engine.formats import TABLES, from_format
 from mm_sop.engine.launch import load_config, training_dataset
+from mm_sop.engine.safe_config import build_untrusted, check_untrusted
 from mm_sop.engine.stored_config import stored_config
 from mm_sop.engine.weights import (
     BACKBONE_PREFIXES,
@@ -180,7 +180,9 @@ def load(
         source: Other origin of the checkpoint, see :func:`mm_sop.evaluation.encoders.load_network`.
         image_size: Side that pictures get. Defaults to that of pretraining; 224 where it is unknown.
         num_heads: Attention heads of networks that are known by their shapes alone.
-        trusted: Whether code in the checkpoint may run.
+        trusted: Whether code in the checkpoint may run, and its config may name any Python object. Without, only
+            classes in the registries of MMEngine, MMPretrain and MMDetection are built from a config that comes with
+            the weights.
 
     Returns:
         The encoder: ``encoder(images)`` gives global representations, (B, D), and local maps, (B, D', h, w).
@@ -196,7 +198,7 @@ def load(
     path = _fetch(str(path_or_name))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         if path.is_dir():
-            encoder = _load_export(path, network)
+            encoder = _load_export(path, network, trusted)
         else:
             encoder = _load_checkpoint(path, network, config, source, num_heads, trusted)
     if image_size is None or image_size == encoder.specification.image_size:
@@ -211,19 +213,12 @@ def _fetch(name: str) -> Path:
             from huggingface_hub import snapshot_download
         except ImportError as error:
             raise WeightsError(f'{name} needs `pip install huggingface_hub`') from error
-        with _explained(name):
+        try:
             return Path(snapshot_download(name.removeprefix('hf:')))
+        except (OSError, ValueError) as error:
+            raise WeightsError(f'{name} cannot be downloaded: {error}') from error
     if urlparse(name).scheme in ('http', 'https'):
-        file = Path(urlparse(name).path)
-        # Checkpoints of different runs have the same names.
-        path = Path(
-            torch.hub.get_dir(), 'checkpoints', f'{file.stem}-{sha256(name.encode()).hexdigest()[:8]}{file.suffix}'
-        )
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _explained(name):
-                torch.hub.download_url_to_file(name, str(path))
-        return path
+        return download(name)
     if not Path(name).exists():
         raise WeightsError(
             f'no checkpoint {Path(name).absolute()}: expected a file, a folder, an address or hf:OWNER/NAME'
@@ -231,27 +226,47 @@ def _fetch(name: str) -> Path:
     return Path(name)
 
 
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise WeightsError(f'{name} cannot be downloaded: {error}') from error
-
-
-def _load_export(folder: Path, network: str) -> Encoder:
+def _load_export(folder: Path, network: str, trusted: bool) -> Encoder:
     if not (folder / SPECIFICATION).is_file():
         raise WeightsError(f'{folder} has no {SPECIFICATION}: expected a folder written by tools/export.py')
-    specification = EncoderSpecification(**json.loads((folder / SPECIFICATION).read_text()))
+    specification = _read_specification(folder / SPECIFICATION)
     if specification.format is None:
         raise WeightsError(f'{folder} holds a program, not weights: load {specification.weights} with its own runtime')
     if specification.network == 'teacher' and network == 'student':
         raise WeightsError(f'{folder} holds the teacher: export the checkpoint again with `--which student`')
-    module = MODELS.build(specification.backbone)
-    state = from_format(read_state_dict(folder / specification.weights), specification.format)
+    if not trusted:
+        specification.backbone = check_untrusted(specification.backbone, str(folder), place='backbone')
+    module = build_untrusted(MODELS, specification.backbone, str(folder))
+    state = from_format(read_state_dict(folder / specification.weights, trusted=trusted), specification.format)
     prefix = find_prefix(state, module.state_dict(), ('backbone.', ''), str(folder), ('mask_token',))
     load_complete(module, strip_prefix(state, prefix), str(folder), ('mask_token',))
     return Encoder(module, specification)
+
+
+def _read_specification(path: Path) -> EncoderSpecification:
+    """Read the description of an export, which may come from anywhere."""
+    try:
+        specification = EncoderSpecification(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f'{path} is damaged: {error}') from error
+    size, name = specification.image_size, specification.weights
+    faults = dict(
+        image_size=not isinstance(size, int) or not 0 < size <= 2**14,
+        mean=not _is_color(specification.mean),
+        std=not _is_color(specification.std),
+        format=specification.format is not None and specification.format not in TABLES,
+        # A path could lead out of the folder.
+        weights=not isinstance(name, str) or Path(name).name != name,
+        origin=not isinstance(specification.origin, dict),
+    )
+    wrong = [f'{key} = {getattr(specification, key)!r}' for key, is_wrong in faults.items() if is_wrong]
+    if wrong:
+        raise WeightsError(f'{path} is damaged or of another version: {", ".join(wrong)}')
+    return specification
+
+
+def _is_color(values: object) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
 
 
 def _load_checkpoint(
@@ -265,9 +280,10 @@ def _load_checkpoint(
     content = read_checkpoint(path, trusted)
     if isinstance(config, (str, Path)):
         config = load_config(config)
-    if config is None and source is None:
-        config = stored_config(content, str(path))
-    loaded = load_network(path, config, source, network, None, num_heads, content)
+    is_stored = config is None and source is None
+    if is_stored:
+        config = stored_config(content, str(path), trusted=trusted)
+    loaded = load_network(path, config, source, network, None, num_heads, content, is_stored)
     meta = content.get('meta') or {}
     origin = dict(
         checkpoint=path.name, checkpoint_sha256=hash_file(path), source=_portable(source), prefix=loaded.prefix
@@ -291,8 +307,10 @@ def _has_teacher(content: Mapping, source: str) -> bool:
     return any(str(name).split('.')[0] == 'teacher' for name in (*content, *find_state_dict(content, source)))
 
 
-def _portable(path: str | None) -> str | None:
-    """A path without the folders of this machine."""
+def _portable(path: str | Sequence[str] | None) -> str | None:
+    """A path, or several, without the folders of this machine."""
+    if isinstance(path, (list, tuple)):
+        return ', '.join(_portable(str(each)) for each in path)
     return Path(path).name if path and Path(path).is_absolute() else path
 
 

@@ -1,6 +1,7 @@
 """Several runs side by side on one page."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,14 @@ from pathlib import Path
 from statistics import median
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.safe_config import build_untrusted, check_config
+from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.records import KNNRecords, describe_score, format_score
 from mm_sop.evaluation.results import ERRORS, EvaluationResults, describe_score_name, format_figure, markdown_row
 from mm_sop.visualization.charts import Curve, curves_chart
@@ -91,13 +96,21 @@ class Run:
         }
 
     @cached_property
+    def _parameters(self) -> dict[str, int]:
+        try:
+            return count_parameters(self.config, str(self.work_dir))
+        except WeightsError as error:
+            print_log(f'{self.name}: parameters are not counted, as {error}', 'current', logging.WARNING)
+            return {}
+
+    @cached_property
     def cost(self) -> dict[str, float]:
         """Parameters, seconds, speed and memory, as far as they are known."""
         seconds = time_shares(self.scalars, self.knn)
         speed = self.scalars.get('images_per_second', ((), ()))[1]
         steps, memory = self.scalars.get('memory', ((), ()))
         costs = {
-            **count_parameters(self.config),
+            **self._parameters,
             'iterations': max((steps[-1] for steps, _ in self.scalars.values()), default=None),
             'images per second': median(speed) if speed else None,
             'peak memory in MiB': max(memory, default=None),
@@ -107,13 +120,22 @@ class Run:
         return {name: value for name, value in costs.items() if value is not None}
 
 
-def count_parameters(config: Config) -> dict[str, int]:
-    """Parameters of a config's model that are trained, and those of its backbone."""
-    settings = dict(config.model)
-    if 'data_preprocessor' in config:
-        settings.setdefault('data_preprocessor', config.data_preprocessor)
-    with isolated_random_state():
-        model = MODELS.build(settings)
+def count_parameters(config: Config, source: str) -> dict[str, int]:
+    """Parameters of a config's model that are trained, and those of its backbone.
+
+    Args:
+        config: The config.
+        source: Where it comes from, for messages.
+
+    Raises:
+        WeightsError: The config does not describe a model that may be built.
+    """
+    checked = check_config(config, source, 'model', 'data_preprocessor')
+    settings = dict(checked.get('model') or {})
+    if 'data_preprocessor' in checked:
+        settings.setdefault('data_preprocessor', checked.data_preprocessor)
+    with isolated_random_state(), DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmpretrain')):
+        model = build_untrusted(MODELS, settings, source)
     return {
         'trained parameters': sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         'parameters of the backbone': sum(weight.numel() for weight in model.backbone.parameters()),

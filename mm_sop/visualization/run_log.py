@@ -7,22 +7,24 @@ from statistics import median
 from mmengine.config import Config
 
 from mm_sop.engine.run_starts import list_starts
+from mm_sop.engine.stored_config import read_stored_config
 from mm_sop.visualization.charts import Curve
 
 
 def read_config(work_dir: str | Path) -> Config:
-    """Config of a run's last start.
+    """Config of a run's last start, read without running it and unchecked: see :func:`check_config`.
 
     Args:
         work_dir: Work directory of the run.
 
     Raises:
         FileNotFoundError: It is none.
+        WeightsError: The config is damaged.
     """
     found = [path for start in list_starts(work_dir) if (path := start.folder / 'vis_data/config.py').is_file()]
     if not found:
         raise FileNotFoundError(f'{work_dir} is not the work directory of a run: it has no */vis_data/config.py')
-    return Config.fromfile(found[-1])
+    return read_stored_config(found[-1])
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, Curve]:

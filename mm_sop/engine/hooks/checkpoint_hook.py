@@ -14,7 +14,7 @@ from mmpretrain.registry import HOOKS
 
 from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.checkpoints import check_fits, list_checkpoints
+from mm_sop.engine.checkpoints import check_fits, check_start, list_checkpoints
 from mm_sop.engine.log_history import shorten_histories
 from mm_sop.engine.resumption import adapt_checkpoint, describe_position, describe_settings, samples_seen
 from mm_sop.engine.run_starts import record_start
@@ -79,8 +79,9 @@ class PretrainCheckpointHook(CheckpointHook):
         self._stop_signal = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check a checkpoint with which the run goes on, and take its state."""
+        """Check a checkpoint with which the run starts or goes on, and take its state."""
         if not runner._resume:
+            check_start(unwrap_model(runner.model), checkpoint, str(runner._load_from))
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
         self._resumed = checkpoint.get('pretrain')
