@@ -1,7 +1,6 @@
 """Running protocols one after the other; what is finished is not run again."""
 
 import logging
-import math
 import shutil
 import time
 import traceback
@@ -13,7 +12,7 @@ from mmengine.logging import print_log
 
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.evaluation.cards import card_key, make_card, software_versions
-from mm_sop.evaluation.protocol import EvaluationContext, MissingDataError, Protocol, ProtocolResult
+from mm_sop.evaluation.protocol import EvaluationContext, MissingDataError, Protocol
 from mm_sop.evaluation.results import EvaluationResults, finished_record, format_figure
 
 
@@ -58,7 +57,6 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
         context.parts = context.work_dir / 'parts' / card_key(card)
         with isolated_random_state(cuda=True):
             result = protocol.run(context, data)
-        _check_finite(result)
     except MissingDataError as error:
         return _finish(results, dict(base, status='skipped', reason=str(error), seconds=0.0))
     except Exception as error:  # whatever one protocol raises, the others are to be run
@@ -75,12 +73,6 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
         with suppress(OSError):  # others are interrupted, or there has been none
             context.parts.parent.rmdir()
     return record
-
-
-def _check_finite(result: ProtocolResult) -> None:
-    wrong = [name for name, score in result.scores.items() if not math.isfinite(score.value)]
-    if wrong:
-        raise ValueError(f'{len(wrong)} scores are not finite, such as {wrong[0]}')
 
 
 def _finish(results: EvaluationResults, record: dict, pictures=()) -> dict:
