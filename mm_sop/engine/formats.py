@@ -124,7 +124,11 @@ def to_format(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
     Returns:
         Tensors by the names of that library.
+
+    Raises:
+        ValueError: The format is unknown.
     """
+    _check_name(name)
     split = _split_attention(state) if name in ('huggingface_vit', 'huggingface_dinov2') else state
     return _rename(split, TABLES[name])
 
@@ -138,8 +142,17 @@ def from_format(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
     Returns:
         Tensors by our names; unknown names stay.
+
+    Raises:
+        ValueError: The format is unknown.
     """
+    _check_name(name)
     return _join_attention(_rename(state, {theirs: ours for ours, theirs in TABLES[name].items()}))
+
+
+def _check_name(name: str) -> None:
+    if name not in TABLES:
+        raise ValueError(f'no format {name!r} of weights: expected one of {", ".join(TABLES)}')
 
 
 def read_format(

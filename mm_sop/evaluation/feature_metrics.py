@@ -45,6 +45,9 @@ class KNNMetric(_FeatureMetric):
         temperature: Temperature of the votes' weights. Defaults to 0.07.
         num_bank: Number of pictures that vote only. Defaults to None.
         **kwargs: Arguments of :class:`mmengine.evaluator.BaseMetric`.
+
+    Raises:
+        ValueError: A number is smaller than 1.
     """
 
     default_prefix = 'knn'
@@ -53,6 +56,8 @@ class KNNMetric(_FeatureMetric):
         self, num_neighbors: int = 20, temperature: float = 0.07, num_bank: int | None = None, **kwargs
     ) -> None:
         super().__init__(**kwargs)
+        if num_neighbors < 1 or (num_bank is not None and num_bank < 1):
+            raise ValueError(f'KNNMetric: num_neighbors={num_neighbors} and num_bank={num_bank} must be at least 1')
         self.num_neighbors = num_neighbors
         self.temperature = temperature
         self.num_bank = num_bank
@@ -71,6 +76,7 @@ class KNNMetric(_FeatureMetric):
         """
         if any(label is None for _, label in results):
             raise ValueError('KNNMetric needs labelled pictures: give val_dataloader.dataset one label for each')
+        self._check_sizes(len(results))
         features, labels = torch.stack([feature for feature, _ in results]), torch.tensor([each for _, each in results])
         if self.num_bank is None:
             cosines, rows = _neighbors_without_itself(features, self.num_neighbors)
@@ -82,6 +88,18 @@ class KNNMetric(_FeatureMetric):
         k, num_classes = self.num_neighbors, int(labels.max()) + 1
         votes = neighbor_votes(cosines, labels[rows], [k], self.temperature, num_classes)[k]
         return dict(top1=100 * float((votes.argmax(1) == truth).float().mean()))
+
+    def _check_sizes(self, total: int) -> None:
+        voters = total - 1 if self.num_bank is None else self.num_bank
+        if self.num_bank is not None and self.num_bank >= total:
+            raise ValueError(
+                f'KNNMetric: num_bank={self.num_bank} of {total} images leaves none to classify: concatenate bank and '
+                'queries in val_dataloader.dataset, or leave num_bank out'
+            )
+        if self.num_neighbors > voters:
+            raise ValueError(
+                f'KNNMetric: num_neighbors={self.num_neighbors}, but only {voters} of {total} images vote: lower it'
+            )
 
 
 @METRICS.register_module()

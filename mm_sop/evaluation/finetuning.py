@@ -109,8 +109,16 @@ def finetune(
 
     Returns:
         The trained classifier.
+
+    Raises:
+        ValueError: There are fewer images than processes.
     """
     world_size = get_world_size()
+    if min(settings.batch_size, len(dataset)) < world_size:
+        raise ValueError(
+            f'batches of {min(settings.batch_size, len(dataset))} images cannot be shared by {world_size} processes: '
+            'start fewer processes, or give more images or a larger batch_size'
+        )
     batch_size = min(settings.batch_size, len(dataset)) // world_size
     steps = len(dataset) // (batch_size * world_size)
     epochs = max(settings.epochs, math.ceil(settings.min_iterations / steps))

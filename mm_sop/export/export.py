@@ -48,10 +48,12 @@ def export(
         Largest absolute differences, of ``global`` where the library has such a thing, and ``local_map``.
 
     Raises:
-        ExportError: The library cannot express the network or fails, the folder exists, or features differ.
+        ExportError: The target is unknown, the library cannot express the network or fails, the folder exists, or
+            features differ.
     """
-    folder, writer = Path(folder), TARGETS[target]
+    folder = Path(folder)
     check(encoder, target, folder)
+    writer = TARGETS[target]
     temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     temporary.mkdir(parents=True)
     try:
@@ -72,8 +74,10 @@ def check(encoder: Encoder, target: str, folder: str | Path) -> None:
         folder: Where to write.
 
     Raises:
-        ExportError: The library cannot express the network, or the folder exists.
+        ExportError: The target is unknown, the library cannot express the network, or the folder exists.
     """
+    if target not in TARGETS:
+        raise ExportError(f'no target {target!r}: expected one of {", ".join(TARGETS)}')
     TARGETS[target].check(encoder)
     if Path(folder).exists():
         raise ExportError(f'{folder} exists: delete it, or choose another --out')

@@ -66,6 +66,28 @@ def test_the_first_pictures_vote():
     assert found['knn/top1'] == pytest.approx(100 * float((votes.argmax(1) == labels[9:]).float().mean()))
 
 
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(num_neighbors=15), 'num_neighbors=15, but only 14 of 15 images vote'),
+        (dict(num_neighbors=4, num_bank=3), 'num_neighbors=4, but only 3 of 15 images vote'),
+        (dict(num_neighbors=3, num_bank=15), 'num_bank=15 of 15 images leaves none to classify'),
+        (dict(num_neighbors=3, num_bank=20), 'num_bank=20 of 15 images leaves none to classify'),
+        (dict(num_neighbors=0), 'num_neighbors=0 and num_bank=None must be at least 1'),
+        (dict(num_bank=0), 'num_bank=0 must be at least 1'),
+    ],
+)
+def test_numbers_that_do_not_fit_the_images(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(dict(type='KNNMetric', **options), *features_and_labels())
+
+
+def test_all_others_may_vote():
+    features, labels = features_and_labels()
+    found = evaluate(dict(type='KNNMetric', num_neighbors=14), features, labels)
+    assert found['knn/top1'] == pytest.approx(slow_leave_one_out(features, labels, 14))
+
+
 def test_rank():
     features, labels = features_and_labels()
     found = evaluate(dict(type='RankMetric'), features, labels)

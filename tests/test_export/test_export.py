@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import mm_sop
+from mm_sop.engine.formats import from_format, to_format
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
 from mm_sop.evaluation.protocol import ProtocolResult, Score
@@ -108,6 +109,15 @@ def test_what_a_library_cannot_express_is_refused(name, target, message, samples
     with pytest.raises(ExportError, match=f'{target} cannot express {message}'):
         export(make_encoder(name), target, tmp_path / 'out', samples)
     assert not any(tmp_path.iterdir())
+
+
+def test_unknown_names_are_refused_before_anything_is_written(samples, tmp_path):
+    with pytest.raises(ExportError, match="no target 'onxx': expected one of .*onnx"):
+        export(make_encoder('vit'), 'onxx', tmp_path / 'out', samples)
+    assert not list(tmp_path.iterdir())
+    for rename in (from_format, to_format):
+        with pytest.raises(ValueError, match="no format 'tim' of weights: expected one of "):
+            rename({}, 'tim')
 
 
 def test_pictures_of_another_size_than_the_positions(samples, tmp_path):

@@ -73,6 +73,11 @@ class ClusteringProtocol(Protocol):
             for taps in [context.project(context.features(dataset, self.readout))]
             for label, truth in self._known_labels(dataset).items()
         }
+        if not measured:
+            raise ValueError(
+                f'no label among {", ".join(self.labels)} divides the images of {" or ".join(data)} into two groups or '
+                'more of which one has several images: there is nothing that clusters could agree with'
+            )
         scores = {
             f'{name}_{metric}' + ('' if tap == 'encoding' else f'_{tap}'): score
             for tap in ('encoding', 'embedding')

@@ -60,6 +60,8 @@ class FinetuneProtocol(FinetuneSettings, Protocol):
         return find_subset_lists(context.data)
 
     def run(self, context: EvaluationContext, data: dict[str, Dataset]) -> ProtocolResult:
+        if len(class_names(data['train'])) < 2:
+            raise ValueError(f'fine-tuning needs at least two classes, {context.data} has one')
         few = label_subsets(context, data['train'], [share for share in self.shares if share < 1], (), tries=1)
         subsets = dict({'100%': [np.arange(len(data['train']))]} if 1 in self.shares else {}, **few)
         scores, pictures, lines = {}, [], {}

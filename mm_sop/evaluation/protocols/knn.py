@@ -146,7 +146,7 @@ class _CachedKNN(KNNEvaluator):
 
     def score(self, query: str, cosines: Tensor, rows: Tensor) -> dict[str, dict]:
         k = min(20, max(self.num_neighbors))
-        labels = torch.from_numpy(self.bank_labels['class'])
+        labels = class_labels(self.bank)
         votes = neighbor_votes(cosines, labels[rows], [k], self.temperature, int(labels.max()) + 1)[k]
         self.predicted[query] = k, votes.argmax(1).numpy()
         return super().score(query, cosines, rows)
@@ -155,7 +155,7 @@ class _CachedKNN(KNNEvaluator):
         return [
             confusion_picture(
                 predicted,
-                self.query_labels[name]['class'],
+                class_labels(self.queries[name]).numpy(),
                 self.queries[name],
                 f'k-NN, {name}, k = {k}',
                 f'confusion_{name}',

@@ -51,7 +51,8 @@ class LocalityProtocol(Protocol):
     Args:
         max_images: Test pictures, drawn at random; None for all.
         max_gradients: Test pictures whose gradients are averaged.
-        max_embedded: Test pictures in the picture of the embedding, by UMAP; 0 for no such picture.
+        max_embedded: Test pictures in the picture of the embedding, by UMAP; 0 for no such picture, nor is there one of
+            fewer than four.
         num_pictures: Test pictures whose maps are shown.
         penalty: Weight of the penalty of the linear heads.
     """
@@ -94,7 +95,8 @@ class LocalityProtocol(Protocol):
             ),
             local_gallery(context.encoder, test, self.num_pictures, context.seed),
         ]
-        if self.max_embedded:
+        # UMAP needs a few neighbors.
+        if min(self.max_embedded, len(test)) > 3:
             pictures.append(self._embed(context, test))
         return ProtocolResult(scores, card, pictures)
 

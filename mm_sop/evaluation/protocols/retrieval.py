@@ -34,7 +34,8 @@ class RetrievalProtocol(Protocol):
     The protocol of revisited Oxford and Paris (Radenovic et al., 2018) with the settings of DINO and iBOT: longer side
     of at most 512 pixels, mean descriptor of three sizes, mean average precision and precision at k for three levels of
     difficulty, junk left out. Their code searches with whole queries and cuts off pixels that do not fill a patch. In a
-    labelled folder every picture searches for the others of its identity or class.
+    labelled folder every picture searches for the others of its identity or class. Levels at which no query has
+    something to find have no scores.
 
     Args:
         sets: Folders below the data; those that exist are evaluated.
@@ -100,6 +101,9 @@ class RetrievalProtocol(Protocol):
             )
         results = score_queries(queries, database, task.levels, above)
         card['answerable'] = {level: int(np.isfinite(values[:, 0]).sum()) for level, values in results.items()}
+        results = {level: values for level, values in results.items() if card['answerable'][level]}
+        if not results:
+            raise ValueError(f'{name}: no query has another image of its object to find')
         scores = {
             f'{name} {level} {metric}': mean_score(values[:, column])
             for level, values in results.items()
