@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
 
 from mm_sop.datasets.files import printable
+from mm_sop.engine.atomic import write_atomically
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.tif', '.tiff')
 
@@ -135,11 +136,7 @@ class UnlabelledImages(BaseDataset):
         text = '\n'.join([self._index_header, *paths, ''])
         if text.count('\n') != len(paths) + 1:
             raise ValueError('a file name contains a line break: rename that file or do without `index_file`')
-        target = Path(self.index_file)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f'{target.name}.{os.getpid()}.tmp')
-        unfinished.write_bytes(os.fsencode(text))
-        os.replace(unfinished, target)
+        write_atomically(self.index_file, os.fsencode(text))
 
 
 def list_images(

@@ -141,7 +141,12 @@ def make_folder_atomically(path: str | Path, replace: bool = False) -> Iterator[
         yield temporary
         if replace and path.exists():
             os.replace(path, older)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.replace(older, path)
+            raise
     finally:
         os.close(descriptor)
         for leftover in (temporary, older):

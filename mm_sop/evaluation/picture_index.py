@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.datasets.unlabelled_images import list_images
 from mm_sop.engine.atomic import write_array_atomically, write_atomically
@@ -215,15 +216,15 @@ class PictureIndex:
         unreadable = [file for file in files if file.problem]
         if not readable:
             raise ValueError(
-                f'none of the {len(files)} pictures below {self.folder} can be read; the first: {unreadable[0].path}: '
-                f'{unreadable[0].problem}'
+                f'none of the {len(files)} pictures below {self.folder} can be read; the first: '
+                f'{printable(unreadable[0].path)}: {printable(unreadable[0].problem)}'
             )
         name = f'features-{_digest([file.digest for file in readable])}.npy'
         if not (self.store / name).is_file():
             rows = (features[file.digest] for file in readable)
             shape = (len(readable), len(features[readable[0].digest]))
             write_array_atomically(self.store / name, shape, np.float32, rows)
-        lines = [f'{file.path!r}: {file.problem}\n' for file in unreadable]
+        lines = [f'{file.path!r}: {printable(file.problem)}\n' for file in unreadable]
         write_atomically(self.store / UNREADABLE, ''.join(lines))
         listing = dict(features=name, files=readable, unreadable=unreadable)
         write_atomically(self.store / LISTING, json.dumps(listing))

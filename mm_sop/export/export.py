@@ -1,8 +1,6 @@
 """Write an encoder for a library, and compare what the library makes of it with our features."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from mm_sop.datasets.transforms.loading import UnreadableImageError, read_image
 from mm_sop.datasets.unlabelled_images import list_images
-from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.atomic import make_folder_atomically, write_atomically
 from mm_sop.evaluation.loading import SPECIFICATION, Encoder
 from mm_sop.export.card import write_card
 from mm_sop.export.target import TARGETS, Encode, ExportError, Target
@@ -54,14 +52,9 @@ def export(
     folder = Path(folder)
     check(encoder, target, folder)
     writer = TARGETS[target]
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
-    temporary.mkdir(parents=True)
-    try:
+    with make_folder_atomically(folder) as temporary:
         differences = _write_and_compare(encoder, writer, temporary, pictures)
         write_card(encoder, writer, temporary, folder.name, differences, len(pictures), run, licence)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return differences
 
 

@@ -1,13 +1,12 @@
 """Report of a run as one page with pictures."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from mmengine.config import Config
 from torch import nn
 
+from mm_sop.engine.atomic import make_folder_atomically
 from mm_sop.evaluation.records import KNNRecords
 from mm_sop.visualization import sections
 from mm_sop.visualization.evaluation import evaluation_sections
@@ -66,13 +65,6 @@ def read_ceiling(work_dir: Path) -> dict | None:
 
 def _write_folder(folder: Path, files: dict[str, bytes | str]) -> None:
     """Write all files into a new folder, then let it take the place of the old one."""
-    unfinished = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
-    replaced = folder.with_name(f'.{folder.name}.{os.getpid()}.old')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for name, content in files.items():
-        (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    if folder.exists():
-        os.replace(folder, replaced)
-    os.replace(unfinished, folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with make_folder_atomically(folder, replace=True) as unfinished:
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import re
 import runpy
 import sys
@@ -198,7 +199,7 @@ def test_older_report_stays_until_the_new_one_is_complete(work_dir, monkeypatch)
     def fail(source, target):
         raise OSError('disk')
 
-    monkeypatch.setattr(report.os, 'replace', fail)
+    monkeypatch.setattr(os, 'replace', fail)
     with pytest.raises(OSError, match='disk'):
         report._write_folder(folder, {'index.html': 'new'})
     assert (folder / 'index.html').read_text() == 'old'

@@ -10,9 +10,6 @@ Layout::
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from mm_sop.datasets.files import open_regular
+from mm_sop.engine.atomic import make_folder_atomically
 
 from .images import (
     UnusableImageError,
@@ -245,15 +243,8 @@ def build_assets(sources: list[Source], out: str | Path) -> dict:
         raise AssetError(f'{out} exists already; delete it to build it again')
     chosen, rejected = choose_sources(sources)
     _check_enough(chosen, rejected)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    try:
-        listing = _write_assets(chosen, rejected, temporary)
-        temporary.chmod(0o755)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return listing
+    with make_folder_atomically(out) as temporary:
+        return _write_assets(chosen, rejected, temporary)
 
 
 def choose_sources(sources: list[Source]) -> tuple[list[tuple[Source, Image.Image]], dict[str, str]]:

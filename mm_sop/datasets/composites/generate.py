@@ -3,16 +3,16 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import cv2
 from mmengine.utils import ProgressBar
+
+from mm_sop.engine.atomic import make_folder_atomically
 
 from .assets import Assets, fingerprint, read_listing
 from .classification import BackgroundsSet, ClassesSet, PretrainSet
@@ -131,9 +131,7 @@ def _flatten(values: dict) -> dict:
 
 
 def _generate_set(composite_set: CompositeSet, identity: dict, out: Path, workers: int, progress: bool) -> dict:
-    out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f'.{composite_set.name}.', dir=out))
-    try:
+    with make_folder_atomically(out / composite_set.name) as folder:
         records = list(_render_all(composite_set, folder, workers, progress))
         counts = composite_set.finish(records, folder)
         manifest = dict(
@@ -144,10 +142,6 @@ def _generate_set(composite_set: CompositeSet, identity: dict, out: Path, worker
             licences=composite_set.assets.licences,
         )
         write_json(folder / MANIFEST, manifest)
-        folder.chmod(0o755)
-        os.replace(folder, out / composite_set.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 

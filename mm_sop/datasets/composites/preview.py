@@ -1,7 +1,6 @@
 """Contact sheets of generated sets, read back from their files."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+
+from mm_sop.engine.atomic import open_atomically
 
 GAP = 2
 LABEL_HEIGHT = 12
@@ -31,9 +32,8 @@ def write_contact_sheets(out: str | Path, names: list[str]) -> list[Path]:
     written = []
     for name in names:
         target = folder / f'{name}.png'
-        temporary = target.with_suffix('.partial')
-        draw_grid(SHEETS[name](Path(out, name))).save(temporary, format='PNG')
-        os.replace(temporary, target)
+        with open_atomically(target) as file:
+            draw_grid(SHEETS[name](Path(out, name))).save(file, format='PNG')
         written.append(target)
     return written
 

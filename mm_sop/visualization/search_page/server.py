@@ -59,8 +59,6 @@ _BUSY = b'HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Lengt
 _JPEG = b'\xff\xd8\xff'
 # Encoded pictures kept in memory, by their longest side: less than 100 MB of each kind.
 _NUM_CACHED = {THUMBNAIL_SIDE: 4096, PICTURE_SIDE: 64}
-# Decoders hold up to 16 bytes for each of at most 90 million pixels.
-_MAX_DECODED_AT_ONCE = 2
 
 
 class RequestError(Exception):
@@ -116,7 +114,8 @@ class SearchServer(ThreadingHTTPServer):
         self.max_pixels = max_pixels
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._shrunk = {side: lru_cache(count)(self._shrink) for side, count in _NUM_CACHED.items()}
-        self._decoding = BoundedSemaphore(_MAX_DECODED_AT_ONCE)
+        # Decoders hold up to 20 bytes for each of at most 90 million pixels: one picture of the index at a time.
+        self._decoding = Lock()
         # Decoding and encoding take much memory and all cores: one upload at a time.
         self._encoding = Lock()
         self._uploads = BoundedSemaphore(max_uploads)
@@ -203,17 +202,17 @@ class SearchServer(ThreadingHTTPServer):
         """
         try:
             status = os.stat(self.index.path(number))
-            return self._shrunk[side](number, side, (status.st_size, status.st_mtime_ns))
+            with self._decoding:
+                return self._shrunk[side](number, side, (status.st_size, status.st_mtime_ns))
         except Exception as error:
             message = 'The picture has been removed or changed since it was indexed'
             raise RequestError(HTTPStatus.NOT_FOUND, message) from error
 
     def _shrink(self, number: int, side: int, state: tuple) -> bytes:
-        with self._decoding:
-            picture = _decode_reduced(read_regular(self.index.path(number)), side)
-            factor = min(1.0, side / max(picture.shape[:2]))
-            height, width = (max(1, round(factor * length)) for length in picture.shape[:2])
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        picture = _decode_reduced(read_regular(self.index.path(number)), side)
+        factor = min(1.0, side / max(picture.shape[:2]))
+        height, width = (max(1, round(factor * length)) for length in picture.shape[:2])
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         return cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
 
     def is_own_name(self, host: str) -> bool:
