@@ -161,6 +161,7 @@ def evaluate_at_start(rank, world_size, work_dir):
     init_default_scope('mmpretrain')
     runner = SimpleNamespace(
         model=TinyPair(),
+        train_dataloader=range(7),
         work_dir=work_dir if rank == 0 else f'{work_dir}/missing',
         iter=0,
         epoch=0,
