@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from mmcv.transforms import RandomGrayscale as MMCVRandomGrayscale
 from mmpretrain.datasets import ColorJitter
 from mmpretrain.registry import TRANSFORMS
 
@@ -37,6 +38,19 @@ class FastColorJitter(ColorJitter):
         for index in order:
             if factors[index] is not None and (index < 2 or not _is_gray(results['img'])):
                 results['img'] = adjust[index](results['img'], factors[index])
+        return results
+
+
+# In place of MMCV's, so that recipes take gray images as they stand.
+@TRANSFORMS.register_module(force=True)
+class RandomGrayscale(MMCVRandomGrayscale):
+    """MMCV's transform, which leaves gray images of shape (H, W) in that shape: the blur after it takes no other."""
+
+    def transform(self, results: dict) -> dict:
+        is_flat = results['img'].ndim == 2
+        results = super().transform(results)
+        if is_flat:
+            results['img'] = results['img'].reshape(results['img'].shape[:2])
         return results
 
 
