@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.transforms.loading import LoadPicture, UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.launch import LaunchError, load_config
@@ -75,7 +76,7 @@ def main() -> None:
     except (LaunchError, WeightsError, FileNotFoundError) as error:
         sys.exit(f'detect.py: {error}')
     if skipped:
-        sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {", ".join(map(str, skipped))}')
+        sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {printable(", ".join(map(str, skipped)))}')
 
 
 if __name__ == '__main__':

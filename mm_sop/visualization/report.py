@@ -71,7 +71,8 @@ def _write_folder(folder: Path, files: dict[str, bytes | str]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name, content in files.items():
-        (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        data = content.encode(errors='surrogateescape') if isinstance(content, str) else content
+        (unfinished / name).write_bytes(data)
     if folder.exists():
         os.replace(folder, replaced)
     os.replace(unfinished, folder)
