@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmengine.device import get_device
 
+from mm_sop.datasets.files import printable
 from mm_sop.datasets.transforms.loading import LoadPicture, UnreadableImageError
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.failures import report_failures
@@ -77,7 +78,7 @@ def _without_mask(item: dict) -> dict:
 def main() -> None:
     skipped = run(parse_args())
     if skipped:
-        sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {", ".join(map(str, skipped))}')
+        sys.exit(f'detect.py: {len(skipped)} of the pictures cannot be read: {printable(", ".join(map(str, skipped)))}')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 import mm_sop  # noqa: F401
 from mm_sop.datasets.semantic_pairs import ManifestError, describe_data, picture_info
+from mm_sop.engine.channel_order import loading_order
 from mm_sop.engine.failures import report_failures
 from mm_sop.engine.launch import (
     check_data,
@@ -27,7 +28,7 @@ from mm_sop.engine.launch import (
 )
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.cache import FeatureShards
-from mm_sop.evaluation.encoders import build_encoder, find_preprocessor
+from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.knn import read_labels
 from mm_sop.evaluation.mining import (
     PlainPictures,
@@ -110,7 +111,8 @@ def read_classes(args: argparse.Namespace, pictures: PlainPictures, images: np.n
 
 def encode(args: argparse.Namespace, config: Config, pictures: PlainPictures, images: np.ndarray):
     """Features of the chosen pictures on the disk, and what they depend on."""
-    encoder = build_encoder(config, args.checkpoint, args.encoder, args.network, args.prefix)
+    order = loading_order(pictures.transform)
+    encoder = build_encoder(config, args.checkpoint, args.encoder, args.network, args.prefix, order)
     definition = dict(
         data=describe_data(pictures.dataset), encoder=encoder.identity, transform=pictures.transform, seed=args.seed
     )
@@ -135,7 +137,7 @@ def mine_pairs(args: argparse.Namespace) -> None:
     mined = mine(features, selection, labels, args.num_random, args.seed, args.block_size)
     manifest = make_manifest(mined, selection, images, definition)
     write_manifest(manifest, args.work_dir / f'{args.name}.json')
-    is_bgr = bool(find_preprocessor(config).get('to_rgb'))
+    is_bgr = loading_order(pictures.transform) == 'bgr'
     write_pair_report(
         args.work_dir,
         mined,

@@ -26,6 +26,7 @@ from mm_sop.datasets.coco_checks import check_coco, check_num_classes, class_nam
 from mm_sop.datasets.unlabelled_images import EXTENSIONS, iterate_images
 from mm_sop.engine.atomic import remove_stale_temporaries
 from mm_sop.engine.blocks import compile_blocks, expand_checkpointed
+from mm_sop.engine.channel_order import ChannelOrderError, loading_order, network_order
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.failures import LaunchError
@@ -335,6 +336,7 @@ def check_data(cfg: Config) -> None:
         LaunchError: The folder does not exist, or holds no picture where any picture would do.
         AnnotationError: COCO annotations have a fault, see :func:`check_coco`.
     """
+    check_channels(cfg)
     leaves = leaf_datasets(cfg.get('train_dataloader', {}).get('dataset'))
     given = [leaf.get('data_root') or [] for leaf in leaves]
     roots = [root for listed in given for root in ([listed] if isinstance(listed, str) else listed)]
@@ -349,6 +351,23 @@ def check_data(cfg: Config) -> None:
             _check_pictures([listed] if isinstance(listed, str) else listed, leaf.get('extensions', EXTENSIONS))
     check_annotations(cfg, 'train', 'val')
     check_knn_data(cfg)
+
+
+def check_channels(cfg: Config) -> None:
+    """Refuse loading and preprocessing that contradict each other about the order of the colour channels.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        LaunchError: They do, or pictures of training and evaluation are loaded in different orders.
+    """
+    try:
+        network_order(cfg)
+        loading_order([cfg.get(name) for name in ('train_dataloader', 'val_dataloader', 'test_dataloader')])
+        loading_order([cfg.get('train_dataloader'), cfg.get('custom_hooks')])
+    except ChannelOrderError as error:
+        raise LaunchError(str(error)) from error
 
 
 def _check_pictures(folders: Sequence[str], extensions: Sequence[str]) -> None:

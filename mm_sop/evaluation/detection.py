@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mm_sop.datasets.coco_checks import class_names
+from mm_sop.datasets.files import printable
 from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.launch import LaunchError, check_annotations, check_operators, leaf_datasets, prepare_cpu_dist
 from mm_sop.engine.utils import unwrap_model
@@ -170,5 +171,5 @@ def summarise(detections: Mapping[str, Sequence[dict]]) -> str:
     lines = []
     for path, objects in detections.items():
         listing = ', '.join(f'{item["class"]} {item["score"]:.2f}' for item in objects)
-        lines.append(f'{path}: {listing or "nothing"}')
+        lines.append(f'{printable(path)}: {listing or "nothing"}')
     return '\n'.join(lines)

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from mm_sop.engine.channel_order import find_preprocessor, network_order
 from mm_sop.engine.formats import IMPORTS, read_format
 from mm_sop.engine.launch import load_config
 from mm_sop.engine.safe_config import build_untrusted
@@ -38,9 +39,9 @@ class FrozenEncoder(nn.Module):
 
     Args:
         network: Backbone.
-        mean: Mean of R, G, B, of 0 ... 255.
+        mean: Mean of the network's channels, of 0 ... 255.
         std: Standard deviation.
-        to_rgb: Whether pictures come as BGR.
+        to_rgb: Whether to reverse the channels of the pictures.
         identity: What the network is, ready for JSON.
 
     Attributes:
@@ -97,14 +98,16 @@ class LoadedNetwork(NamedTuple):
     Attributes:
         module: The network, without classifier.
         backbone: Its config, or None for networks of other libraries.
-        normalization: ``mean`` and ``std`` of R, G, B, of 0 ... 255.
+        normalization: ``mean`` and ``std`` of the channels in its order, of 0 ... 255.
         prefix: Beginning of its names in the checkpoint.
+        channel_order: ``'rgb'`` or ``'bgr'``, which the network takes.
     """
 
     module: nn.Module
     backbone: dict | None
     normalization: dict
     prefix: str
+    channel_order: str = 'rgb'
 
 
 def load_network(
@@ -139,7 +142,7 @@ def load_network(
     else:
         state = find_state_dict(content, str(checkpoint), network)
     kind, _, name = (source or '').partition(':')
-    backbone, ignored, normalization = None, _UNUSED, _IMAGENET
+    backbone, ignored, normalization, channel_order = None, _UNUSED, _IMAGENET, 'rgb'
     if kind in IMPORTS and not name:
         backbone, state = read_format(state, kind, network, num_heads, str(checkpoint))
         module, prefix = MODELS.build(backbone), ''
@@ -153,10 +156,11 @@ def load_network(
         backbone, settings = config.model.backbone, find_preprocessor(config)
         module = build_untrusted(MODELS, backbone, str(checkpoint)) if is_stored else MODELS.build(backbone)
         normalization = {key: settings.get(key, default) for key, default in _IMAGENET.items()}
+        channel_order = network_order(config)
     if prefix is None:
         prefix = find_prefix(state, module.state_dict(), BACKBONE_PREFIXES[network], str(checkpoint), ignored)
     load_complete(module, strip_prefix(state, prefix), f'{checkpoint} (prefix {prefix!r})', ignored)
-    return LoadedNetwork(module, backbone, normalization, prefix)
+    return LoadedNetwork(module, backbone, normalization, prefix, channel_order)
 
 
 def _load_source(source: str) -> Config:
@@ -174,6 +178,7 @@ def build_encoder(
     source: str | None = None,
     network: str = 'teacher',
     prefix: str | None = None,
+    loaded_as: str = 'bgr',
 ) -> FrozenEncoder:
     """Build an encoder and load all of its weights.
 
@@ -183,6 +188,7 @@ def build_encoder(
         source: Where the encoder comes from, see :func:`load_network`.
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
         prefix: Beginning of the encoder's names in the checkpoint. Defaults to None, found out.
+        loaded_as: Order of the channels in which the pictures will come, ``'bgr'`` or ``'rgb'``.
 
     Returns:
         The encoder, on the CPU.
@@ -191,7 +197,8 @@ def build_encoder(
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
     """
     loaded = load_network(checkpoint, config, source, network, prefix)
-    to_rgb = bool(find_preprocessor(config).get('to_rgb'))
+    # The preprocessor's name for reversing the channels.
+    to_rgb = loaded.channel_order != loaded_as
     identity = dict(
         source=source or Path(config.filename or 'config').name,
         architecture=type(loaded.module).__name__,
@@ -204,11 +211,6 @@ def build_encoder(
         feature='pooled output of the backbone',
     )
     return FrozenEncoder(loaded.module, **loaded.normalization, to_rgb=to_rgb, identity=identity)
-
-
-def find_preprocessor(config: Config) -> dict:
-    """Settings of a config's data preprocessor, wherever they stand."""
-    return dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
 
 
 def hash_file(path: str | Path) -> str:

@@ -46,7 +46,7 @@ class EncoderSpecification:
 
     Attributes:
         backbone: Config of the network, or None for those of other libraries.
-        mean: Mean of R, G, B, of 0 ... 255.
+        mean: Mean of the network's channels, of 0 ... 255.
         std: Standard deviation.
         image_size: Side of the square that the network sees, in pixels.
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both, else ``'backbone'``.
@@ -54,6 +54,7 @@ class EncoderSpecification:
             and, where known, ``method``, ``data``, ``epoch``, ``iter`` and others.
         weights: In an export, the file with the weights.
         format: In an export, the names that they have there, see :data:`mm_sop.engine.formats.TABLES`.
+        channel_order: ``'rgb'`` or ``'bgr'``, which the network takes; pictures are given as RGB in any case.
     """
 
     backbone: dict | None
@@ -64,6 +65,7 @@ class EncoderSpecification:
     origin: dict = field(default_factory=dict)
     weights: str | None = None
     format: str | None = None
+    channel_order: str = 'rgb'
 
     def dumps(self) -> str:
         """As JSON."""
@@ -89,7 +91,8 @@ class Encoder(nn.Module):
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             self._prepare_array = Compose(self.transform.array_steps)
         for name in ('mean', 'std'):
-            values = torch.tensor(getattr(specification, name)).view(1, -1, 1, 1)
+            # A config may have whole numbers.
+            values = torch.tensor(getattr(specification, name), dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
         self.eval().requires_grad_(False)
 
@@ -135,6 +138,8 @@ class Encoder(nn.Module):
             raise ValueError(f'expected images (B, {self.mean.shape[1]}, H, W), got {tuple(images.shape)}')
         if images.is_floating_point():
             _check_range(images)
+        if self.specification.channel_order == 'bgr':
+            images = images.flip(1)
         scale = 255 if images.is_floating_point() else 1
         normalized = (images.to(self.mean.device, torch.float32) * scale - self.mean) / self.std
         return normalized.to(self.mean.dtype)
@@ -298,6 +303,7 @@ def _load_checkpoint(
         image_size=_image_size(loaded.backbone, config),
         network=network if _has_teacher(content, str(path)) else 'backbone',
         origin=origin,
+        channel_order=loaded.channel_order,
     )
     return Encoder(loaded.module, specification)
 

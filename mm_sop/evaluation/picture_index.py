@@ -260,7 +260,10 @@ def find_store(root: str | Path, folder: str | Path, encoder: Encoder) -> Path:
         folder: Folder of the pictures.
         encoder: The encoder.
     """
-    definition = [asdict(encoder.specification), asdict(encoder.transform), str(Path(folder).resolve())]
+    specification = asdict(encoder.specification)
+    if specification['channel_order'] == 'rgb':
+        del specification['channel_order']  # Indices of the usual order are older than this entry.
+    definition = [specification, asdict(encoder.transform), str(Path(folder).resolve())]
     return Path(root, f'{Path(folder).resolve().name}-{_digest(definition)}')
 
 

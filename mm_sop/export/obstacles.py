@@ -10,17 +10,24 @@ FIXED = frozenset({'timm', 'torchvision', 'huggingface'})
 """Targets that know only their own architectures."""
 
 
-def find_obstacles(network: nn.Module, image_size: int, target: str) -> list[str]:
+KEEPS_ORDER = frozenset({'mmpretrain', 'mmdet', 'safetensors'})
+"""Targets that are told in which order the network takes the colours; the others give it RGB."""
+
+
+def find_obstacles(network: nn.Module, image_size: int, target: str, channel_order: str = 'rgb') -> list[str]:
     """Say what a target cannot express.
 
     Args:
         network: Backbone of ours or of MMPretrain, or any other network.
         image_size: Side of the pictures that it is to get.
         target: Name of the target.
+        channel_order: ``'rgb'`` or ``'bgr'``, which the network takes.
 
     Returns:
         Properties of the network, none if the target has a place for it.
     """
+    if channel_order == 'bgr' and target not in KEEPS_ORDER:
+        return ['a network that takes BGR']
     is_program = target in ('onnx', 'torchscript') and hasattr(network, 'forward_intermediates')
     if not is_program and not hasattr(network, 'init_cfg'):
         return [f'{type(network).__name__} of another library']

@@ -39,7 +39,7 @@ class MMPretrain(Target):
             type='ImageClassifier',
             backbone=backbone,
             neck=dict(type='GlobalAveragePooling') if gives_map else None,
-            data_preprocessor=dict(normalization, to_rgb=True),
+            data_preprocessor=dict(normalization, to_rgb=encoder.specification.channel_order == 'rgb'),
         )
         imports = ['mm_sop'] if _is_ours(backbone) else []
         _write_config(folder / 'config.py', imports, model=model, default_scope='mmpretrain')
@@ -81,7 +81,7 @@ class MMDetection(Target):
         # MMEngine puts in the folder of the config, wherever it lies.
         checkpoint = f'{{{{ fileDirname }}}}/{self.weights}'
         backbone['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
-        preprocessor = dict(_normalization(encoder), bgr_to_rgb=True)
+        preprocessor = dict(_normalization(encoder), bgr_to_rgb=encoder.specification.channel_order == 'rgb')
         model = dict(backbone=dict(backbone, _delete_=True), data_preprocessor=preprocessor)
         _write_config(folder / 'backbone.py', imports, model=model)
         _save_prefixed(self.converted(encoder), folder / self.weights)

@@ -55,9 +55,10 @@ class Target(ABC):
             ExportError: It cannot, or is not installed; targets that can are named.
         """
         network, image_size = encoder.network, encoder.specification.image_size
-        obstacles = find_obstacles(network, image_size, self.name)
+        order = encoder.specification.channel_order
+        obstacles = find_obstacles(network, image_size, self.name, order)
         if obstacles:
-            able = [name for name in TARGETS if not find_obstacles(network, image_size, name)]
+            able = [name for name in TARGETS if not find_obstacles(network, image_size, name, order)]
             raise ExportError(f'{self.name} cannot express {" and ".join(obstacles)}; these can: {", ".join(able)}')
         try:
             importlib.import_module(self.package)

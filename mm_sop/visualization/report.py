@@ -67,4 +67,5 @@ def _write_folder(folder: Path, files: dict[str, bytes | str]) -> None:
     """Write all files into a new folder, then let it take the place of the old one."""
     with make_folder_atomically(folder, replace=True) as unfinished:
         for name, content in files.items():
-            (unfinished / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            data = content.encode(errors='surrogateescape') if isinstance(content, str) else content
+            (unfinished / name).write_bytes(data)

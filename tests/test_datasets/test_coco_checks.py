@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 
 import pytest
 from detection_data import SIZE, make_annotation, write_coco
 from mmdet.registry import DATASETS
+from PIL import Image
 
 from mm_sop.datasets.coco_checks import AnnotationError, check_coco, check_num_classes, class_names
 
@@ -154,6 +156,38 @@ def test_pictures_of_an_evaluation_must_be_readable(data, tmp_path, content):
     check_coco(config)
     with pytest.raises(AnnotationError, match=r'1 of 6 pictures .* cannot be read.*pictures/1.png: '):
         check_coco(dict(config, test_mode=True))
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to(path)], ids=['fifo', 'circle'])
+def test_pictures_must_be_regular_files(data, tmp_path, make):
+    _, _, config = data
+    path = tmp_path / 'pictures/1.png'
+    path.rename(tmp_path / 'elsewhere.png')
+    path.symlink_to(tmp_path / 'elsewhere.png')
+    check_coco(config)
+    path.unlink()
+    make(path)
+    with pytest.raises(AnnotationError, match=r'1 of 6 pictures .* no regular files: .*pictures/1.png'):
+        check_coco(config)
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_sizes_must_be_those_of_the_upright_pictures(data, tmp_path, test_mode):
+    content, write, config = data
+    config = dict(config, test_mode=test_mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / 'pictures/1.png'
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(AnnotationError, match=r'1.png is 64 x 96 \(EXIF orientation 6\), annotated 96 x 64'):
+        check_coco(config)
+    content['images'][1].update(width=64, height=96)
+    write()
+    check_coco(config)
+    content['images'][2].update(width=95)
+    write()
+    with pytest.raises(AnnotationError, match=r'1 of 6 pictures .*2.png is 96 x 64, annotated 95 x 64'):
+        check_coco(config)
 
 
 def test_number_of_classes_of_the_heads():

@@ -59,3 +59,18 @@ def test_jitter_leaves_the_source_alone_and_applies_only_what_is_asked_for(image
     brighter = TRANSFORMS.build(dict(type='FastColorJitter', brightness=(1.5, 1.5)))(dict(img=image))['img']
     assert np.array_equal(brighter, adjust_brightness(source, 1.5))
     assert np.array_equal(TRANSFORMS.build(dict(type='FastColorJitter'))(dict(img=image))['img'], source)
+
+
+@pytest.mark.parametrize('shape', [(24, 32), (24, 32, 1)])
+def test_jitter_of_grey_images_changes_brightness_and_contrast_alone(shape):
+    """As that of a colour image of three equal channels, with the same draws."""
+    grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    settings = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    jitter = TRANSFORMS.build(dict(type='FastColorJitter', **settings))
+    for seed in range(20):
+        results = []
+        for image in (grey, np.dstack([grey] * 3)):
+            np.random.seed(seed)
+            results.append(jitter(dict(img=image))['img'].astype(int))
+        assert results[0].shape == shape
+        assert np.abs(results[0].reshape(24, 32, 1) - results[1]).max() <= 2

@@ -142,8 +142,8 @@ def test_channels_and_their_order(tmp_path):
     assert load(path)[0, 0].tolist() == [0, 0, 255]
     assert load(path, channel_order='rgb')[0, 0].tolist() == [255, 0, 0]
     grey = load(path, channels=1)
-    assert grey.shape == (4, 5, 1)
-    assert grey[0, 0, 0] == 76  # ITU-R 601 luma of red
+    assert grey.shape == (4, 5)
+    assert grey[0, 0] == 76  # ITU-R 601 luma of red
     smooth_picture().save(tmp_path / 'a.jpg')
     for settings in ({}, dict(channel_order='rgb'), dict(channels=1)):
         assert load(tmp_path / 'a.jpg', **settings).flags.c_contiguous

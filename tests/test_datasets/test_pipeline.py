@@ -52,6 +52,15 @@ def test_base_config_loads_any_folder(repository, pictures, name, sizes, grid):
     assert [view.dtype for view in processed['inputs']] == [torch.float32] * len(sizes)
 
 
+@pytest.mark.parametrize('name', [IMAGENET, COMPOSITES])
+def test_grey_images_pass_through_all_steps(repository, pictures, name):
+    config = read_config(repository, name)
+    config.train_dataloader.dataset.dataset.pipeline[0].channels = 1
+    views = [view for batch in build_loader(config, pictures) for view in batch['inputs']]
+    assert all(view.shape[:2] == (4, 1) and view.dtype == torch.uint8 for view in views)
+    assert all(view.float().std() > 1 for view in views)
+
+
 def view_transforms(config):
     """Built transforms by name, for each kind of view."""
     pipelines = TRANSFORMS.build(config.train_pipeline[1]).pipelines

@@ -1,10 +1,17 @@
+import os
+
 import pytest
 from mmengine.config import Config
 
 from mm_sop.engine.launch import LaunchError
-from mm_sop.evaluation.detection import load_detector
+from mm_sop.evaluation.detection import load_detector, summarise
 
 
 def test_a_pretrained_network_is_no_detector():
     with pytest.raises(LaunchError, match=r'iter_1\.pth holds no detector of MMDetection'):
         load_detector(Config(dict(default_scope='mmpretrain')), 'iter_1.pth', 'cpu')
+
+
+def test_summaries_of_any_name_can_be_printed():
+    name = os.fsdecode(b'bad\xe9\x1b[2J.jpg')
+    assert summarise({name: [dict(**{'class': 'cup'}, score=0.5)]}) == r'bad\xe9\x1b[2J.jpg: cup 0.50'

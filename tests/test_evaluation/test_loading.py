@@ -7,15 +7,21 @@ import pytest
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmpretrain.registry import MODELS
+from mmengine.dataset import default_collate
+from mmpretrain.registry import DATASETS, MODELS
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 import mm_sop
+from mm_sop.engine.channel_order import loading_order
+from mm_sop.engine.launch import LaunchError, check_channels
 from mm_sop.engine.stored_config import parse_assignments
 from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.loading import Encoder, EncoderSpecification
+from mm_sop.evaluation.mining import PlainPictures
+from mm_sop.evaluation.protocol import EvaluationTransform
+from mm_sop.export import ExportError, export
 from mm_sop.export.export import sample_pictures
 from mm_sop.models.utils.readout import read_out
 
@@ -370,3 +376,78 @@ def test_pil_pictures_are_read_as_in_training(tmp_path):
         assert torch.equal(encoder.prepare(Image.open(folder / name)), expected[-1]), name
     # The check of exports.
     assert torch.equal(encoder.prepare(sample_pictures(folder, 99)), torch.cat(expected))
+
+
+def channel_config(channel_order, to_rgb, folder):
+    pipeline = [dict(type='LoadPicture', **channel_order), dict(type='PackInputs')]
+    dataset = dict(type='UnlabelledImages', data_root=str(folder), pipeline=pipeline)
+    preprocessor = dict(type='SelfSupDataPreprocessor', mean=[10, 120, 200], std=[50, 60, 70], to_rgb=to_rgb)
+    model = dict(type='SimSiam', backbone=RESNET, data_preprocessor=preprocessor)
+    return Config(dict(model=model, train_dataloader=dict(batch_size=1, dataset=dataset)))
+
+
+RGB, BGR = dict(channel_order='rgb'), dict(channel_order='bgr')
+
+
+@pytest.mark.parametrize(
+    ('order', 'to_rgb', 'network_is'),
+    [({}, True, 'rgb'), (BGR, True, 'rgb'), (RGB, False, 'rgb'), ({}, False, 'bgr')],
+    ids=['usual', 'explicit', 'loaded_as_rgb', 'bgr'],
+)
+def test_networks_get_the_channels_of_their_training(order, to_rgb, network_is, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    (tmp_path / 'pictures').mkdir()
+    Image.fromarray(picture).save(tmp_path / 'pictures/a.png')
+    config = channel_config(order, to_rgb, tmp_path / 'pictures')
+    check_channels(config)
+    network = save(tmp_path / 'w.pth', RESNET, meta=dict(cfg=config.pretty_text))
+    # As in training.
+    batch = default_collate([DATASETS.build(config.train_dataloader.dataset)[0]])
+    inputs = MODELS.build(config.model.data_preprocessor)(batch)['inputs']
+    seen = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    seen = seen if network_is == 'rgb' else seen.flip(1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([10, 120, 200], [50, 60, 70]))
+    torch.testing.assert_close(inputs, (seen - mean) / std)
+    expected = network(inputs)[-1].mean((2, 3))
+    # In mining, with pictures loaded as in training.
+    pictures = PlainPictures(config, 32)
+    mined = build_encoder(config, tmp_path / 'w.pth', loaded_as=loading_order(pictures.transform))
+    torch.testing.assert_close(mined(default_collate([pictures[0]]))['features'], expected)
+    # In evaluation, with pictures loaded as BGR.
+    evaluated = build_encoder(config, tmp_path / 'w.pth')
+    pipeline = Compose(EvaluationTransform(32).steps)
+    batch = default_collate([pipeline(dict(img_path=str(tmp_path / 'pictures/a.png')))])
+    torch.testing.assert_close(evaluated(batch)['features'], expected)
+    encoder = mm_sop.load(tmp_path / 'w.pth', image_size=32)
+    torch.testing.assert_close(encoder(Image.fromarray(picture))[0], expected)
+    # Exports know it, or are refused.
+    export(encoder, 'safetensors', tmp_path / 'exported', [Image.fromarray(picture)])
+    torch.testing.assert_close(mm_sop.load(tmp_path / 'exported')(Image.fromarray(picture))[0], expected)
+    export(encoder, 'mmpretrain', tmp_path / 'mmpretrain', [Image.fromarray(picture)])
+    assert Config.fromfile(tmp_path / 'mmpretrain/config.py').model.data_preprocessor.to_rgb == (network_is == 'rgb')
+    if network_is == 'bgr':
+        with pytest.raises(ExportError, match='cannot express a network that takes BGR; these can: mmpretrain, mmdet'):
+            export(encoder, 'torchscript', tmp_path / 'program', [Image.fromarray(picture)])
+
+
+def test_networks_of_other_libraries_take_rgb_whatever_the_config_says(tmp_path):
+    torch.save(VisionTransformer(32, 8, embed_dim=64, depth=1, num_heads=1).state_dict(), tmp_path / 'w.pth')
+    config = channel_config({}, False, tmp_path)
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    encoder = build_encoder(config, tmp_path / 'w.pth', 'timm')
+    features = mm_sop.load(tmp_path / 'w.pth', source='timm', image_size=32)(images.flip(1))[0]
+    torch.testing.assert_close(encoder.read(dict(inputs=images, data_samples=[])).global_features, features)
+
+
+def test_contradicting_channel_orders_are_refused(tmp_path):
+    config = channel_config(RGB, True, tmp_path)
+    with pytest.raises(LaunchError, match='loaded as RGB .* set to_rgb=False, or leave channel_order out'):
+        check_channels(config)
+    save(tmp_path / 'w.pth', RESNET, meta=dict(cfg=config.pretty_text))
+    with pytest.raises(ValueError, match='loaded as RGB'):
+        mm_sop.load(tmp_path / 'w.pth')
+    config = channel_config(RGB, False, tmp_path)
+    bank = dict(type='LabelledImages', pipeline=[dict(type='LoadPicture')])
+    config.custom_hooks = [dict(type='KNNHook', bank=bank, queries={})]
+    with pytest.raises(LaunchError, match='several orders of channels'):
+        check_channels(config)

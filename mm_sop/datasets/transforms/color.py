@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from mmcv.transforms import RandomGrayscale as MMCVRandomGrayscale
 from mmpretrain.datasets import ColorJitter
 from mmpretrain.registry import TRANSFORMS
 
@@ -13,7 +14,9 @@ class FastColorJitter(ColorJitter):
     Same draws and, up to a few grey levels of rounding, same result as ``ColorJitter`` in about a third of the time:
     brightness and contrast are look-up tables.
 
-    **Required Keys:** ``img`` (uint8 BGR image of shape (H, W, 3))
+    Grey images have neither saturation nor hue: only their brightness and contrast change, after the same draws.
+
+    **Required Keys:** ``img`` (uint8 BGR image of shape (H, W, 3), or grey one of shape (H, W, 1) or (H, W))
 
     **Modified Keys:** ``img``
 
@@ -33,20 +36,33 @@ class FastColorJitter(ColorJitter):
         adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
         order, *factors = self._rand_params()
         for index in order:
-            if factors[index] is not None:
+            if factors[index] is not None and (index < 2 or not _is_gray(results['img'])):
                 results['img'] = adjust[index](results['img'], factors[index])
+        return results
+
+
+# In place of MMCV's, so that recipes take gray images as they stand.
+@TRANSFORMS.register_module(force=True)
+class RandomGrayscale(MMCVRandomGrayscale):
+    """MMCV's transform, which leaves gray images of shape (H, W) in that shape: the blur after it takes no other."""
+
+    def transform(self, results: dict) -> dict:
+        is_flat = results['img'].ndim == 2
+        results = super().transform(results)
+        if is_flat:
+            results['img'] = results['img'].reshape(results['img'].shape[:2])
         return results
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply all values by a factor; 1 changes nothing."""
-    return cv2.LUT(image, _linear_table(factor, 0.0))
+    return _look_up(image, _linear_table(factor, 0.0))
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the distance of all values from the mean grey level; 1 changes nothing."""
-    mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0])
-    return cv2.LUT(image, _linear_table(factor, mean * (1 - factor)))
+    mean = round(cv2.mean(image if _is_gray(image) else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0])
+    return _look_up(image, _linear_table(factor, mean * (1 - factor)))
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
@@ -60,6 +76,15 @@ def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(int(shift * 255) % 256)  # wraps around, as the circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
+
+
+def _is_gray(image: np.ndarray) -> bool:
+    return image.ndim == 2 or image.shape[2] == 1
+
+
+def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    # OpenCV drops the axis of a single channel.
+    return cv2.LUT(image, table).reshape(image.shape)
 
 
 def _linear_table(slope, offset):

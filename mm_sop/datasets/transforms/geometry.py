@@ -46,13 +46,13 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize with Pillow's antialiased bicubic filter.
 
     Args:
-        image (np.ndarray): uint8, shape (H, W, C).
+        image (np.ndarray): uint8, shape (H, W, C) or (H, W).
         size (tuple[int, int]): New height and width.
 
     Returns:
-        np.ndarray: uint8, shape (height, width, C).
+        np.ndarray: uint8, shape (height, width, C) or (height, width).
     """
     # In this memory layout PyTorch uses its vectorised 8-bit kernel.
-    channels_last = torch.from_numpy(image).permute(2, 0, 1)[None]
+    channels_last = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
     resized = F.interpolate(channels_last, size=tuple(size), mode='bicubic', antialias=True)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()).reshape(*size, *image.shape[2:])

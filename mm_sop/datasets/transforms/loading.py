@@ -72,7 +72,7 @@ class LoadPicture(BaseTransform):
 
     **Required Keys:** ``img_path``
 
-    **Added Keys:** ``img`` (uint8 array of shape (H, W, channels)), ``img_shape``, ``ori_shape``
+    **Added Keys:** ``img`` (uint8 array of shape (H, W, 3), or (H, W) for ``channels=1``), ``img_shape``, ``ori_shape``
 
     Args:
         channels (int): 3 for colour or 1 for grey; pictures of the other kind are converted. Defaults to 3.
@@ -117,7 +117,8 @@ class LoadPicture(BaseTransform):
     def transform(self, results: dict) -> dict:
         image = read_image(results['img_path'], self.max_pixels, self.backend_args, self.bit_depth)
         if self.channels == 1:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+            # Without a third axis, which Pillow and some functions of OpenCV do not take.
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         elif self.channel_order == 'rgb':
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
