@@ -37,7 +37,7 @@ def write_config(work_dir, batch_size=4, **signal_options):
 
 
 def run(command, environment):
-    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=540)
 
 
 def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work_dir, environment):
