@@ -102,10 +102,11 @@ def evaluate(args: argparse.Namespace) -> list[str]:
     """Evaluate, and give the names of the protocols that failed."""
     prepare_cpu()
     chosen = build_protocols(args.protocols, args.options)
+    config = prepare_config(args)
     work_dir = args.work_dir or args.checkpoint.parent / 'evaluation'
+    context = build_context(args, config, work_dir)
     with guard_run(work_dir, args.launcher):
-        config = prepare_config(args)
-        records = run_protocols(chosen, build_context(args, config, work_dir), EvaluationResults(work_dir))
+        records = run_protocols(chosen, context, EvaluationResults(work_dir))
         if is_main_process():
             page = write_evaluation_page(work_dir)
             print((work_dir / 'results.md').read_text())

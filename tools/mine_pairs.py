@@ -121,8 +121,7 @@ def encode(args: argparse.Namespace, config: Config, pictures: PlainPictures, im
     return shards, definition
 
 
-def mine_pairs(args: argparse.Namespace) -> None:
-    config = prepare_config(args)
+def mine_pairs(args: argparse.Namespace, config: Config) -> None:
     pictures = PlainPictures(config, args.crop_size, args.resize_edge)
     images = choose_images(len(pictures), args.num_images, args.seed)
     shards, definition = encode(args, config, pictures, images)
@@ -154,9 +153,10 @@ def mine_pairs(args: argparse.Namespace) -> None:
 def main() -> None:
     init_default_scope('mmpretrain')
     args = parse_args()
+    config = prepare_config(args)
     args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
     with guard_run(args.work_dir, args.launcher):
-        mine_pairs(args)
+        mine_pairs(args, config)
 
 
 if __name__ == '__main__':

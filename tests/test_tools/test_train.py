@@ -12,6 +12,7 @@ import pytest
 from distributed import run_distributed
 
 from mm_sop.engine.launch import launch
+from mm_sop.engine.run_starts import list_starts
 
 TOY = Path(__file__).parents[1] / 'test_engine'
 sys.path.insert(0, str(TOY))
@@ -36,7 +37,7 @@ def write_config(work_dir, batch_size=4, **signal_options):
 
 
 def run(command, environment):
-    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=540)
 
 
 def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work_dir, environment):
@@ -59,6 +60,7 @@ def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work
     assert f'Stopped by SIGTERM. Go on with the same command and --resume {work_dir}/iter_18.pth' in stopped.stdout
 
     resumed = train(work_dir, resume=True, experiment_name='resumed')
+    assert [start.iteration for start in list_starts(work_dir)] == [0, 8, 12, 18]
     straight = train(work_dir / 'straight', experiment_name='straight')
     assert differences(state_of(straight), state_of(resumed)) == []
 
