@@ -204,6 +204,17 @@ def test_deep_nesting_and_broken_text_are_clear_errors(tmp_path):
         torch.save(dict(meta=dict(cfg=text)), tmp_path / 'w.pth')
         with pytest.raises(WeightsError, match='w.pth'):
             mm_sop.load(tmp_path / 'w.pth')
+    good = dict(type='ResNet', depth=18, stem_channels=4, base_channels=4)
+    state = {f'backbone.{name}': value for name, value in MODELS.build(dict(good)).state_dict().items()}
+    for config, message in (
+        (dict(data_preprocessor=dict(mean='red')), "no such image size and colors: 224, .*'red'"),
+        (dict(train_dataloader=dict(dataset=dict(pipeline=[dict(type='RandomResizedCrop', scale=-1)]))), 'colors: -1'),
+        (dict(train_dataloader=dict(dataset='images')), 'does not describe the training images'),
+        (dict(train_dataloader=dict(dataset=dict(pipeline=[dict(size=3)]))), 'does not describe the training images'),
+    ):
+        save(tmp_path / 'w.pth', dict(backbone=good), state, **config)
+        with pytest.raises(WeightsError, match=message):
+            mm_sop.load(tmp_path / 'w.pth')
     deep = sop_config()
     inner = deep['backbone']
     for _ in range(5000):
