@@ -13,6 +13,8 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmpretrain.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
 
+from mm_sop.engine.safe_config import check_config
+
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 FOLDERS = sorted({path.parent.name for path in ALL_CONFIGS})
@@ -30,6 +32,8 @@ def without_memory():
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_builds(path):
     config = Config.fromfile(path)
+    # What a run writes into its checkpoints can be read without trust.
+    check_config(config, 'w.pth', 'backbone', 'model', 'data_preprocessor', 'train_dataloader', 'custom_hooks')
     with without_memory():
         model = MODELS.build(dict(config.model, data_preprocessor=config.data_preprocessor))
     assert isinstance(model, torch.nn.Module)

@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from torch.nn import LayerNorm
 
 from mm_sop.engine.launch import launch, leaf_datasets
+from mm_sop.engine.safe_config import check_config
 
 FOLDER = Path(__file__).parents[1] / 'configs/detection'
 CONFIGS = sorted(FOLDER.glob('*.py'))
@@ -41,6 +42,8 @@ def data_sets(tmp_path_factory):
 def load_small(path, folder):
     """A config with the data in the folder, and with networks and pictures that a test can afford."""
     config = Config.fromfile(path)
+    # What a run writes into its checkpoints can be read without trust.
+    check_config(config, 'w.pth', 'backbone', 'model', 'data_preprocessor', 'test_dataloader')
     root = folder / Path(leaf_datasets(config.train_dataloader.dataset)[0].data_root).name
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)

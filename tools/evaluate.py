@@ -19,7 +19,7 @@ from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.failures import report_failures
 from mm_sop.engine.launch import guard_run, load_config, merge_options, prepare_cpu_dist
-from mm_sop.engine.weights import WeightsError
+from mm_sop.engine.weights import WeightsError, trust_checkpoints
 from mm_sop.evaluation.cache import DTYPES, FeatureCache
 from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.evaluate import run_protocols
@@ -54,6 +54,7 @@ def _add_encoder_arguments(group) -> None:
     group.add_argument('--encoder', metavar='SOURCE', help='timm:NAME, torchvision:NAME or a config; default CONFIG')
     group.add_argument('--network', choices=['teacher', 'student'], default='teacher', help='where there are both')
     group.add_argument('--prefix', help="beginning of the encoder's names in the checkpoint; default found out")
+    group.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
     group.add_argument('--crop-size', type=int, help="side of the pictures; default that of CONFIG's first view")
     group.add_argument('--resize-edge', type=int, help='shorter side before the central crop; default 8/7 of it')
     group.add_argument('--interpolation', default='bicubic', metavar='FILTER', help='of the resizing (%(default)s)')
@@ -117,7 +118,9 @@ def evaluate(args: argparse.Namespace) -> list[str]:
 @report_failures('evaluate.py', ManifestError, WeightsError, UnreadableImageError, ValueError, FileNotFoundError)
 def main() -> None:
     init_default_scope('mmpretrain')
-    failed = evaluate(parse_args())
+    args = parse_args()
+    with trust_checkpoints(args.trust):
+        failed = evaluate(args)
     if failed:
         sys.exit(f'evaluate.py: failed: {", ".join(failed)}. The reasons are in results.md')
 

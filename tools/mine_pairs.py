@@ -26,7 +26,7 @@ from mm_sop.engine.launch import (
     prepare_cpu_dist,
     set_data_root,
 )
-from mm_sop.engine.weights import WeightsError
+from mm_sop.engine.weights import WeightsError, trust_checkpoints
 from mm_sop.evaluation.cache import FeatureShards
 from mm_sop.evaluation.encoders import build_encoder
 from mm_sop.evaluation.knn import read_labels
@@ -63,6 +63,7 @@ def _add_encoder_arguments(group) -> None:
     group.add_argument('--encoder', metavar='SOURCE', help=_SOURCES)
     group.add_argument('--network', choices=['teacher', 'student'], default='teacher', help='where there are both')
     group.add_argument('--prefix', help="beginning of the encoder's names in the checkpoint; default found out")
+    group.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
     group.add_argument('--crop-size', type=int, help="side of the pictures; default that of CONFIG's first view")
     group.add_argument('--resize-edge', type=int, help='shorter side before the central crop; default 8/7 of it')
     group.add_argument('--batch-size', type=int, default=256)
@@ -155,7 +156,7 @@ def main() -> None:
     args = parse_args()
     config = prepare_config(args)
     args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
-    with guard_run(args.work_dir, args.launcher):
+    with guard_run(args.work_dir, args.launcher), trust_checkpoints(args.trust):
         mine_pairs(args, config)
 
 

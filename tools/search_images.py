@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     encoder.add_argument('--from', dest='source', metavar='SOURCE', help='timm:NAME, torchvision:NAME, dinov2, ...')
     encoder.add_argument('--network', choices=['teacher', 'student'], default='teacher', help='where there are both')
     encoder.add_argument('--image-size', type=int, help='side that pictures get; default that of pretraining')
+    encoder.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
     index = parser.add_argument_group('index')
     index.add_argument('--index', type=Path, default='work_dirs/search', help='folder of all indices (%(default)s)')
     index.add_argument('--batch-size', type=int, default=64)
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def load_encoder(args: argparse.Namespace) -> Encoder:
-    encoder = mm_sop.load(args.checkpoint, args.network, args.config, args.source, args.image_size)
+    encoder = mm_sop.load(args.checkpoint, args.network, args.config, args.source, args.image_size, trusted=args.trust)
     return encoder.to(get_device())
 
 

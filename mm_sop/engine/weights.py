@@ -176,8 +176,8 @@ def diagnose(path: Path, error: Exception) -> str:
     if code:
         return (
             f'it holds the Python object {code[1]}, which would run code. If you trust where it comes from, '
-            f'`tools/export.py {path} --trust --to safetensors` saves the tensors of its encoder alone; train.py, '
-            'test.py, detect.py and make_report.py take --trust as well'
+            f'`tools/export.py {path} --trust --to safetensors` saves the tensors of its encoder alone; the '
+            'other tools take --trust as well'
         )
     damaged = re.search(r"Bad CRC-32 for file '[^/]*/?(.*)'", str(error))
     if damaged:

@@ -256,7 +256,7 @@ def _read_specification(path: Path) -> EncoderSpecification:
         raise WeightsError(f'{path} is damaged: {error}') from error
     size, name = specification.image_size, specification.weights
     faults = dict(
-        image_size=not isinstance(size, int) or not 0 < size <= 2**14,
+        image_size=not _is_size(size),
         mean=not _is_color(specification.mean),
         std=not _is_color(specification.std),
         format=specification.format is not None and specification.format not in TABLES,
@@ -268,6 +268,10 @@ def _read_specification(path: Path) -> EncoderSpecification:
     if wrong:
         raise WeightsError(f'{path} is damaged or of another version: {", ".join(wrong)}')
     return specification
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int) and 0 < size <= 2**14
 
 
 def _is_color(values: object) -> bool:
@@ -289,18 +293,23 @@ def _load_checkpoint(
     if is_stored:
         config = stored_config(content, str(path), trusted=trusted)
     loaded = load_network(path, config, source, network, None, num_heads, content, is_stored)
+    try:
+        size, data = _image_size(loaded.backbone, config), config and (training_dataset(config) or {}).get('data_root')
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f'the config in {path} does not describe the training images: {error!r}') from error
+    if not all(map(_is_color, loaded.normalization.values())) or not _is_size(size):
+        raise WeightsError(f'the config in {path} has no such image size and colors: {size}, {loaded.normalization}')
     meta = content.get('meta') or {}
     origin = dict(
         checkpoint=path.name, checkpoint_sha256=hash_file(path), source=_portable(source), prefix=loaded.prefix
     )
     origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
     if config is not None:
-        data = (training_dataset(config) or {}).get('data_root')
         origin.update(method=config.model.get('type'), data=_portable(data))
     specification = EncoderSpecification(
         loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
         **loaded.normalization,
-        image_size=_image_size(loaded.backbone, config),
+        image_size=size,
         network=network if _has_teacher(content, str(path)) else 'backbone',
         origin=origin,
         channel_order=loaded.channel_order,

@@ -2,17 +2,23 @@ import errno
 import os
 import shutil
 import signal
+import struct
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
+from mmpretrain.registry import MODELS
+from torch import nn
 from toy_training import interrupt, train
 
 from mm_sop.engine import atomic, log_history, stop_signals
-from mm_sop.engine.checkpoints import CheckpointError, check_resumable, find_latest
+from mm_sop.engine.checkpoints import CheckpointError, check_resumable, check_start, describe_damage, find_latest
 from mm_sop.engine.hooks import PretrainCheckpointHook
 from mm_sop.engine.stop_signals import StopSignals
+from mm_sop.engine.weights import WeightsError, read_checkpoint
 from mm_sop.visualization.run_log import read_scalars
 
 
@@ -103,6 +109,37 @@ def scribble(path):
     path.write_bytes(b'not a checkpoint')
 
 
+def parts_of(path):
+    """Where the contents of an archive's files lie: first byte and number of bytes."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            lengths = struct.unpack_from('<HH', content, record.header_offset + 26)
+            yield record.header_offset + 30 + sum(lengths), record.file_size
+
+
+def flip_a_bit(path):
+    start, size = max(parts_of(path), key=lambda part: part[1])
+    content = bytearray(path.read_bytes())
+    content[start + size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def zero_a_block(path):
+    with path.open('r+b') as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(4096))
+
+
+def run_code(path):
+    torch.save(dict(torch.load(path, weights_only=False), hook=Code()), path)
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ('code was run',))
+
+
 def weights_only(path):
     torch.save(dict(state_dict={}, meta={}), path)
 
@@ -113,17 +150,84 @@ def weights_only(path):
         (truncate, 'it is truncated or no checkpoint'),
         (empty, 'it is empty'),
         (scribble, 'truncated or no checkpoint'),
+        (flip_a_bit, 'it is damaged, the checksum of its part .* is wrong'),
+        (zero_a_block, 'it cannot be read'),
+        (run_code, 'it holds the Python object print, which would run code'),
         (weights_only, 'message_hub, optimizer missing'),
         (os.remove, 'there is no such file'),
     ],
 )
-def test_damaged_checkpoint_is_refused_with_the_newest_sound_one(copied, damage, fault):
+def test_damaged_checkpoint_is_refused_with_the_newest_sound_one(copied, damage, fault, capsys):
     path = find_latest(copied)
     damage(path)
     with pytest.raises(CheckpointError, match=fault) as caught:
         check_resumable(path)
+    assert 'weights_only' not in str(caught.value) and 'code was run' not in capsys.readouterr().out
     assert str(path) in str(caught.value)
     assert f'--resume {copied / "iter_20.pth"}' in str(caught.value)
+
+
+def test_no_flipped_bit_that_a_checksum_sees_goes_unnoticed(copied):
+    """In all parts of the archive: pickle, tensors and the small ones."""
+    path = copied / 'iter_21.pth'
+    whole = path.read_bytes()
+    random, seen = np.random.default_rng(0), 0
+    for start, size in list(parts_of(path)):
+        for place in {0, size - 1, *random.integers(size, size=2).tolist()}:
+            content = bytearray(whole)
+            content[start + place] ^= 1 << int(random.integers(8))
+            path.write_bytes(content)
+            assert describe_damage(path)
+            with pytest.raises(WeightsError, match=r'iter_21.pth cannot be read.*intact .*iter_20.pth'):
+                read_checkpoint(path)
+            seen += 1
+    assert seen > 40
+
+
+@pytest.mark.parametrize('content', [b'', b'\n', b'\xff\xfe\x00\x9d' * 9, bytes(4096), b'iter_21.pth\0\0\0'])
+def test_damaged_pointers_are_said_and_the_newest_checkpoint_counts(content, copied, capsys):
+    (copied / 'last_checkpoint').write_bytes(content)
+    assert find_latest(copied) == copied / 'iter_21.pth'
+    assert 'last_checkpoint is damaged, it names no checkpoint' in capsys.readouterr().out
+
+
+def test_a_folder_in_place_of_the_pointer_is_said(copied):
+    (copied / 'last_checkpoint').unlink()
+    (copied / 'last_checkpoint').mkdir()
+    with pytest.raises(CheckpointError, match='last_checkpoint is a folder, .*: move it away'):
+        find_latest(copied)
+
+
+def test_runs_start_only_from_weights_of_their_own_backbone(copied, work_dir, capsys):
+    checkpoint = torch.load(copied / 'iter_21.pth', weights_only=False)
+    state, path = checkpoint['state_dict'], copied / 'other.pth'
+    first = 'backbone.layers.0.weight'
+    start = dict(load_from=str(path), **{'train_cfg.max_epochs': 1})
+    for change, message in (
+        ({first: torch.zeros(16, 8)}, r'shape +backbone.layers.0.weight +\(16, 8\), expected \(8, 8\)'),
+        ({first: None}, r'missing +backbone.layers.0.weight'),
+        (dict.fromkeys(state), 'other.pth holds no weights'),
+    ):
+        changed = {name: value for name, value in dict(state, **change).items() if value is not None}
+        torch.save(dict(state_dict=changed), path)
+        with pytest.raises(WeightsError, match=message):
+            train(copied / 'new', **start)
+    # What is around the backbone may differ, and wrappers' names do not matter.
+    others = {f'module.{name}': value + 1 for name, value in state.items() if not name.startswith('teacher.')}
+    torch.save(dict(state_dict=dict(others, **{'module.head.weight': torch.zeros(3)})), path)
+    runner = train(copied / 'new', **start, **{'optim_wrapper.optimizer.lr': 0.0})
+    torch.testing.assert_close(runner.model.state_dict()[first], state[first] + 1)
+
+
+def test_position_embeddings_may_be_resized_when_a_run_starts():
+    vit = dict(type='VisionTransformer', arch=dict(embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8))
+    large, small = (MODELS.build(dict(vit, img_size=size, patch_size=8)) for size in (32, 16))
+    model = nn.ModuleDict(dict(backbone=small))
+    model.backbone = small
+    state = {f'backbone.{name}': value for name, value in large.state_dict().items()}
+    check_start(model, dict(state_dict=state), 'w.pth')
+    with pytest.raises(WeightsError, match=r'shape +backbone.ln1.weight'):
+        check_start(model, dict(state_dict={**state, 'backbone.ln1.weight': torch.ones(9)}), 'w.pth')
 
 
 def test_no_sound_checkpoint_is_said(copied):

@@ -1,13 +1,27 @@
 """Weights are read without running code, and loaded completely or not at all."""
 
+import io
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import PretrainedInit
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
-from mm_sop.engine.weights import WeightsError, describe_mismatch, find_prefix, load_complete, read_state_dict
+from mm_sop.engine import PretrainedBackbone, checkpoint_loader
+from mm_sop.engine.weights import (
+    WeightsError,
+    describe_mismatch,
+    find_prefix,
+    load_complete,
+    read_checkpoint,
+    read_state_dict,
+    trust_checkpoints,
+)
 
 
 class Malicious:
@@ -31,9 +45,11 @@ def test_reads_safetensors(tmp_path):
     state = nn.Linear(3, 2).state_dict()
     save_file(state, tmp_path / 'w.safetensors')
     assert torch.equal(read_state_dict(tmp_path / 'w.safetensors')['weight'], state['weight'])
-    (tmp_path / 'w.safetensors').write_bytes(b'broken')
-    with pytest.raises(WeightsError, match='cannot be read'):
-        read_state_dict(tmp_path / 'w.safetensors')
+    whole = (tmp_path / 'w.safetensors').read_bytes()
+    for damaged in (b'broken', whole[:-3], whole + b'more', b'\xff' + whole[1:], b''):
+        (tmp_path / 'w.safetensors').write_bytes(damaged)
+        with pytest.raises(WeightsError, match='cannot be read'):
+            read_state_dict(tmp_path / 'w.safetensors')
 
 
 def test_refuses_what_it_cannot_trust(tmp_path, capsys):
@@ -73,6 +89,105 @@ def test_what_is_wrong_with_a_file(content, message, tmp_path):
     (tmp_path / 'w.pth').write_bytes(content)
     with pytest.raises(WeightsError, match=f'w.pth cannot be read: {message}|w.pth cannot be read: it is a {message}'):
         read_state_dict(tmp_path / 'w.pth')
+
+
+class Attribute:
+    """Reaches any object through attributes, such as the module of a built-in function."""
+
+    def __init__(self, owner, name):
+        self.found = (owner, name)
+
+    def __reduce__(self):
+        return getattr, self.found
+
+
+def test_attributes_cannot_be_followed_into_other_objects(tmp_path):
+    for found in ((getattr, '__self__'), (HistoryBuffer, '__init__'), (HistoryBuffer, '_set_default_statistics')):
+        torch.save(dict(weight=torch.ones(1), log=Attribute(*found)), tmp_path / 'w.pth')
+        with pytest.raises(WeightsError, match='w.pth cannot be read'):
+            read_checkpoint(tmp_path / 'w.pth')
+    # As old logs of MMEngine have them.
+    torch.save(dict(weight=torch.ones(1), log=Attribute(HistoryBuffer, 'mean')), tmp_path / 'w.pth')
+    assert read_checkpoint(tmp_path / 'w.pth')['log'] is HistoryBuffer.mean
+
+
+def load_into(module, path):
+    load_checkpoint(module, str(path))
+
+
+def initialize_from(module, path):
+    PretrainedInit(str(path))(module)
+
+
+def start_backbone(module, path):
+    PretrainedBackbone(str(path))(module)
+
+
+@pytest.mark.parametrize('way', [load_into, initialize_from, start_backbone])
+def test_every_way_to_load_refuses_code_and_damage(way, tmp_path, capsys):
+    module, path = nn.Linear(3, 2), tmp_path / 'iter_8.pth'
+    state = {name: value + 1 for name, value in module.state_dict().items()}
+    torch.save(state, tmp_path / 'iter_4.pth')
+    torch.save(dict(state_dict=state, args=Malicious()), path)
+    with pytest.raises(WeightsError, match='would run code. If you trust where it comes from, .*--trust') as error:
+        way(module, path)
+    output = capsys.readouterr()
+    assert 'code was run' not in output.out and 'weights_only' not in str(error.value) + output.out + output.err
+    with trust_checkpoints():
+        way(module, path)
+    assert capsys.readouterr().out.count('code was run') == 1 and torch.equal(module.weight, state['weight'])
+    with pytest.raises(WeightsError, match='would run code'), trust_checkpoints(False):
+        way(module, path)
+
+    torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    start = content.index(state['weight'].numpy().tobytes())
+    content[start + 2] ^= 1
+    path.write_bytes(content)
+    message = r'iter_8.pth cannot be read: it is damaged, the checksum of its part data/0 .*newest intact .*iter_4.pth'
+    with pytest.raises(WeightsError, match=message):
+        way(module, path)
+    path.unlink()
+    with pytest.raises(WeightsError, match='no checkpoint .*iter_8.pth'):
+        way(module, path)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'https://example.org/w.pth',
+        'torchvision://resnet18',
+        'open-mmlab://vgg16_caffe',
+        'mmcls://resnet50',
+        's3://bucket/w.pth',
+        'petrel://bucket/w.pth',
+    ],
+)
+def test_checkpoints_from_elsewhere_cannot_run_code(name, tmp_path, monkeypatch, capsys):
+    content = io.BytesIO()
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), args=Malicious()), content)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, 'download_url_to_file', lambda address, path, *_, **__: Path(path).write_bytes(content.getvalue())
+    )
+    monkeypatch.setattr(checkpoint_loader, 'get', lambda *_, **__: content.getvalue())
+    with pytest.raises(WeightsError, match='would run code'):
+        load_checkpoint(nn.Linear(1, 1), name)
+    assert 'code was run' not in capsys.readouterr().out
+    torch.save(dict(state_dict={'backbone.weight': torch.ones(1)}), content := io.BytesIO())
+    for file in (tmp_path / 'checkpoints').glob('*'):
+        file.unlink()
+    assert 'state_dict' in CheckpointLoader.load_checkpoint(name)
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    compute = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(dict(weight=torch.ones(300)), tmp_path / 'w.pth')
+    finally:
+        torch.serialization.set_crc32_options(compute)
+    assert read_state_dict(tmp_path / 'w.pth')['weight'].sum() == 300
 
 
 def test_truncated_old_files_are_damaged(tmp_path):

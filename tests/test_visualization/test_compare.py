@@ -6,6 +6,7 @@ from mmengine.config import Config
 from PIL import Image
 from sop_models import sop_config
 
+from mm_sop.engine.weights import WeightsError
 from mm_sop.evaluation.protocol import ProtocolResult, Score
 from mm_sop.evaluation.records import KNNRecords
 from mm_sop.evaluation.results import EvaluationResults, finished_record
@@ -158,6 +159,29 @@ def test_runs_that_have_logged_nothing(tmp_path, blank_charts):
     write_comparison(read_runs([work_dir]), tmp_path / 'out')
     text = (tmp_path / 'out/compare.md').read_text()
     assert 'No run has been evaluated yet' in text and 'The configs are equal' in text
+
+
+def test_configs_of_runs_are_not_run(tmp_path, blank_charts, capsys):
+    """Neither their code nor classes outside of the registries; the rest of the page is made."""
+    runs = [write_run(tmp_path / name, {0: 0.2}) for name in ('good', 'bad', 'torn')]
+    trap = tmp_path / 'code was run'
+    for run, text in zip(
+        runs[1:],
+        (
+            f'import os\nos.mkdir({str(trap)!r})\nmodel = dict(type="os.mkdir", path={str(trap)!r})\nlr = 0.5\n',
+            'model = dict(',
+        ),
+        strict=True,
+    ):
+        next(run.glob('*/vis_data/config.py')).write_text(text)
+    write_comparison(read_runs(runs[:2]), tmp_path / 'out')
+    costs = {name: run['cost'] for name, run in json.loads((tmp_path / 'out/compare.json').read_text())['runs'].items()}
+    assert 'trained parameters' in costs['good'] and 'trained parameters' not in costs['bad']
+    assert costs['bad']['iterations'] == 3
+    assert "model.type = 'os.mkdir'" in capsys.readouterr().out
+    with pytest.raises(WeightsError, match=r'the config in .*torn.*config.py is damaged'):
+        read_runs(runs)
+    assert not trap.exists()
 
 
 def test_differences_name_items_by_their_type():

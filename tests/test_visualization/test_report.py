@@ -1,3 +1,4 @@
+import copy
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from PIL import Image
 from sample_pictures import write_pictures
 from sop_models import sop_config
@@ -168,6 +170,43 @@ def test_network_of_convolutions_without_labels(work_dir, pictures, monkeypatch,
     ):
         with pytest.raises(SystemExit, match=message):
             call_tool(monkeypatch, *arguments)
+
+
+def test_configs_and_checkpoints_of_runs_are_not_run(work_dir, pictures, monkeypatch, capsys, tmp_path):
+    trap = tmp_path / 'code was run'
+    config = work_dir / 'a/vis_data/config.py'
+    config.parent.mkdir(parents=True)
+    hostile = dict(type='os.mkdir', path=str(trap))
+    good = make_config(work_dir, pictures)
+    dataset = good.train_dataloader.dataset
+    for changes, message in (
+        (dict(model=hostile), r"model.type = 'os.mkdir'"),
+        ({'model.backbone.norm_cfg': hostile}, r"model.backbone.norm_cfg.type = 'os.mkdir'"),
+        ({'train_dataloader.dataset': hostile}, r"train_dataloader.dataset.type = 'os.mkdir'"),
+        (
+            {'train_dataloader.dataset.dataset.pipeline': [hostile, *dataset.dataset.pipeline]},
+            r"pipeline.0.type = 'os.mkdir'",
+        ),
+        ({'custom_hooks': [dict(type='KNNHook', bank=hostile, queries={})]}, r"custom_hooks.bank.type = 'os.mkdir'"),
+        (dict(default_scope='os'), "default_scope = 'os'"),
+    ):
+        changed = copy.deepcopy(good)
+        changed.merge_from_dict(changes)
+        values = '\n'.join(f'{name} = {value!r}' for name, value in changed.to_dict().items())
+        config.write_text(f'import os\nos.mkdir({str(trap)!r})\n{values}')
+        with pytest.raises(SystemExit, match=f'make_report.py: .*{message}'):
+            call_tool(monkeypatch, work_dir)
+    good.dump(config)
+    state = MODELS.build(dict(good.model, data_preprocessor=good.data_preprocessor)).state_dict()
+    torch.save(dict(state_dict=state, hook=Code()), work_dir / 'iter_1.pth')
+    with pytest.raises(SystemExit, match=r'make_report.py: .*iter_1.pth cannot be read: .*--trust'):
+        call_tool(monkeypatch, work_dir, '--checkpoint', work_dir / 'iter_1.pth')
+    assert 'code was run' not in capsys.readouterr().out and not trap.exists()
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ('code was run',))
 
 
 def test_training_is_not_disturbed(work_dir, pictures, labelled, blank_charts):

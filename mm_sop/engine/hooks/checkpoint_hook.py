@@ -81,7 +81,7 @@ class PretrainCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint with which the run starts or goes on, and take its state."""
         if not runner._resume:
-            check_start(unwrap_model(runner.model), checkpoint, str(runner._load_from))
+            check_start(unwrap_model(runner.model), checkpoint, str(runner._load_from or 'the checkpoint'))
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
         self._resumed = checkpoint.get('pretrain')
