@@ -55,7 +55,6 @@ def test_signals_to_the_group_leave_workers_alive_and_python_exits():
         import signal
         from torch.utils.data import DataLoader
         from mm_sop.datasets import pretrain_worker_init
-from mm_sop.datasets.worker import obey_parent_only
         from test_worker import SIGNALS, ProcessIds
 
         received = []
