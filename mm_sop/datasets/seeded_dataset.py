@@ -104,6 +104,4 @@ class SeededDataset(Dataset):
                 sample['data_samples'].set_metainfo(dict(unreadable=tuple(unreadable)))
                 return sample
         listing = '\n'.join(f'  {path}: {reason}' for path, reason in unreadable)
-        raise AllUnreadableError(
-            f'{len(unreadable)} pictures in a row cannot be read:\n{listing}\nIs their folder gone?'
-        )
+        raise AllUnreadableError(f'Is the folder gone? {len(unreadable)} pictures in a row cannot be read:\n{listing}')
