@@ -105,6 +105,4 @@ class SeededDataset(Dataset):
                 sample['data_samples'].set_metainfo(dict(unreadable=tuple(unreadable)))
                 return sample
         listing = '\n'.join(printable(f'  {path}: {reason}') for path, reason in unreadable)
-        raise AllUnreadableError(
-            f'{len(unreadable)} pictures in a row cannot be read:\n{listing}\nHas their folder been removed?'
-        )
+        raise AllUnreadableError(f'Is the folder gone? {len(unreadable)} pictures in a row cannot be read:\n{listing}')

@@ -26,15 +26,17 @@ def pretrain_worker_init(worker_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # Not to be ignored altogether: multiprocessing ends workers by this signal when Python exits, and then waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_parent_only, daemon=True).start()
+    threading.Thread(target=obey_parent_only, args=(os.getppid(),), daemon=True).start()
 
 
-def _obey_parent_only():
+def obey_parent_only(parent: int) -> None:
     """Leave on a SIGTERM from the training process or after its death, ignore all other signals.
 
     PyTorch's own watchdog does not see that death while the worker waits for the queue of results to become free.
+
+    Args:
+        parent: Number of the training process.
     """
-    parent = os.getppid()
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received is not None and received.si_pid == parent:

@@ -16,14 +16,16 @@ class RunStart(NamedTuple):
         folder: Its folder of logs, named by the time.
         number: Zero-based position among the starts; -1 for one that was recorded before there were numbers.
         iteration: Finished iterations with which it began; None if unknown.
+        iters_per_epoch: Iterations of an epoch; None if unknown.
     """
 
     folder: Path
     number: int
     iteration: int | None
+    iters_per_epoch: int | None
 
 
-def record_start(folder: str | Path, iteration: int) -> None:
+def record_start(folder: str | Path, iteration: int, iters_per_epoch: int | None = None) -> None:
     """Number a start behind all earlier ones of the same work directory.
 
     Two starts within one second share a folder, and its logs are in order: the first of them counts.
@@ -31,12 +33,14 @@ def record_start(folder: str | Path, iteration: int) -> None:
     Args:
         folder: Folder of its logs.
         iteration: Finished iterations with which it begins.
+        iters_per_epoch: Iterations of an epoch, by which the numbers of earlier iterations are translated.
     """
     folder = Path(folder)
     if (folder / _RECORD).is_file():
         return
     number = max((start.number for start in list_starts(folder.parent)), default=-1) + 1
-    write_atomically(folder / _RECORD, json.dumps(dict(number=number, iteration=iteration)))
+    record = dict(number=number, iteration=iteration, iters_per_epoch=iters_per_epoch)
+    write_atomically(folder / _RECORD, json.dumps(record))
 
 
 def list_starts(work_dir: str | Path) -> list[RunStart]:
@@ -54,6 +58,6 @@ def list_starts(work_dir: str | Path) -> list[RunStart]:
 def _read_start(folder: Path) -> RunStart:
     try:
         record = json.loads((folder / _RECORD).read_text())
-        return RunStart(folder, int(record['number']), int(record['iteration']))
+        return RunStart(folder, int(record['number']), int(record['iteration']), record.get('iters_per_epoch'))
     except (OSError, ValueError, KeyError, TypeError):
-        return RunStart(folder, -1, None)
+        return RunStart(folder, -1, None, None)

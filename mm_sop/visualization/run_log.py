@@ -31,7 +31,8 @@ def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
     """Read the scalars of a run and of its resumptions as one history.
 
     Where a later start repeats iterations, its values replace the earlier ones. Which one is later is recorded with
-    every start (:func:`record_start`), as the clock may have been set back.
+    every start (:func:`record_start`), as the clock may have been set back. Where a later start has epochs of another
+    length, earlier iterations are renumbered, as the position of the run is.
 
     Args:
         work_dir: Work directory of the run.
@@ -39,8 +40,11 @@ def read_scalars(work_dir: str | Path) -> dict[str, Curve]:
     Returns:
         Iterations and values by name.
     """
-    history = {}
+    history, length = {}, None
     for start in list_starts(work_dir):
+        if length and start.iters_per_epoch and start.iteration:
+            history = {step * start.iters_per_epoch // length: values for step, values in history.items()}
+        length = start.iters_per_epoch or length
         path = start.folder / 'vis_data/scalars.json'
         lines = _read_lines(path) if path.is_file() else []
         if lines:

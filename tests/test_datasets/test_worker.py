@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 from torch.utils.data import DataLoader
 
 from mm_sop.datasets import pretrain_worker_init
+from mm_sop.datasets.worker import obey_parent_only
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -27,6 +29,25 @@ def test_workers_obey_a_termination_by_their_parent():
     os.kill(process_id, signal.SIGTERM)
     worker.join(20)
     assert worker.exitcode == 0
+
+
+def test_a_worker_that_waits_ends_with_its_parent():
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        own = os.getpid()
+        if os.fork() == 0:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            os.write(writer, b'x')
+            obey_parent_only(own)
+        signal.pause()
+    os.close(writer)
+    assert os.read(reader, 1) == b'x'
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    # The end of the last process that holds the pipe.
+    assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b''
+    os.close(reader)
 
 
 def test_signals_to_the_group_leave_workers_alive_and_python_exits():

@@ -33,6 +33,16 @@ def test_starts_are_ordered_by_their_record_and_not_by_the_clock(work_dir):
     assert [start.number for start in list_starts(work_dir)] == [-1, -1, 1, 2]
 
 
+def test_earlier_iterations_are_renumbered_when_epochs_change_their_length(work_dir):
+    """Epochs of 4 iterations, then of 2 from the position of iteration 6 on, then again of 4."""
+    for number, (iteration, length, steps) in enumerate([(0, 4, (2, 4, 6, 8)), (3, 2, (4, 5)), (8, 4, (10,))]):
+        record_start(work_dir / str(number), iteration, length)
+        write_log(work_dir, str(number), [dict(loss=number, step=step) for step in steps])
+        if number == 1:
+            assert read_scalars(work_dir) == {'loss': ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1])}
+    assert read_scalars(work_dir) == {'loss': ([2, 4, 6, 8, 10], [0, 0, 0, 1, 2])}
+
+
 def test_values_of_one_step_on_several_lines(work_dir):
     write_log(work_dir, 'a', [dict(loss=1, step=2), {'knn/seen': 0.5, 'step': 2}, {'knn/seen': 0.6, 'step': 4}])
     assert read_scalars(work_dir) == {'loss': ([2], [1]), 'knn/seen': ([2, 4], [0.5, 0.6])}

@@ -102,7 +102,7 @@ class PretrainCheckpointHook(CheckpointHook):
             existing = [int(path.stem.removeprefix('iter_')) for path in list_checkpoints(self.out_dir)]
             runner.message_hub.update_info('earlier_ckpt_ids', existing)
         if is_main_process():
-            record_start(Path(runner.work_dir, runner.timestamp), runner.iter)
+            record_start(Path(runner.work_dir, runner.timestamp), runner.iter, len(runner.train_dataloader))
 
     def release(self, runner: Runner) -> None:
         """Stop listening to signals, however the training ended."""
