@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from mmengine.dataset import ConcatDataset
@@ -131,3 +132,11 @@ def test_missing_and_flat_folders(tmp_path, folder):
         build(tmp_path / 'none')
     with pytest.raises(ValueError, match='has no class folders'):
         build(folder / 'fish')
+
+
+def test_lists_of_labels_take_names_of_any_bytes(folder, tmp_path):
+    name = os.fsdecode(b'birds/a\xe9\x0b.png')
+    (tmp_path / 'labels.txt').write_bytes(os.fsencode(f'{name} 1\n'))
+    dataset = build(folder, labels=str(tmp_path / 'labels.txt'), metainfo=dict(classes=('a', 'b')))
+    assert infos(dataset)[0]['img_path'] == str(folder / name)
+    assert infos(dataset)[0]['gt_label'] == 1

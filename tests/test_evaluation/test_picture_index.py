@@ -180,3 +180,14 @@ def test_strips_are_not_enlarged_as_a_whole(folder, encoder, size, monkeypatch):
     Image.new('RGB', size, (200, 30, 40)).save(folder / 'strip.png')
     assert counts(updated(folder, encoder)[1]) == (9, 9, 0, 0)
     assert max(map(max, enlarged)) == 8 * encoder.transform.resize_edge
+
+
+def test_names_of_any_bytes_are_indexed(folder, encoder):
+    good, bad = (os.fsdecode(name) for name in (b'good\xe9.png', b'bad\xe9\n.jpg'))
+    smooth_picture(seed=5).save(folder / good)
+    (folder / bad).write_bytes(b'no picture')
+    index, update = updated(folder, encoder)
+    assert counts(update) == (9, 9, 0, 1)
+    again = PictureIndex(folder, index.store)
+    assert good in [file.path for file in again.files] and [file.path for file in again.unreadable] == [bad]
+    assert counts(again.update(encoder)) == (9, 0, 0, 1)
