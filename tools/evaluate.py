@@ -18,7 +18,7 @@ from mm_sop.datasets.semantic_pairs import ManifestError
 from mm_sop.datasets.transforms.loading import UnreadableImageError
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.failures import report_failures
-from mm_sop.engine.launch import guard_run, load_config, merge_options, prepare_cpu_dist
+from mm_sop.engine.launch import guard_run, load_config, merge_options, prepare_dist
 from mm_sop.engine.weights import WeightsError, trust_checkpoints
 from mm_sop.evaluation.cache import DTYPES, FeatureCache
 from mm_sop.evaluation.encoders import build_encoder
@@ -67,7 +67,7 @@ def prepare_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config)
     merge_options(config, args.cfg_options or {})
     config.launcher = args.launcher
-    prepare_cpu_dist(config)
+    prepare_dist(config)
     return config
 
 

@@ -23,7 +23,7 @@ from mm_sop.engine.launch import (
     guard_run,
     load_config,
     merge_options,
-    prepare_cpu_dist,
+    prepare_dist,
     set_data_root,
 )
 from mm_sop.engine.weights import WeightsError, trust_checkpoints
@@ -96,7 +96,7 @@ def prepare_config(args: argparse.Namespace) -> Config:
         set_data_root(config, args.data)
     check_data(config)
     config.launcher = args.launcher
-    prepare_cpu_dist(config)
+    prepare_dist(config)
     return config
 
 

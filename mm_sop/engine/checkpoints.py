@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from mm_sop.engine.weights import (
     WeightsError,
@@ -130,15 +130,19 @@ def check_fits(model: nn.Module, state_dict: dict) -> None:
         )
 
 
-def check_start(model: nn.Module, checkpoint: object, source: str) -> None:
+def check_start(model: nn.Module, checkpoint: object, source: str) -> dict[str, Tensor]:
     """Refuse to start from weights whose backbone is another one, where MMEngine would keep the random weights.
 
-    Heads, necks and other parts around the backbone may differ, as in fine-tuning; MMEngine lists them.
+    Heads, necks and other parts around the backbone may differ, as in fine-tuning; MMEngine lists them. A teacher that
+    the checkpoint lacks gets the weights of the student, as at the beginning of every run.
 
     Args:
         model: The model.
         checkpoint: Content of the file.
         source: Where it comes from, for the message.
+
+    Returns:
+        The weights by their names in the model.
 
     Raises:
         WeightsError: Tensors of the backbone are missing or of another shape; the message has a table of them.
@@ -158,6 +162,10 @@ def check_start(model: nn.Module, checkpoint: object, source: str) -> None:
             f'random weights:\n{format_mismatch(rows)}\nUse the config of its run, or start from its backbone alone '
             'with --pretrained'
         )
+    if not any(name.startswith('teacher.') for name in state):
+        copies = {name: name.removeprefix('teacher.') for name in expected if name.startswith('teacher.')}
+        state.update({name: state[own] for name, own in copies.items() if own in state})
+    return state
 
 
 def _resized_on_loading(model: nn.Module) -> set[str]:

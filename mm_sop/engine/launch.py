@@ -117,7 +117,7 @@ def launch(
 
 def _train(cfg: Config, resume: bool | str) -> Runner:
     set_resume(cfg, resume)
-    prepare_cpu_dist(cfg)
+    prepare_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     _complete(runner)
     runner.train()
@@ -581,7 +581,7 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
         cfg.model.init_cfg = None
 
 
-def prepare_cpu_dist(cfg: Config) -> None:
+def prepare_dist(cfg: Config) -> None:
     """Start the communication of the processes, also where there is no CUDA device, which MMEngine cannot do by itself.
 
     All have to arrive within a few minutes, see :func:`meet`.

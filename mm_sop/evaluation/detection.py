@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mm_sop.datasets.coco_checks import class_names
 from mm_sop.datasets.files import printable
 from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.launch import LaunchError, check_annotations, check_operators, leaf_datasets, prepare_cpu_dist
+from mm_sop.engine.launch import LaunchError, check_annotations, check_operators, leaf_datasets, prepare_dist
 from mm_sop.engine.utils import unwrap_model
 from mm_sop.engine.weights import load_complete, read_state_dict
 from mm_sop.evaluation.encoders import hash_file
@@ -51,7 +51,7 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
     check_annotations(config, 'test')
     config.work_dir = str(work_dir)
     config.load_from, config.resume = None, False
-    prepare_cpu_dist(config)
+    prepare_dist(config)
     runner = Runner.from_cfg(config)
     state = read_state_dict(checkpoint, trusted=trusted)
     load_complete(unwrap_model(runner.model), state, str(checkpoint))

@@ -9,12 +9,12 @@ from mmpretrain.registry import HOOKS, LOOPS
 from toy_training import differences, state_of, toy_config, train
 
 from mm_sop.engine.hooks import bad_image_hook
-from mm_sop.engine.launch import prepare_cpu_dist
+from mm_sop.engine.launch import prepare_dist
 
 
 def train_on_rank(work_dir, stop_at=None, **changes):
     cfg = toy_config(work_dir, launcher='pytorch', **changes)
-    prepare_cpu_dist(cfg)
+    prepare_dist(cfg)
     if stop_at:
         cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=stop_at, rank=1))
     runner = Runner.from_cfg(cfg)
@@ -86,7 +86,7 @@ def buffers_of_validation(rank, world_size, work_dir):
     cfg.val_dataloader = dict(batch_size=5, sampler=dict(type='DefaultSampler'), dataset=dict(type='ToyVectors'))
     cfg.val_cfg = dict(type='BufferLoop')
     cfg.val_evaluator = dict(type='Accuracy')
-    prepare_cpu_dist(cfg)
+    prepare_dist(cfg)
     cfg.custom_hooks.append(dict(type='OwnBufferHook'))
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -155,7 +155,7 @@ def test_nccl_without_cuda_is_refused(unscaled, monkeypatch):
     unscaled.launcher = 'pytorch'
     unscaled.env_cfg = dict(dist_cfg=dict(backend='nccl'))
     with pytest.raises(LaunchError, match="backend='nccl' needs a CUDA device"):
-        launching.prepare_cpu_dist(unscaled)
+        launching.prepare_dist(unscaled)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -11,7 +11,7 @@ from mmpretrain.registry import HOOKS, MODELS
 from toy_training import ToyMethod, differences, interrupt, state_of, toy_config, train
 
 from mm_sop.engine.checkpoints import CheckpointError, find_latest
-from mm_sop.engine.launch import prepare_cpu_dist
+from mm_sop.engine.launch import prepare_dist
 from mm_sop.engine.resumption import translate_position
 from mm_sop.evaluation.records import KNNRecords
 
@@ -208,7 +208,7 @@ def resume_on_ranks(rank, world_size, folder, changes):
     """Go on from a copy of the run of one process."""
     cfg = toy_config(f'{folder}/{changes["experiment_name"]}', launcher='pytorch', resume=True, **{**BASE, **changes})
     cfg.load_from = f'{folder}/start/iter_10.pth'
-    prepare_cpu_dist(cfg)
+    prepare_dist(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
     model = runner.model.module

@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from sop_models import sop_config
 from toy_training import differences, state_of, toy_config
 
-from mm_sop.engine.launch import prepare_cpu_dist
+from mm_sop.engine.launch import prepare_dist
 
 
 @DATASETS.register_module()
@@ -37,7 +37,7 @@ def train_sop(work_dir, drop_path=0.0, stop_at=None, launcher='none', batch_size
     cfg.train_dataloader.dataset.dataset = dict(type='MaskedNoise')
     if stop_at:
         cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=stop_at))
-    prepare_cpu_dist(cfg)
+    prepare_dist(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner
