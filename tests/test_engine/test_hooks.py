@@ -167,7 +167,11 @@ def test_bad_images_with_names_of_any_bytes_end_no_run(work_dir):
     resumed = train(work_dir, **{'train_dataloader.dataset': dataset, 'resume': True, 'train_cfg.max_epochs': 4})
     assert resumed.message_hub.get_info('bad_images') == known
     with pytest.raises(TooManyBadImagesError) as caught:
-        train(work_dir / 'other', **{'train_dataloader.dataset': dict(dataset, max_unreadable=0)})
+        # Runs of one second would share their message hub.
+        train(
+            work_dir / 'other',
+            **{'train_dataloader.dataset': dict(dataset, max_unreadable=0), 'experiment_name': 'strict'},
+        )
     assert r'\xe9\t\n\x1b[2J.jpg' in str(caught.value)
 
 
