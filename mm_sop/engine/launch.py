@@ -100,7 +100,6 @@ def launch(
         set_pretrained(cfg, pretrained)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename or "unnamed.py").stem}'
-    remove_stale_temporaries(cfg.work_dir)
     set_seed(cfg, seed)
     if data is not None:
         set_data_root(cfg, data)
@@ -116,6 +115,7 @@ def launch(
 
 
 def _train(cfg: Config, resume: bool | str) -> Runner:
+    remove_stale_temporaries(cfg.work_dir)
     set_resume(cfg, resume)
     prepare_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -561,15 +561,17 @@ def set_resume(cfg: Config, resume: bool | str) -> None:
 
     Args:
         cfg: Changed in place.
-        resume: As for :func:`launch`.
+        resume: As for :func:`launch`; False for what the config says itself.
 
     Raises:
         CheckpointError: It is damaged or missing; the message names another one.
     """
+    resume = resume or (cfg.get('resume', False) and (cfg.get('load_from') or True))
     if not resume:
         return
     path = find_latest(cfg.work_dir) if resume is True else Path(resume)
     if path is None:
+        cfg.resume = False
         print_log(f'No checkpoint in {cfg.work_dir}: training starts from the beginning.', 'current')
         return
     check_resumable(path)

@@ -20,7 +20,9 @@ from mm_sop.engine.atomic import (
     write_array_atomically,
     write_atomically,
 )
-from mm_sop.engine.launch import LaunchError, launch
+from mm_sop.engine.checkpoints import CheckpointError
+from mm_sop.engine.folder_lock import LOCK
+from mm_sop.engine.launch import launch
 
 
 @contextmanager
@@ -164,7 +166,6 @@ def test_a_folder_is_complete_or_absent(tmp_path):
 
 def test_a_run_begins_without_the_leftovers_of_a_killed_one(tmp_path):
     (tmp_path / f'.iter_2.pth.{atomic._HOST}-01234567.tmp').touch()
-    dataset = dict(type='mmpretrain.UnlabelledImages', data_root=str(tmp_path / 'nowhere'))
-    with pytest.raises(LaunchError, match='nowhere'):
-        launch(Config(dict(train_dataloader=dict(dataset=dataset))), work_dir=str(tmp_path))
-    assert os.listdir(tmp_path) == []
+    with pytest.raises(CheckpointError, match='nowhere'):
+        launch(Config(dict(model=dict(type='SOP'))), work_dir=str(tmp_path), resume=str(tmp_path / 'nowhere.pth'))
+    assert os.listdir(tmp_path) == [LOCK]

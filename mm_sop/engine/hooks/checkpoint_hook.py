@@ -81,7 +81,9 @@ class PretrainCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint with which the run starts or goes on, and take its state."""
         if not runner._resume:
-            check_start(unwrap_model(runner.model), checkpoint, str(runner._load_from or 'the checkpoint'))
+            source = str(runner._load_from or 'the checkpoint')
+            # MMEngine looks for the weights under this key alone.
+            checkpoint['state_dict'] = check_start(unwrap_model(runner.model), checkpoint, source)
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
         self._resumed = checkpoint.get('pretrain')
