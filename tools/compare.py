@@ -23,7 +23,7 @@ def main() -> None:
     args = parse_args()
     init_default_scope('mmpretrain')
     page = write_comparison(read_runs(args.runs), args.out)
-    print(page.with_name('compare.md').read_text())
+    print(page.with_name('compare.md').read_text(errors='backslashreplace'))
     print(page)
 
 

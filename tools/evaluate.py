@@ -110,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> list[str]:
         records = run_protocols(chosen, context, EvaluationResults(work_dir))
         if is_main_process():
             page = write_evaluation_page(work_dir)
-            print((work_dir / 'results.md').read_text())
+            print((work_dir / 'results.md').read_text(errors='backslashreplace'))
             print(f'Page: {page}')
     return [record['protocol'] for record in records if record['status'] == 'failed']
 

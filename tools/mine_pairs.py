@@ -146,7 +146,7 @@ def mine_pairs(args: argparse.Namespace, config: Config) -> None:
         Path(args.config).stem,
         args.seed,
     )
-    print((args.work_dir / 'report.md').read_text())
+    print((args.work_dir / 'report.md').read_text(errors='backslashreplace'))
     print(f'Manifest: {args.work_dir / args.name}.json. Look at {args.work_dir}/gallery.png before training with it.')
 
 

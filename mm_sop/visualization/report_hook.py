@@ -4,6 +4,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmpretrain.registry import HOOKS
 
+from mm_sop.engine.failures import describe_failure
 from mm_sop.engine.utils import unwrap_model
 from mm_sop.visualization.report import write_report
 
@@ -40,10 +41,12 @@ class ReportHook(Hook):
     def _write(self, runner) -> None:
         try:
             path = write_report(runner.work_dir, runner.cfg, unwrap_model(runner.model), self.seed)
-        except Exception:
-            runner.logger.exception(
-                f'The report could not be written. Training is not affected; try again with: '
-                f'python tools/make_report.py {runner.work_dir}'
+        except Exception as error:
+            reason = describe_failure(error)
+            runner.logger.error(
+                f'The report could not be written{f": {reason}" if reason else ""}. Training is not affected; try '
+                f'again with: python tools/make_report.py {runner.work_dir}',
+                exc_info=reason is None,
             )
         else:
             runner.logger.info(f'Report: {path}')
