@@ -16,6 +16,7 @@ from torch import nn
 from mm_sop.datasets.seeded_dataset import SeededDataset
 from mm_sop.engine.utils import share_buffers, unwrap_model
 from mm_sop.evaluation.encoders import FrozenEncoder
+from mm_sop.models.selfsup.teacher_student import remove_mask_token
 
 
 @dataclass
@@ -62,8 +63,7 @@ def build_classifier(encoder: FrozenEncoder, dim: int, num_classes: int, setting
             # `train` would freeze again what pretraining had frozen.
             module.frozen_stages = -1
     network.requires_grad_(True)
-    if hasattr(network, 'mask_token'):
-        network.mask_token = None
+    remove_mask_token(network)
     if isinstance(network, BaseModule):
         # The runner would initialise it anew.
         network._is_init = True
