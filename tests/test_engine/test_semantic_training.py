@@ -164,7 +164,7 @@ def test_tool_from_pictures_to_training(tmp_path, pictures, repository, monkeypa
     monkeypatch.setattr(sys, 'argv', [str(argument) for argument in arguments])
     mine_pairs.main()
     assert 'pairs among 12 pictures' in capsys.readouterr().out
-    files = {path.name for path in (tmp_path / 'pairs').iterdir()}
+    files = {path.name for path in (tmp_path / 'pairs').glob('[!.]*')}
     assert files == {'features', 'gallery.png', 'histogram.png', 'pairs.json', 'pairs.npz', 'report.json', 'report.md'}
     manifest = PairManifest.load(tmp_path / 'pairs/pairs.json')
     assert manifest.definition['encoder']['prefix'] == 'backbone.'
