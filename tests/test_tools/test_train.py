@@ -162,7 +162,7 @@ def load_script(repository):
 
 def test_arguments(repository, monkeypatch, capsys):
     script = load_script(repository)
-    options = ['--data', 'd', '--pretrained', 'p', '--seed', '4', '--cfg-options', 'a.b=1', 'c=[x,2]']
+    options = ['--data', 'd', '--pretrained', 'p', '--seed', '4', '--trust', '--cfg-options', 'a.b=1', 'c=[x,2]']
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--resume', '--amp', *options])
     assert vars(script.parse_args()) == dict(
         config='config.py',
@@ -173,6 +173,7 @@ def test_arguments(repository, monkeypatch, capsys):
         pretrained='p',
         seed=4,
         launcher='none',
+        trust=True,
         cfg_options={'a.b': 1, 'c': ['x', 2]},
     )
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--cfg-options', 'lr', '3'])
