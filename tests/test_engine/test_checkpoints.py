@@ -282,6 +282,16 @@ def test_permanent_checkpoint_outlives_a_later_one_of_its_number(work_dir):
     }
 
 
+def test_a_new_run_in_the_folder_of_another_one_overwrites_none_of_its_checkpoints(work_dir):
+    first = train(work_dir, **{'train_cfg.max_epochs': 2})
+    second = train(work_dir, experiment_name='second', **{'randomness.seed': 4})
+    states = {path.stem: torch.load(path, weights_only=False)['state_dict'] for path in work_dir.glob('*.pth')}
+    assert set(states) == {'iter_12_earlier', 'iter_14_earlier', 'iter_20', 'iter_21'}
+    for state, runner in ((states['iter_14_earlier'], first), (states['iter_21'], second)):
+        assert all(torch.equal(value, state[name]) for name, value in runner.model.state_dict().items())
+    assert find_latest(work_dir) == work_dir / 'iter_21.pth'
+
+
 def test_best_checkpoint_survives_the_removal(work_dir):
     options = dict(save_best='accuracy', rule='greater', max_keep_ckpts=1)
     runner = train(work_dir, **{'default_hooks.checkpoint': options, 'train_cfg.max_epochs': 1})

@@ -72,7 +72,8 @@ class PretrainCheckpointHook(CheckpointHook):
         self.signal_interval = signal_interval
         self.signals = StopSignals()
         self._resumed: dict | None = None
-        self._is_renumbered = False
+        # Whether iterations of this run and of earlier checkpoints in its folder are numbered differently.
+        self._is_renumbered = True
         self._samples = self._first_iter = 0
         self._is_due = self._is_permanent = False
         self._permanent: set[int] = set()
@@ -87,6 +88,7 @@ class PretrainCheckpointHook(CheckpointHook):
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
         self._resumed = checkpoint.get('pretrain')
+        self._is_renumbered = False
         self._samples = samples_seen(checkpoint)
         if isinstance(runner.optim_wrapper, OptimWrapper):
             saved_at = checkpoint['meta']['iter']
@@ -103,6 +105,12 @@ class PretrainCheckpointHook(CheckpointHook):
         if self._is_renumbered:
             existing = [int(path.stem.removeprefix('iter_')) for path in list_checkpoints(self.out_dir)]
             runner.message_hub.update_info('earlier_ckpt_ids', existing)
+            if existing and runner.iter == 0:
+                runner.logger.warning(
+                    f'{self.out_dir} holds checkpoints of an earlier run, up to iteration {max(existing)}. This run '
+                    'starts from the beginning (--resume continues that one); a checkpoint whose number comes again '
+                    'becomes iter_N_earlier.pth'
+                )
         if is_main_process():
             record_start(Path(runner.work_dir, runner.timestamp), runner.iter, len(runner.train_dataloader))
 
