@@ -1,4 +1,6 @@
+import itertools
 import socket
+from types import SimpleNamespace
 
 import pytest
 from distributed import run_distributed
@@ -47,6 +49,8 @@ def test_a_first_rank_that_never_comes(monkeypatch, capsys):
     port = free_port()
     prepare(monkeypatch, port, 1, 2, 3)
     monkeypatch.setattr(rendezvous, '_REPORT_SECONDS', 1.0)
+    # Half a second passes between two looks at the clock, however long an attempt to connect takes.
+    monkeypatch.setattr(rendezvous, 'time', SimpleNamespace(monotonic=itertools.count(0, 0.5).__next__))
     with pytest.raises(LaunchError, match=rf'rank 1 has waited .*: 127\.0\.0\.1:{port} cannot be reached'):
         meet()
     assert 'Rank 1 has waited for' in capsys.readouterr().out
