@@ -178,7 +178,7 @@ def test_fine_tuning_learns(context, seed, expect):
     options = dict(epochs=6, batch_size=12, learning_rate=0.03, mixup=0.0, cutmix=0.0, shares=(1, 0.5))
     result = run(FinetuneProtocol(min_iterations=18, **options), context)
     assert list(result.scores) == ['val_class', 'val_class_50%']
-    expect('accuracy', result.scores['val_class'].value, above=0.5)
+    expect('accuracy', result.scores['val_class'].value, above=0.45)
     assert result.card['subsets'] == {'50%': dict(labels=18, tries=1, drawn='per class')}
     assert [picture.name for picture in result.pictures] == ['confusion_val', 'labels']
     assert all(not parameter.requires_grad for parameter in context.encoder.parameters())

@@ -77,7 +77,7 @@ def test_it_learns(precision, seed, expect):
     assert all(math.isfinite(value) for step in history for value in step.values())
     trained = nearest_neighbour_accuracy(model, pictures, labels)
     gain = mean_at_end(history, 'support_cosine') - history[5]['support_cosine']
-    expect('accuracy, untrained', untrained, below=0.75)
+    expect('gain of accuracy', trained - untrained, above=0.05)
     expect('accuracy', trained, above=0.85)
     expect('gain of the support cosine', gain, above=0.1)
     expect('entropy of the targets', mean_at_end(history, 'target_entropy') / math.log(NUM_ANCHORS), below=0.7)
@@ -86,8 +86,8 @@ def test_it_learns(precision, seed, expect):
 @pytest.mark.learning
 def test_frozen_anchors_collapse_to_uniform_votes(seed, expect):
     history = train(learning_model(seed, fix_anchors_after=20), noisy_pictures(seed)[0], 'fp32')
-    for name in ('target_entropy', 'loss_cls'):
-        expect(f'{name} of frozen anchors', mean_at_end(history, name) / math.log(NUM_ANCHORS), above=0.9)
+    for name, bound in dict(target_entropy=0.75, loss_cls=0.8).items():
+        expect(f'{name} of frozen anchors', mean_at_end(history, name) / math.log(NUM_ANCHORS), above=bound)
 
 
 def mean_at_end(history, name):
