@@ -1,23 +1,31 @@
 """Self-supervised visual pretraining for MMEngine, MMPretrain and MMDetection.
 
-Importing this package registers every component into MMPretrain's registries. ``mm_sop.functional`` needs nothing
-but torch: without MMPretrain the registration is left out.
+``import mm_sop`` makes every component available in the registries of MMEngine and MMPretrain, see
+:mod:`mm_sop.registration`. :mod:`mm_sop.functional` needs nothing but torch, and importing it loads nothing else.
 """
 
-from importlib.util import find_spec
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mm_sop.encoders.encoder import load
 
 __version__ = '0.1.0'
+__all__ = ['load']
 
-if find_spec('mmpretrain') is not None:
-    from mm_sop import compat
+_SUBPACKAGES = (
+    *('apps', 'compat', 'components', 'datasets', 'demo', 'encoders', 'engine', 'evaluation', 'export', 'functional'),
+    *('models', 'report', 'utils'),
+)
 
-    compat.define_torchvision_operators()
-    compat.silence_onedl()
-    compat.leave_out_multimodal_models()
-    compat.limit_opencv_threads()
-    compat.keep_frozen_blocks_in_evaluation()
-    compat.fix_positions_before_wrapping()
-    compat.announce_configs()
 
-    from mm_sop import datasets, engine, evaluation, models, visualization  # noqa: F401
-    from mm_sop.evaluation.loading import load  # noqa: F401
+def __getattr__(name: str):
+    if name == 'load':
+        import_module('mm_sop.components')
+        return import_module('mm_sop.encoders.encoder').load
+    if name in _SUBPACKAGES:
+        return import_module(f'mm_sop.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+import_module('mm_sop.registration').register()

@@ -1,20 +1,55 @@
-"""Fixes for known faults of the stack below; each does nothing where its fault is absent."""
+"""Remedies for known faults of the libraries below; each does nothing where its fault is absent.
+
+Importing MM-SOP changes these libraries only where nothing else could be imported or found otherwise:
+
+- :func:`define_torchvision_operators` declares operators that torchvision's import needs on a CPU-only PyTorch.
+- :func:`leave_out_multimodal_models` clears a flag of MMPretrain whose models cannot be imported beside Transformers 5.
+- :func:`announce_configs` adds this package to MMEngine's table of packages with configs.
+
+All other remedies change how these libraries or the process behave. :func:`apply` makes them; the commands,
+:func:`mm_sop.engine.launch.launch` and the runner call it.
+"""
 
 import functools
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
-_torchvision_library = None
+_torchvision_library: torch.library.Library | None = None
+
+
+@functools.cache
+def apply() -> None:
+    """Register all components and apply the remedies that training and the commands need, once in a process.
+
+    - Checkpoints are read without running code from them, whoever in MMEngine, MMPretrain or MMDetection reads them.
+    - MMPretrain's self-supervised models can be evaluated in MMEngine's validation and test loops.
+    - OpenCV starts no thread pool in data-loading workers.
+    - MMPretrain and MMDetection do not print that the OneDL platform is absent.
+    """
+    import cv2
+
+    import mm_sop.components  # noqa: F401
+    from mm_sop.encoders import checkpoint_loader
+    from mm_sop.models.selfsup.predict_mode import add_predict_mode
+
+    checkpoint_loader.install()
+    add_predict_mode()
+    # A thread pool in every data-loading worker would compete for the same cores.
+    cv2.setNumThreads(0)
+    silence_onedl()
 
 
 def define_torchvision_operators() -> None:
     """Make ``import torchvision`` work where its compiled operators cannot load.
 
-    The published torchvision wheels are CUDA builds. On a CPU-only torch their extension does not load and the import
-    fails because the operator ``torchvision::nms`` has no schema. Declaring the schemas is enough: transforms, data
-    sets and models work, and MMCV provides the operators themselves.
+    The published torchvision wheels are CUDA builds. On a CPU-only PyTorch their extension does not load, and the
+    import fails because the operator ``torchvision::nms`` has no schema. Declaring the schemas is enough: transforms,
+    datasets and models work, and MMCV provides the operators themselves.
     """
     global _torchvision_library
     if torch.version.cuda is not None or getattr(torch.version, 'hip', None) or _torchvision_library is not None:
@@ -24,31 +59,6 @@ def define_torchvision_operators() -> None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     _torchvision_library = library
-
-
-def silence_onedl() -> None:
-    """Leave out the lines "Could not import OneDL" at the start of every program.
-
-    MMPretrain and MMDetection look for data sets of the OneDL platform. They mean the lines for debugging, but name no
-    logger, so that MMEngine prints them.
-    """
-    import mmengine.logging
-
-    print_log = mmengine.logging.print_log
-
-    @functools.wraps(print_log)
-    def print_others(msg, logger=None, level=logging.INFO) -> None:
-        if logger is not None or not str(msg).startswith('Could not import OneDL'):
-            print_log(msg, logger, level)
-
-    mmengine.logging.print_log = print_others
-
-
-def limit_opencv_threads() -> None:
-    """Keep OpenCV from starting a thread pool in every data-loading worker."""
-    import cv2
-
-    cv2.setNumThreads(0)
 
 
 def leave_out_multimodal_models() -> None:
@@ -65,45 +75,6 @@ def leave_out_multimodal_models() -> None:
         from mmpretrain.utils import dependency
 
         dependency.WITH_MULTIMODAL = False
-
-
-def keep_frozen_blocks_in_evaluation() -> None:
-    """Keep frozen parts of MMPretrain's vision transformers in evaluation mode, as documented.
-
-    Their constructor sets it, but the next ``train()`` switches dropout and statistics of frozen parts on again.
-    """
-    from mmpretrain.models import VisionTransformer
-
-    if 'train' in vars(VisionTransformer):
-        return
-
-    def train(self, mode: bool = True) -> VisionTransformer:
-        super(VisionTransformer, self).train(mode)
-        if self.frozen_stages > 0:
-            self._freeze_stages()
-        return self
-
-    VisionTransformer.train = train
-
-
-def fix_positions_before_wrapping() -> None:
-    """Exclude the fixed position embedding of MMPretrain's ``MoCoV3ViT`` from training at once.
-
-    It does so in ``init_weights()``, which MMEngine's Runner calls after DistributedDataParallel has wrapped the model.
-    With several processes the second iteration then fails because the embedding has no gradient.
-    """
-    from mmpretrain.models import MoCoV3ViT
-
-    build = MoCoV3ViT.__init__
-
-    @functools.wraps(build)
-    def build_fixed(self, *args, **kwargs) -> None:
-        build(self, *args, **kwargs)
-        # Weights of a checkpoint are trained, as in `init_weights`.
-        if not (isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained'):
-            self.pos_embed.requires_grad = False
-
-    MoCoV3ViT.__init__ = build_fixed
 
 
 def announce_configs() -> None:
@@ -127,3 +98,37 @@ def announce_configs() -> None:
         return path, None if scope == 'mm_sop' else scope
 
     Config._get_cfg_path = staticmethod(find_without_scope)
+
+
+def silence_onedl() -> Callable:
+    """Leave out the lines "Could not import OneDL" from now on.
+
+    MMPretrain and MMDetection look for datasets of the OneDL platform when they are imported. They mean the lines for
+    debugging, but name no logger, so that MMEngine prints them.
+
+    Returns:
+        The replaced function.
+    """
+    import mmengine.logging
+
+    print_log = mmengine.logging.print_log
+
+    @functools.wraps(print_log)
+    def print_others(msg: object, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or not str(msg).startswith('Could not import OneDL'):
+            print_log(msg, logger, level)
+
+    mmengine.logging.print_log = print_others
+    return print_log
+
+
+@contextmanager
+def silenced_onedl() -> Iterator[None]:
+    """Apply :func:`silence_onedl` within a block."""
+    import mmengine.logging
+
+    print_log = silence_onedl()
+    try:
+        yield
+    finally:
+        mmengine.logging.print_log = print_log

@@ -20,11 +20,13 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from distributed import reset_global_state  # noqa: E402
-from sample_pictures import write_pictures  # noqa: E402
+from testing.distributed import reset_global_state  # noqa: E402
+from testing.sample_images import write_images  # noqa: E402
 
-import mm_sop  # noqa: E402, F401
+from mm_sop import compat  # noqa: E402
 
+# As the commands do.
+compat.apply()
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
@@ -91,8 +93,8 @@ def full_disk(monkeypatch):
 
 
 @pytest.fixture(scope='session')
-def pictures(tmp_path_factory):
-    """Folder with 12 small pictures in nested subfolders; not to be changed."""
-    folder = tmp_path_factory.mktemp('pictures')
-    write_pictures(folder, 12)
+def images(tmp_path_factory):
+    """Folder with 12 small images in nested subfolders; not to be changed."""
+    folder = tmp_path_factory.mktemp('images')
+    write_images(folder, 12)
     return folder

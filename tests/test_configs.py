@@ -13,7 +13,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmpretrain.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
 
-from mm_sop.engine.safe_config import check_config
+from mm_sop.encoders.safe_config import check_config
 
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)

@@ -1,4 +1,4 @@
-"""Every config of a detector builds, trains two iterations and is evaluated, on small pictures."""
+"""Every config of a detector builds, trains two iterations and is evaluated, on small images."""
 
 import math
 from functools import partial
@@ -7,16 +7,17 @@ from unittest import mock
 
 import pytest
 import torch
-from detection_data import shrink, write_coco, write_voc
 from mmdet.datasets import CocoDataset, VOCDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from testing.detection_data import shrink, write_coco, write_voc
 from torch.nn import LayerNorm
 
-from mm_sop.engine.launch import launch, leaf_datasets
-from mm_sop.engine.safe_config import check_config
+from mm_sop.encoders.safe_config import check_config
+from mm_sop.engine.launch import launch
+from mm_sop.utils.config import leaf_datasets
 
 FOLDER = Path(__file__).parents[1] / 'configs/detection'
 CONFIGS = sorted(FOLDER.glob('*.py'))
@@ -29,7 +30,7 @@ SMALL_ARCH = dict(embed_dims=48, num_layers=12, num_heads=3, feedforward_channel
 
 @pytest.fixture(scope='session')
 def data_sets(tmp_path_factory):
-    """Small data sets in the layouts of COCO, of VOC and of the scenes."""
+    """Small datasets in the layouts of COCO, of VOC and of the scenes."""
     folder = tmp_path_factory.mktemp('detection')
     classes = CocoDataset.METAINFO['classes']
     for split in ('train', 'val'):
@@ -40,7 +41,7 @@ def data_sets(tmp_path_factory):
 
 
 def load_small(path, folder):
-    """A config with the data in the folder, and with networks and pictures that a test can afford."""
+    """A config with the data in the folder, and with networks and images that a test can afford."""
     config = Config.fromfile(path)
     # What a run writes into its checkpoints can be read without trust.
     check_config(config, 'w.pth', 'backbone', 'model', 'data_preprocessor', 'test_dataloader')
@@ -109,13 +110,13 @@ def test_cascade_is_that_of_ibots_evaluation(name, drop_path, patches):
     )
     assert not hasattr(backbone, 'ln1')
     assert isinstance(model.neck[0].layers[0][1], torch.nn.SyncBatchNorm)
-    for head, deviation in zip(model.roi_head.bbox_head, (0.1, 0.05, 0.033), strict=True):
+    for head, std in zip(model.roi_head.bbox_head, (0.1, 0.05, 0.033), strict=True):
         assert (len(head.shared_convs), len(head.shared_fcs)) == (4, 1)
         assert all(isinstance(conv.norm, torch.nn.SyncBatchNorm) for conv in head.shared_convs)
         assert (type(head.loss_bbox).__name__, head.loss_bbox.loss_weight) == ('GIoULoss', 10)
         assert head.reg_decoded_bbox and not head.reg_class_agnostic
         assert head.fc_reg.out_features == 4 * 80
-        assert head.bbox_coder.stds[0] == deviation
+        assert head.bbox_coder.stds[0] == std
     assert config.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.75
     (whole,), (enlarged, crop, again) = config.train_dataloader.dataset.pipeline[3].transforms
     assert whole.scales == again.scales == [(1333, side) for side in range(480, 801, 32)]

@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 SMALL = dict(weight_decay=5e-4, hidden=512)
-MOCO_VIEW = dict(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2)
-SIMCLR_VIEW = dict(crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2)
+MOCO_VIEW = dict(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), gray=0.2)
+SIMCLR_VIEW = dict(crop=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), gray=0.2)
 BYOL_HEAD = dict(hidden=4096, out=256, teacher=(0.99, 1.0), warmup=10)
 DINO_HEAD = dict(hidden=2048, warmup=10, teacher=(0.996, 1.0), epochs=100)
 
@@ -85,7 +85,7 @@ def measured(config, batch):
         weight=local.get('weight'),
         crop=tuple(first(pipeline, 'ResizedCrop').get('crop_ratio_range')),
         jitter=tuple(jitter.get(name) for name in ('brightness', 'contrast', 'saturation', 'hue')),
-        grey=first(pipeline, 'RandomGrayscale').get('prob'),
+        gray=first(pipeline, 'RandomGrayscale').get('prob'),
         blur=first(pipeline, 'GaussianBlur').get('prob'),
     )
 

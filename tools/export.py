@@ -1,67 +1,6 @@
-"""Write a pretrained encoder for another library: python tools/export.py CHECKPOINT --to timm.
+"""Runs :mod:`mm_sop.apps.cli.export`, see there or ``--help``."""
 
-Checkpoints of this project say themselves what network they hold. Those of other libraries are read with --from and can
-be written for any target in the same way, --to mmpretrain for a starting point of training.
-"""
-
-import argparse
-from pathlib import Path
-
-from mmengine.registry import init_default_scope
-
-import mm_sop
-from mm_sop.engine.failures import report_failures
-from mm_sop.engine.weights import WeightsError
-from mm_sop.export import TARGETS, export
-from mm_sop.export.export import check, sample_pictures
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', help='file, folder of an export, https:// address or hf:OWNER/NAME')
-    parser.add_argument('--to', nargs='+', required=True, choices=list(TARGETS), help='targets')
-    parser.add_argument('--which', choices=['teacher', 'student'], default='teacher', help='where there are both')
-    parser.add_argument(
-        '--from',
-        dest='source',
-        metavar='SOURCE',
-        help='timm, dinov2, ibot, torchvision, mmpretrain; or timm:NAME, torchvision:NAME for programs',
-    )
-    parser.add_argument('--config', help='config of the run, if the checkpoint does not hold it')
-    parser.add_argument('--out', type=Path, help='results, a folder for each target; default export/ beside CHECKPOINT')
-    parser.add_argument(
-        '--data', default='data/composites/classes/test', help='pictures on which features are compared (%(default)s)'
-    )
-    parser.add_argument('--num-pictures', type=int, default=8, help='how many of them (%(default)s)')
-    parser.add_argument('--image-size', type=int, help='side of the pictures; default that of pretraining, else 224')
-    parser.add_argument('--num-heads', type=int, help='attention heads, with --from; default one for 64 channels')
-    parser.add_argument('--licence', help='licence of the weights, for the card; default apache-2.0, with --from other')
-    parser.add_argument('--trust', action='store_true', help='let code in CHECKPOINT run')
-    return parser.parse_args()
-
-
-def export_all(args: argparse.Namespace) -> None:
-    pictures = sample_pictures(args.data, args.num_pictures)
-    encoder = mm_sop.load(
-        args.checkpoint, args.which, args.config, args.source, args.image_size, args.num_heads, args.trust
-    )
-    # An address has no folder.
-    run = Path(args.checkpoint).parent if Path(args.checkpoint).exists() else None
-    licence = args.licence or ('other' if args.source else 'apache-2.0')
-    folders = {target: (args.out or (run or Path()) / 'export') / target for target in args.to}
-    for target, folder in folders.items():
-        check(encoder, target, folder)
-    for target, folder in folders.items():
-        differences = export(encoder, target, folder, pictures, run, licence)
-        found = ', '.join(f'{name} {value:.1e}' for name, value in differences.items())
-        print(f'{target}: {folder}, largest differences on {len(pictures)} pictures: {found}')
-
-
-@report_failures('export.py', WeightsError, OSError, ValueError)
-def main() -> None:
-    init_default_scope('mmpretrain')
-    export_all(parse_args())
-
+from mm_sop.apps.cli.export import main
 
 if __name__ == '__main__':
     main()

@@ -2,7 +2,7 @@
 # From a fresh clone to a trained network and its report, on 2 CPU cores in about a quarter of an hour.
 #
 # Usage: bash tools/quickstart.sh [--fast] [--restart]
-#   --fast      a single epoch: everything works as in the whole run, but little is learnt
+#   --fast      a single epoch: everything works as in the whole run, but little is learned
 #   --restart   train from the beginning, whatever an earlier run has left
 #
 # After an interruption, run it again: it goes on from the last checkpoint.
@@ -58,7 +58,7 @@ train() {
 }
 
 step Environment bash tools/setup.sh quickstart
-step Pictures .venv/bin/python tools/prepare_data.py composites --out data/composites --only pretrain classes
+step Images .venv/bin/python tools/prepare_data.py composites --out data/composites --only pretrain classes
 step Training train
 
 printf '\n' && cat "$work_dir/knn.md"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes the Python environment of this checkout in .venv; takes a moment where it is there already.
+# Creates the Python environment of this checkout in .venv; returns at once if it is up to date.
 #
 # Usage: bash tools/setup.sh [quickstart|test]
-#   quickstart   what pretraining and evaluation need (default)
-#   test         everything: MMCV with compiled operators as detection needs them, pytest, ruff
+#   quickstart   dependencies of pretraining and evaluation (default)
+#   test         everything: MMCV with compiled operators for detection, tests, static checks, documentation
 #
-# PYTHON chooses the interpreter (3.10 to 3.13), MM_SOP_CACHE the folder that keeps the compiled MMCV.
+# PYTHON selects the interpreter (3.10 to 3.13), MM_SOP_CACHE the folder that caches the compiled MMCV.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -44,7 +44,7 @@ find_python() {
   exit 1
 }
 
-# What the environment depends on. A checkout that moved needs a new one, as scripts and links hold its path.
+# What the environment depends on. A moved checkout needs a new one, as scripts and links contain its path.
 fingerprint() {
   local tag
   tag=$("$python" -c 'import sys; print(sys.version_info[:3])' 2>/dev/null) || return 0
@@ -55,7 +55,7 @@ heartbeat=
 trap '[ -z "$heartbeat" ] || kill "$heartbeat" 2>/dev/null || true' EXIT
 trap 'printf "\nInterrupted: the next run starts over\n" >&2; exit 130' INT TERM
 
-# step NAME COMMAND...: run with the output in the log; a dot every 10 s, the time at the end.
+# step NAME COMMAND...: run a command with its output in the log; print a dot every 10 s and the time at the end.
 step() {
   local name=$1 start=$SECONDS status=0
   shift
@@ -68,13 +68,13 @@ step() {
   heartbeat=
   if [ "$status" -ne 0 ]; then
     printf ' failed\n\n' && tail -n 30 "$log" >&2
-    echo "Setting up failed at \"$name\"; the whole output is in $log" >&2
+    echo "Setting up failed at \"$name\"; the complete output is in $log" >&2
     fail
   fi
   printf ' %d s\n' $((SECONDS - start))
 }
 
-# An error leaves the packages as they were, so that only an interruption asks for a new environment.
+# An error leaves the packages unchanged, so only an interruption requires a new environment.
 fail() {
   echo "$former" >"$state"
   exit 1
@@ -85,13 +85,13 @@ pip() { "$python" -m pip install --no-compile "$@"; }
 check() {
   local modules='mm_sop, mmengine.runner, torch.distributed.run'
   [ "$level" = quickstart ] || modules+=', mmcv._ext, mmdet.models, mmdet.datasets'
-  # Bash ignores `set -e` here, where the caller looks at the status.
+  # Bash ignores `set -e` here, because the caller checks the status.
   "$python" -m pip check && "$python" -W ignore -c "import $modules"
 }
 
 mkdir -p .cache
 exec 9>.cache/setup.lock
-flock -n 9 || { echo 'Another set-up is running in this checkout, waiting for it'; flock 9; }
+flock -n 9 || { echo 'Another set-up is running in this checkout; waiting for it'; flock 9; }
 
 former=$(cat "$state" 2>/dev/null || true)
 current=$(fingerprint)
@@ -113,16 +113,16 @@ if [ -z "$current" ] || [ "$former" = incomplete ] || [[ -n $former && $former !
 fi
 echo incomplete >"$state"
 
-# torch first: the resolver keeps a torch that is there, and fits torchvision to it.
+# torch first: the resolver keeps an installed torch and selects a matching torchvision.
 step "torch $torch_version" pip "torch==$torch_version" 'setuptools>=77' wheel click ninja
 if [ "$level" = test ]; then
-  echo '  MMCV with compiled operators (1 to 4 minutes where no wheel is kept)'
+  echo '  MMCV with compiled operators (1 to 4 minutes if no wheel is cached)'
   wheel=$("$python" -W ignore tools/build_mmcv.py) || fail
   step "$(basename "$wheel" | cut -d - -f 1,2)" pip --no-deps --force-reinstall "$wheel"
   step 'MM-SOP, its dependencies and test tools' pip --no-build-isolation -e '.[test]'
 else
-  # Built apart from torch, MMCV comes without its operators. pip must not keep that wheel: it would serve it later
-  # to those who want the operators.
+  # Built without torch, MMCV lacks its operators. pip must not cache that wheel: it would install it later where
+  # the operators are needed.
   mmcv=$(sed -n 's/.*"\(onedl-mmcv==[^"]*\)".*/\1/p' pyproject.toml)
   step "MMCV without operators" pip --no-cache-dir --no-deps "$mmcv"
   step 'MM-SOP and its dependencies' pip --no-build-isolation -e .

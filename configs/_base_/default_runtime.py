@@ -1,4 +1,5 @@
 custom_imports = dict(imports=['mm_sop'], allow_failed_imports=False)
+runner_type = 'PretrainRunner'
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
@@ -8,7 +9,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # Every epoch, two of them kept, and every 50th for good
+    # Every epoch; the last two and every 50th are kept
     checkpoint=dict(type='PretrainCheckpointHook', epochs=1, max_keep_ckpts=2, keep_every=50),
     bad_images=dict(type='BadImageHook', interval=50),
     collapse_guard=dict(type='CollapseGuardHook', interval=100, action='warn'))

@@ -1,5 +1,6 @@
-# Detection with this project's launch, loop and checkpoints, in MMDetection's scope.
+# Detection with this project's runner, loop and checkpoints, in MMDetection's scope.
 custom_imports = dict(imports=['mm_sop'], allow_failed_imports=False)
+runner_type = 'PretrainRunner'
 default_scope = 'mmdet'
 
 default_hooks = dict(

@@ -1,4 +1,4 @@
-# A field of 35 pixels.
+# A receptive field of 35 pixels.
 _base_ = './byol_rf99-r50_in100.py'
 model = dict(
     backbone=dict(

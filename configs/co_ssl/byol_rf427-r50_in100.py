@@ -1,4 +1,4 @@
-# A field of 427 pixels: a ResNet-50 with the MLP.
+# A receptive field of 427 pixels: a ResNet-50 with the MLP.
 _base_ = './byol_rf99-r50_in100.py'
 model = dict(
     backbone=dict(

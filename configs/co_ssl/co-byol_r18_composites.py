@@ -1,4 +1,4 @@
-# CO-BYOL on photo composites, minutes on 2 CPU cores: 2 processes of 64 pictures.
+# CO-BYOL on photo composites, minutes on 2 CPU cores: 2 processes of 64 images.
 _base_ = [
     '../_base_/models/co_byol_composites.py',
     '../_base_/datasets/composites_2views.py',

@@ -6,6 +6,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(head=dict(predictor=dict(hid_channels=8192)), local_head=dict(predictor=dict(hid_channels=8192)))
-# 4 processes of 64 pictures
+# 4 processes of 64 images
 train_dataloader = dict(
     batch_size=64, dataset=dict(dataset=dict(data_root='data/imagenet100/train')))

@@ -1,4 +1,4 @@
-# A field of 139 pixels.
+# A receptive field of 139 pixels.
 _base_ = './co-byol_rf99-r50_in100.py'
 model = dict(
     backbone=dict(

@@ -9,6 +9,6 @@ model = dict(
     backbone=dict(_delete_=True, type='RFResNet', arch='rf99_even', norm_cfg=dict(type='SyncBN')),
     head=dict(predictor=dict(hid_channels=8192)),
     local_head=dict(predictor=dict(hid_channels=8192)))
-# 4 processes of 64 pictures
+# 4 processes of 64 images
 train_dataloader = dict(
     batch_size=64, dataset=dict(dataset=dict(data_root='data/imagenet100/train')))

@@ -1,4 +1,4 @@
-# co-byol_rf99-resnet50 with multi-crop: six crops of 96 pixels for the student, whose cells enter no loss.
+# co-byol_rf99-resnet50 with multi-crop: six crops of 96 pixels for the student, whose cells are not used.
 _base_ = [
     '../_base_/models/co_byol_r50.py',
     '../_base_/datasets/imagenet_byol.py',

@@ -1,4 +1,4 @@
-# ReSA whose unpooled cells are compared with the pooled vector of the other view as well (CO-SSL).
+# ReSA that also compares unpooled cells with the pooled vector of the other view (CO-SSL).
 _base_ = '../resa/resa_r18_composites.py'
 local_neck = dict(
     type='NonLinearNeck',

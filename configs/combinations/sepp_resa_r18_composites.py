@@ -1,4 +1,4 @@
-# ReSA: weak and strong view show a semantic pair wherever there is one, half of the time (SePP).
+# Weak and strong view of ReSA show a semantic pair half of the time if there is one (SePP).
 _base_ = '../resa/resa_r18_composites.py'
 train_dataloader = dict(
     dataset=dict(
@@ -7,5 +7,5 @@ train_dataloader = dict(
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/composites/pairs.json',
             mode='replace',
-            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            dataset=dict(type='UnlabeledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

@@ -1,4 +1,4 @@
-# SOP's two views show a semantic pair wherever there is one, half of the time (SePP).
+# The two views of SOP show a semantic pair half of the time if there is one (SePP).
 _base_ = '../sop/r18_composites.py'
 train_dataloader = dict(
     dataset=dict(
@@ -7,5 +7,5 @@ train_dataloader = dict(
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/composites/pairs.json',
             mode='replace',
-            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            dataset=dict(type='UnlabeledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

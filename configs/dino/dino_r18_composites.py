@@ -1,4 +1,4 @@
-# DINO on photo composites, minutes on 2 CPU cores: 2 processes of 64 pictures.
+# DINO on photo composites, minutes on 2 CPU cores: 2 processes of 64 images.
 _base_ = [
     '../_base_/models/co_dino_composites.py',
     '../_base_/datasets/composites_2views.py',

@@ -1,4 +1,5 @@
-# finetune_resnet50_8xb32-bf16-coslr-20e_in1k-10percent: SimCLR's list of labels; rates of ReSA for encoder and classifier.
+# finetune_resnet50_8xb32-bf16-coslr-20e_in1k-10percent: SimCLR's list of labels; ReSA's learning rates for encoder and
+# classifier.
 _base_ = './finetune_r50_in1k.py'
 train_cfg = dict(max_epochs=20)
 optim_wrapper = dict(

@@ -1,4 +1,5 @@
-# finetune_vit-small-p16_8xb128-bf16-coslr-1000e_in1k-10percent: SimCLR's list of labels; iBOT's length and rate.
+# finetune_vit-small-p16_8xb128-bf16-coslr-1000e_in1k-10percent: SimCLR's list of labels; iBOT's length and learning
+# rate.
 _base_ = [
     '../_base_/models/classifier_vit.py',
     '../_base_/datasets/imagenet_finetune.py',

@@ -1,4 +1,4 @@
-# MoCo v2 on photo composites, 2 processes of 64 pictures: for 2 CPU cores.
+# MoCo v2 on photo composites, 2 processes of 64 images: for 2 CPU cores.
 _base_ = [
     '../_base_/models/mocov2_composites.py',
     '../_base_/datasets/composites_2views.py',

@@ -1,4 +1,4 @@
-# mocov2_resnet18_1xb256-bf16-coslr-400e_stl10: pictures of 96 pixels.
+# mocov2_resnet18_1xb256-bf16-coslr-400e_stl10: images of 96 pixels.
 _base_ = [
     '../_base_/models/mocov2.py',
     '../_base_/datasets/stl10_2views.py',

@@ -1,5 +1,5 @@
-# resa_resnet18_1xb256-amp-coslr-400e_in100: nobody has published the recipe; the weight decay is that of sibling methods.
-# Residual branches start at zero, as in the authors' present code; before, they did so for ResNet-50 only.
+# resa_resnet18_1xb256-amp-coslr-400e_in100: the recipe is not published; the weight decay is that of related methods.
+# Residual branches are zero-initialized, as in the authors' current code; earlier only for ResNet-50.
 _base_ = './resa_r50_b256_100e.py'
 model = dict(
     backbone=dict(depth=18), neck=dict(in_channels=512))

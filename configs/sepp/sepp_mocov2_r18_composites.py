@@ -1,4 +1,4 @@
-# MoCo v2 on pictures and semantic pairs.
+# MoCo v2 on images and semantic pairs.
 _base_ = [
     '../_base_/models/mocov2_composites.py',
     '../_base_/datasets/composites_2views.py',
@@ -12,6 +12,6 @@ train_dataloader = dict(
             _delete_=True,
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/composites/pairs.json',
-            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            dataset=dict(type='UnlabeledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))
 custom_hooks = [_base_.knn_hook, dict(type='ReportHook')]

@@ -5,5 +5,5 @@ train_dataloader = dict(
             _delete_=True,
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/stl10/pairs.json',
-            dataset=dict(type='STL10Pictures', data_root=_base_.data_root),
+            dataset=dict(type='STL10Images', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

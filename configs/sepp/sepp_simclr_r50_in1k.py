@@ -6,5 +6,5 @@ train_dataloader = dict(
             _delete_=True,
             type='SemanticPairDataset',
             manifest='work_dirs/pairs/in1k/pairs.json',
-            dataset=dict(type='UnlabelledImages', data_root=_base_.data_root),
+            dataset=dict(type='UnlabeledImages', data_root=_base_.data_root),
             pipeline=_base_.train_pipeline)))

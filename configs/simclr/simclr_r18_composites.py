@@ -1,4 +1,4 @@
-# SimCLR on photo composites, 2 processes of 64 pictures: for 2 CPU cores.
+# SimCLR on photo composites, 2 processes of 64 images: for 2 CPU cores.
 _base_ = [
     '../_base_/models/simclr_composites.py',
     '../_base_/datasets/composites_2views.py',

@@ -1,4 +1,4 @@
-# simclr_resnet18_1xb256-bf16-coslr-400e_stl10: pictures of 96 pixels.
+# simclr_resnet18_1xb256-bf16-coslr-400e_stl10: images of 96 pixels.
 _base_ = [
     '../_base_/models/simclr.py',
     '../_base_/datasets/stl10_2views.py',
@@ -12,7 +12,7 @@ model = dict(
 train_cfg = dict(max_epochs=400)
 optim_wrapper = dict(optimizer=dict(lr=0.06, weight_decay=5e-4))
 custom_hooks = [_base_.knn_hook]
-# SimCLR's stronger crops and colour changes.
+# SimCLR's stronger crops and color changes.
 jitter = dict(
     type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 view_pipeline = [

@@ -10,7 +10,7 @@ model = dict(
     neck=dict(in_channels=512, hid_channels=512, out_channels=512),
     head=dict(predictor=dict(in_channels=512, hid_channels=128, out_channels=512)))
 train_cfg = dict(max_epochs=800)
-# The predictor's rate is constant. It is not scaled to the batch, and so neither is that of the others.
+# The learning rate of the predictor is constant and not scaled to the batch size; so neither are the other rates.
 lr = 0.06
 optim_wrapper = dict(
     optimizer=dict(lr=lr, weight_decay=5e-4),

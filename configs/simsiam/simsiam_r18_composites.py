@@ -1,4 +1,4 @@
-# A ResNet-18 of a quarter of the usual width on photo composites, 2 processes of 64 pictures: for 2 CPU cores.
+# A ResNet-18 of a quarter of the usual width on photo composites, 2 processes of 64 images: for 2 CPU cores.
 _base_ = [
     '../_base_/models/simsiam.py',
     '../_base_/datasets/composites_2views.py',

@@ -1,4 +1,4 @@
-# simsiam_resnet18_1xb256-bf16-coslr-400e_stl10: pictures of 96 pixels.
+# simsiam_resnet18_1xb256-bf16-coslr-400e_stl10: images of 96 pixels.
 _base_ = [
     '../_base_/models/simsiam.py',
     '../_base_/datasets/stl10_2views.py',
@@ -7,7 +7,7 @@ _base_ = [
 ]
 model = dict(backbone=dict(depth=18), neck=dict(in_channels=512))
 train_cfg = dict(max_epochs=400)
-# The predictor's rate is constant. It is not scaled to the batch, and so neither is that of the others.
+# The learning rate of the predictor is constant and not scaled to the batch size; so neither are the other rates.
 lr = 0.05
 optim_wrapper = dict(
     optimizer=dict(lr=lr, weight_decay=5e-4),

@@ -7,7 +7,7 @@ _base_ = [
 ]
 sync_bn = 'torch'
 train_cfg = dict(max_epochs=100)
-# The predictor's rate is constant. It is not scaled to the batch, and so neither is that of the others.
+# The learning rate of the predictor is constant and not scaled to the batch size; so neither are the other rates.
 lr = 0.05
 optim_wrapper = dict(
     optimizer=dict(lr=lr),

@@ -1,4 +1,5 @@
-# The whole method, [CLS] and MIM, on a small ViT and photo composites: minutes on 2 CPU cores, 2 processes of 64 pictures.
+# The whole method, [CLS] and MIM, on a small ViT and photo composites: minutes on 2 CPU cores, 2 processes of 64
+# images.
 _base_ = [
     '../_base_/models/sop_composites.py',
     '../_base_/datasets/composites_2views.py',

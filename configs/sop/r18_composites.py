@@ -14,7 +14,7 @@ model = dict(
         base_channels=16,
         stem_channels=16,
         strides=(2, 2, 2, 2),
-        # A short run has no time to wake blocks that begin as identities.
+        # A short run is too short to activate zero-initialized blocks.
         zero_init_residual=False),
     neck=dict(in_channels=128),
     target_generator=None,

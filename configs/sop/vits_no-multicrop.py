@@ -1,4 +1,4 @@
-# The recipe of vits.py on two global views of a larger part of the picture, without local crops.
+# The recipe of vits.py on two global views of a larger part of the image, without local crops.
 _base_ = [
     '../_base_/models/sop_vit.py',
     '../_base_/datasets/imagenet_sop_2views.py',

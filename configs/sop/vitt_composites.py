@@ -1,4 +1,4 @@
-# [CLS] and MIM on a ViT twice as wide and half as deep again as the quickstart's: at most 2 hours on 2 CPU cores.
+# [CLS] and MIM on a ViT twice as wide and 1.5 times as deep as that of the quickstart: at most 2 hours on 2 CPU cores.
 _base_ = [
     '../_base_/models/sop_composites.py',
     '../_base_/datasets/composites_2views.py',

@@ -1,28 +1,27 @@
-"""Data sets, samplers and transforms."""
+"""Datasets, samplers and transforms."""
 
-from . import composites, samplers, transforms
-from .cifar_pictures import CIFAR10Pictures, CIFAR100Pictures
-from .labelled_images import LabelledImages
-from .listed_images import ListedImages
-from .seeded_dataset import SeededDataset
-from .segmentation_images import ADE20KImages, SegmentationImages
-from .semantic_pairs import SemanticPairDataset
-from .stl10_pictures import STL10Pictures
-from .unlabelled_images import UnlabelledImages
-from .worker import pretrain_worker_init
+from mm_sop.datasets import samplers, transforms
+from mm_sop.datasets.labeled.arrays import CIFAR10Images, CIFAR100Images, STL10Images
+from mm_sop.datasets.labeled.file_lists import ListedImages
+from mm_sop.datasets.labeled.folders import LabeledImages
+from mm_sop.datasets.labeled.segmentation import ADE20KImages, SegmentationImages
+from mm_sop.datasets.seeded import SampleKey, SeededDataset
+from mm_sop.datasets.semantic_pairs import SemanticPairDataset
+from mm_sop.datasets.unlabeled import UnlabeledImages
+from mm_sop.datasets.worker import pretrain_worker_init
 
 __all__ = [
     'ADE20KImages',
-    'CIFAR100Pictures',
-    'CIFAR10Pictures',
-    'LabelledImages',
+    'CIFAR10Images',
+    'CIFAR100Images',
+    'LabeledImages',
     'ListedImages',
-    'STL10Pictures',
+    'STL10Images',
+    'SampleKey',
     'SeededDataset',
     'SegmentationImages',
     'SemanticPairDataset',
-    'UnlabelledImages',
-    'composites',
+    'UnlabeledImages',
     'pretrain_worker_init',
     'samplers',
     'transforms',

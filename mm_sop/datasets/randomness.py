@@ -1,4 +1,4 @@
-"""Random state of Python, NumPy and PyTorch: seeded for one sample, set aside, saved and restored."""
+"""Random state of Python, NumPy and PyTorch: seeding it for one sample, protecting, saving and restoring it."""
 
 import random
 from collections.abc import Iterator
@@ -11,26 +11,33 @@ import torch
 def seed_everything_from(*entropy: int) -> None:
     """Seed the global generators of Python, NumPy and PyTorch's CPU.
 
-    The numbers are mixed by :class:`numpy.random.SeedSequence`, so that neighbouring tuples give unrelated streams.
+    :class:`numpy.random.SeedSequence` mixes the numbers, so that neighboring tuples yield unrelated streams.
 
     Args:
-        *entropy (int): Non-negative numbers, for instance seed, epoch and index. Tuples that differ only in zeros at
-            the end give the same state.
+        *entropy (int): Non-negative numbers, for example seed, epoch and index. Tuples that differ only in trailing
+            zeros yield the same state.
+
+    Example:
+        >>> seed_everything_from(0, 1, 2)
+        >>> first = np.random.random()
+        >>> seed_everything_from(0, 1, 2)
+        >>> np.random.random() == first
+        True
     """
     words = np.random.SeedSequence(entropy).generate_state(4)
-    # As bytes, which Python hashes: from equal numbers the Mersenne Twisters of Python and NumPy draw alike.
+    # As bytes, which Python hashes: seeded with equal numbers, Python and NumPy would draw equal random numbers.
     random.seed(words.tobytes())
     np.random.seed(words)
-    # torch.manual_seed would reseed the CUDA generators as well, and is 70 times slower.
+    # torch.manual_seed would also seed the CUDA generators, and is 70 times slower.
     torch.default_generator.manual_seed(int(words[0]))
 
 
 @contextmanager
 def isolated_random_state(cuda: bool = False) -> Iterator[None]:
-    """Restore the global generators on exit, whatever was drawn inside.
+    """Restore the global generators on exit, whatever random numbers were drawn inside.
 
     Args:
-        cuda (bool): Restore the generator of the current CUDA device, too. Defaults to False.
+        cuda (bool): Whether to also restore the generator of the current CUDA device. Defaults to False.
     """
     state = collect_random_state(cuda)
     try:
@@ -43,16 +50,23 @@ def collect_random_state(cuda: bool = True) -> dict:
     """Collect the state of all global generators for a checkpoint.
 
     Args:
-        cuda (bool): Include the generator of the current CUDA device where there is one. Defaults to True.
+        cuda (bool): Whether to include the generator of the current CUDA device, if there is one. Defaults to True.
 
     Returns:
-        dict: ``python``, ``numpy``, ``torch`` and, if included, ``cuda``; made of tensors, tuples, strings and numbers
-        only, so that ``torch.load(weights_only=True)`` reads it.
+        dict: ``python``, ``numpy``, ``torch`` and, if included, ``cuda``; it consists of tensors, tuples, strings and
+        numbers, so that ``torch.load(weights_only=True)`` reads it.
     """
-    name, key, position, has_gauss, gauss = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    key, position = numpy['state']['key'], numpy['state']['pos']
     state = dict(
         python=random.getstate(),
-        numpy=(name, torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        numpy=(
+            numpy['bit_generator'],
+            torch.from_numpy(key.astype(np.int64)),
+            int(position),
+            int(numpy['has_gauss']),
+            float(numpy['gauss']),
+        ),
         torch=torch.get_rng_state(),
     )
     if cuda and torch.cuda.is_available():
@@ -63,13 +77,13 @@ def collect_random_state(cuda: bool = True) -> dict:
 def restore_random_state(state: dict) -> None:
     """Set all global generators to a state of :func:`collect_random_state`.
 
-    A CUDA state is left out where there is no CUDA device.
+    A CUDA state is ignored if there is no CUDA device.
     """
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     name, key, *rest = state['numpy']
     np.random.set_state((name, key.cpu().numpy().astype(np.uint32), *rest))
-    # Checkpoints may have been loaded onto a device; generator states live on the CPU.
+    # Checkpoints may have been loaded onto a device, but generator states must be on the CPU.
     torch.set_rng_state(state['torch'].cpu())
     if 'cuda' in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state['cuda'].cpu())

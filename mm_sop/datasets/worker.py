@@ -1,4 +1,4 @@
-"""Set-up of data-loading worker processes."""
+"""Initialization of data-loading worker processes."""
 
 import os
 import signal
@@ -11,31 +11,31 @@ from mmengine.registry import FUNCTIONS
 
 @FUNCTIONS.register_module()
 def pretrain_worker_init(worker_id: int) -> None:
-    """Limit a worker to one thread and shield it from signals that are meant for the training process.
+    """Limit a worker to one thread and protect it from signals that are meant for the training process.
 
-    A signal to the whole process group (Ctrl-C, a cluster's pre-emption warning) would kill the workers, and the
-    training process with them, before it could write its checkpoint. Workers seed nothing here: every sample is seeded
-    by :class:`SeededDataset`.
+    A signal to the whole process group (Ctrl-C, a cluster's preemption warning) would kill the workers, and the
+    training process with them, before it could write its checkpoint. Workers are not seeded here, because
+    :class:`SeededDataset` seeds every sample.
 
     Args:
-        worker_id (int): Number of the worker, as PyTorch passes it.
+        worker_id (int): Zero-based worker, which PyTorch passes.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Not to be ignored altogether: multiprocessing ends workers by this signal when Python exits, and then waits.
+    # Blocked instead of ignored: at exit, multiprocessing terminates workers by this signal and waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=obey_parent_only, args=(os.getppid(),), daemon=True).start()
 
 
 def obey_parent_only(parent: int) -> None:
-    """Leave on a SIGTERM from the training process or after its death, ignore all other signals.
+    """Exit on a SIGTERM from the training process or after its death; ignore SIGTERM from other processes.
 
-    PyTorch's own watchdog does not see that death while the worker waits for the queue of results to become free.
+    PyTorch's watchdog does not detect this death while the worker waits for a free slot in the queue of results.
 
     Args:
-        parent: Number of the training process.
+        parent: Process identifier of the training process.
     """
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)

@@ -1,9 +1,7 @@
-"""Training engine: loop, hooks, optimisers and checkpoints."""
+"""Training engine: runner, loop, hooks, optimizers and checkpoints."""
 
-from . import atomic, checkpoint_loader, hooks, optimizers
-from .loops import PretrainLoop
-from .pretrained import PretrainedBackbone
+from mm_sop.engine import hooks, optimizers
+from mm_sop.engine.loops import PretrainLoop
+from mm_sop.engine.runner import PretrainRunner
 
-__all__ = ['PretrainLoop', 'PretrainedBackbone', 'atomic', 'hooks', 'optimizers']
-
-checkpoint_loader.install()
+__all__ = ['PretrainLoop', 'PretrainRunner', 'hooks', 'optimizers']

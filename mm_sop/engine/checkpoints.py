@@ -1,4 +1,4 @@
-"""Finding and checking the checkpoint with which to go on."""
+"""Finds and checks the checkpoint from which training resumes or starts."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mm_sop.engine.weights import (
+from mm_sop.encoders.checkpoint import (
     WeightsError,
     describe_mismatch,
     diagnose,
@@ -19,20 +19,15 @@ from mm_sop.engine.weights import (
 )
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says why and what to use instead."""
+class CheckpointError(WeightsError):
+    """A run cannot be resumed from a checkpoint; the message says why and what to use instead."""
 
 
 def describe_damage(path: str | Path) -> str | None:
     """Say what is wrong with a file that should be a training checkpoint.
 
-    All of it is read once, to compare its checksums.
-
-    Args:
-        path: The file.
-
     Returns:
-        The fault in words, or None if the file is a readable checkpoint of a run.
+        The fault in words, or None if the file is a readable checkpoint of a run with right checksums.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,19 +37,19 @@ def describe_damage(path: str | Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return f'it is truncated or no checkpoint ({path.stat().st_size:,} bytes)'
     try:
-        checkpoint = load_verified(path)
+        content = load_verified(path).content
     except Exception as error:  # unpicklers raise almost anything on broken bytes
         return f'it cannot be read ({diagnose(path, error)})'
-    if not isinstance(checkpoint, dict):
+    if not isinstance(content, dict):
         return 'it is not the checkpoint of a training run'
-    missing = [key for key in ('meta', 'state_dict', 'message_hub', 'optimizer') if key not in checkpoint]
+    missing = [key for key in ('meta', 'state_dict', 'message_hub', 'optimizer') if key not in content]
     return f'it is not the checkpoint of a training run: {", ".join(missing)} missing' if missing else None
 
 
 def find_latest(work_dir: str | Path) -> Path | None:
-    """The checkpoint that ``last_checkpoint`` names, or None where no run has saved one.
+    """Return the checkpoint that ``last_checkpoint`` names, or None where no run has saved one.
 
-    Where that file is damaged, a warning says so and the newest checkpoint counts.
+    Where that file is damaged, a warning says so and the newest checkpoint is returned.
 
     Args:
         work_dir: Folder of the run; it may have been moved or copied since.
@@ -69,8 +64,9 @@ def find_latest(work_dir: str | Path) -> Path | None:
         raise CheckpointError(f'{pointer} is a folder, but training writes a file of this name: move it away')
     if not pointer.is_file():
         return newest
-    named = _read_pointer(pointer)
-    if named is None:
+    text = os.fsdecode(pointer.read_bytes()).strip()
+    named = Path(text)
+    if not named.name or not named.name.isprintable() or '\0' in text:
         instead = f'the newest checkpoint is used, {newest}' if newest else 'there is no checkpoint beside it either'
         print_log(f'{pointer} is damaged, it names no checkpoint: {instead}', 'current', logging.WARNING)
         return newest
@@ -78,17 +74,8 @@ def find_latest(work_dir: str | Path) -> Path | None:
     return named if named.is_file() and not beside.is_file() else beside
 
 
-def _read_pointer(pointer: Path) -> Path | None:
-    text = os.fsdecode(pointer.read_bytes()).strip()
-    name = Path(text).name
-    return Path(text) if name and name.isprintable() and '\0' not in text else None
-
-
 def check_resumable(path: str | Path) -> None:
-    """Refuse a damaged checkpoint and name the newest sound one beside it.
-
-    Args:
-        path: The checkpoint.
+    """Refuse a damaged checkpoint and name the newest intact one beside it.
 
     Raises:
         CheckpointError: It cannot be used.
@@ -98,51 +85,38 @@ def check_resumable(path: str | Path) -> None:
         return
     path = Path(path)
     others = (other for other in list_checkpoints(path.parent) if other.name != path.name)
-    sound = next((other for other in others if describe_damage(other) is None), None)
-    advice = f'go on with another one: --resume {sound}' if sound else 'no other checkpoint beside it is readable'
+    intact = next((other for other in others if describe_damage(other) is None), None)
+    advice = f'go on with another one: --resume {intact}' if intact else 'no other checkpoint beside it is readable'
     raise CheckpointError(f'cannot resume from {path}: {fault}; {advice}')
 
 
 def check_fits(model: nn.Module, state_dict: dict) -> None:
-    """Refuse a state dict that belongs to another model.
-
-    Args:
-        model: The model that is to go on training.
-        state_dict: From the checkpoint.
+    """Refuse to resume from a state dict that belongs to another model.
 
     Raises:
-        CheckpointError: Names or shapes differ.
+        CheckpointError: Keys or shapes differ; the message has a table of them.
     """
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state_dict.items()}
-    faults = [f'missing {name}' for name in expected.keys() - found.keys()]
-    faults += [f'unexpected {name}' for name in found.keys() - expected.keys()]
-    faults += [
-        f'{name} is {found[name]}, expected {expected[name]}'
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if faults:
-        listing = ''.join(f'\n  {fault}' for fault in sorted(faults)[:8])
+    rows = describe_mismatch(model.state_dict(), state_dict, exact=True)
+    if rows:
         raise CheckpointError(
-            f'the checkpoint belongs to another model, {len(faults)} tensors differ:{listing}\n'
+            f'the checkpoint belongs to another model, {len(rows)} tensors differ:\n{format_mismatch(rows)}\n'
             'Resume with the config of that run; to start from its weights only, set load_from without --resume'
         )
 
 
 def check_start(model: nn.Module, checkpoint: object, source: str) -> dict[str, Tensor]:
-    """Refuse to start from weights whose backbone is another one, where MMEngine would keep the random weights.
+    """Refuse to start from weights of another backbone, where MMEngine would keep the random weights.
 
-    Heads, necks and other parts around the backbone may differ, as in fine-tuning; MMEngine lists them. A teacher that
-    the checkpoint lacks gets the weights of the student, as at the beginning of every run.
+    Heads, necks and other modules around the backbone may differ, as in fine-tuning; MMEngine lists them. A teacher
+    that the checkpoint lacks gets the weights of the student, as at the beginning of every run.
 
     Args:
-        model: The model.
+        model: The model to be trained.
         checkpoint: Content of the file.
         source: Where it comes from, for the message.
 
     Returns:
-        The weights by their names in the model.
+        The weights by their keys in the model.
 
     Raises:
         WeightsError: Tensors of the backbone are missing or of another shape; the message has a table of them.
@@ -169,10 +143,11 @@ def check_start(model: nn.Module, checkpoint: object, source: str) -> dict[str, 
 
 
 def _resized_on_loading(model: nn.Module) -> set[str]:
-    """Tensors, such as position embeddings, that their modules bring into shape when they are loaded."""
-    return {
-        f'{prefix}.{name}'.lstrip('.')
-        for prefix, module in model.named_modules()
-        if module._load_state_dict_pre_hooks
-        for name in (*module._parameters, *module._buffers)
-    }
+    """Names of tensors, such as position embeddings, that their modules resize when they are loaded."""
+    tensors = {}
+    for prefix, module in model.named_modules():
+        # Nothing public says that a module changes what it loads.
+        if module._load_state_dict_pre_hooks:
+            tensors.update(module.named_parameters(prefix, recurse=False))
+            tensors.update(module.named_buffers(prefix, recurse=False))
+    return set(tensors)

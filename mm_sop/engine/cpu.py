@@ -1,4 +1,4 @@
-"""What makes training on a CPU faster without changing a result."""
+"""Process settings that make training on a CPU faster without changing a result."""
 
 import ctypes
 import os
@@ -8,11 +8,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def prepare_cpu() -> None:
-    """Keep compiled kernels few and freed memory in the process.
+    """Limit the cache of compiled kernels, and keep freed memory in the process.
 
-    oneDNN keeps a compiled kernel for each shape, and the number of masked patches changes in every iteration. The C
-    library of Linux gives large freed blocks back to the system, which clears them again for the next step: more than
-    ten thousand page faults in an iteration of a small network. Environment variables that are set keep their values.
+    oneDNN caches a compiled kernel for each shape, and the number of masked patches changes in every iteration. glibc
+    returns large freed blocks to the system, which clears them again for the next step: more than ten thousand page
+    faults in an iteration of a small network. Environment variables that are set already take precedence.
     """
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128')
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)

@@ -1,4 +1,4 @@
-"""Training loop that can begin anywhere."""
+"""Training loop that can start at any iteration."""
 
 import logging
 from collections.abc import Iterator
@@ -13,34 +13,32 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from mm_sop.datasets.randomness import isolated_random_state, seed_everything_from
-from mm_sop.engine.failures import LaunchError
-from mm_sop.engine.utils import batch_size_of, share_buffers
+from mm_sop.datasets.samplers import ResumableSampler
+from mm_sop.utils.failures import LaunchError
+from mm_sop.utils.modules import batch_size_of, share_buffers
 
 
 @LOOPS.register_module()
 class PretrainLoop(EpochBasedTrainLoop):
     """Epoch-based training whose position is the number of finished iterations.
 
-    It resumes in the middle of an epoch: a sampler with ``skip`` (:class:`ResumableSampler`) leaves out what was seen
-    without loading it. Where batch size, number of processes or dataset change, :func:`adapt_checkpoint` translates the
-    position of a checkpoint into iterations of the new run. Data loading and validation do not touch the random state
-    of the training.
-
-    Hooks may have a method ``release(runner)``: it is called at the end, even if the training failed.
+    It can resume in the middle of an epoch: a :class:`ResumableSampler` skips seen samples without loading them. If
+    batch size, number of processes or dataset have changed, :func:`adapt_checkpoint` translates the position of a
+    checkpoint into iterations of the new run. Data loading and validation do not affect the random state of training.
+    Hooks are released at the end even if training fails, see :class:`PretrainHook`.
 
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): Training data.
         max_epochs (int, optional): Length of the run in epochs.
-        max_iters (int, optional): Length in iterations. Given both, the run ends with whichever comes first. Schedules
-            that are to end with the run must count iterations then (``by_epoch=False``).
+        max_iters (int, optional): Length in iterations. If both are given, the run ends with whichever comes first.
         val_begin (int): First epoch after which to validate. Defaults to 1.
         val_interval (int): Epochs between validations. Defaults to 1.
         dynamic_intervals (list[tuple[int, int]], optional): Milestones and validation intervals after them.
 
     Raises:
         ValueError: Neither length is given.
-        LaunchError: The data are fewer than one global batch.
+        LaunchError: The dataset is smaller than one global batch.
     """
 
     def __init__(
@@ -56,29 +54,20 @@ class PretrainLoop(EpochBasedTrainLoop):
         if max_epochs is None and max_iters is None:
             raise ValueError('PretrainLoop needs train_cfg.max_epochs or train_cfg.max_iters')
         super().__init__(runner, dataloader, max_epochs or 1, val_begin, val_interval, dynamic_intervals)
-        self._check_batches()
+        if len(self.dataloader) == 0:
+            batch_size, world_size = batch_size_of(self.dataloader), get_world_size()
+            raise LaunchError(
+                f'{len(self.dataloader.dataset)} images do not fill one global batch of {batch_size * world_size} '
+                f'({batch_size} x {world_size} processes): lower train_dataloader.batch_size or add images'
+            )
         if max_iters is not None:
-            longest = max_iters if max_epochs is None else self._max_iters
-            self._max_iters = min(max_iters, longest)
+            self._max_iters: int = max_iters if max_epochs is None else min(max_iters, self._max_iters)
             self._max_epochs = -(-self._max_iters // len(self.dataloader))
         self.data_wait = 0.0
         """Seconds spent waiting for data so far."""
 
-    def _check_batches(self) -> None:
-        if len(self.dataloader) > 0:
-            return
-        batch_size, world_size = batch_size_of(self.dataloader), get_world_size()
-        raise LaunchError(
-            f'{len(self.dataloader.dataset)} pictures do not fill one global batch of {batch_size * world_size} '
-            f'({batch_size} x {world_size} processes): lower train_dataloader.batch_size or add pictures'
-        )
-
     def run(self) -> nn.Module:
-        """Train from the present position to the end.
-
-        Returns:
-            The model.
-        """
+        """Train from the current position to the end, and return the model."""
         try:
             self._run()
         finally:
@@ -105,7 +94,7 @@ class PretrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train')
 
     def run_epoch(self) -> None:
-        """Finish the present epoch, from wherever it stands."""
+        """Train to the end of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first = self._iter - self._epoch * len(self.dataloader)
@@ -120,13 +109,13 @@ class PretrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def _open_batches(self, num_seen: int) -> Iterator[dict]:
-        """Iterate over the present epoch's batches after the first ``num_seen``."""
+        """Iterate over the batches of the current epoch after the first ``num_seen``."""
         sampler = self.dataloader.sampler
-        # Other batch samplers, such as those that group by aspect ratio, may leave images out or hold them back.
-        skips = hasattr(sampler, 'skip') and type(self.dataloader.batch_sampler) is BatchSampler
+        # Other batch samplers, such as those that group by aspect ratio, may drop or delay images.
+        skips = isinstance(sampler, ResumableSampler) and type(self.dataloader.batch_sampler) is BatchSampler
         if num_seen and skips:
             sampler.skip(num_seen * self.dataloader.batch_size)
-        # Opening a loader draws the seed of its workers, which shall be another one in each epoch.
+        # Opening a loader draws the seed of its workers, which differs between epochs.
         with isolated_random_state():
             seed_everything_from(self.runner.seed, self._epoch, get_rank())
             batches = iter(self.dataloader)
@@ -134,7 +123,7 @@ class PretrainLoop(EpochBasedTrainLoop):
             return batches
         print_log(
             f'{type(sampler).__name__} with {type(self.dataloader.batch_sampler).__name__} cannot skip: {num_seen} '
-            'batches are read and thrown away; use ResumableSampler without a batch_sampler of its own',
+            'batches are loaded and discarded; use ResumableSampler without another batch_sampler',
             logger='current',
             level=logging.WARNING,
         )

@@ -1,13 +1,13 @@
-"""Continues a run from a checkpoint whose settings may differ from the present ones.
+"""Resumes a run from a checkpoint whose settings may differ from the current ones.
 
-A checkpoint is translated into the terms of the new run before MMEngine loads it. The position is kept in epochs and
-samples. If anything that determines a schedule has changed, learning rate, weight decay and the like become those that
-an uninterrupted run with the new settings has at this position.
+A checkpoint is translated into the terms of the new run before MMEngine loads it. The position is preserved in epochs
+and samples. If anything that determines a schedule has changed, learning rate, weight decay and similar values become
+those that an uninterrupted run with the new settings has at this position.
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from mmengine.dist import get_world_size
 from mmengine.model import BaseAveragedModel
@@ -15,25 +15,29 @@ from mmengine.optim import _ParamScheduler
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mm_sop.encoders.stored_config import parse_assignments
 from mm_sop.engine.checkpoints import CheckpointError
-from mm_sop.engine.stored_config import parse_assignments
-from mm_sop.engine.utils import batch_size_of, unwrap_model
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import accumulation_of
+from mm_sop.utils.modules import batch_size_of, unwrap_model
 
-# What changes in the course of a run; everything else in the state of a scheduler is its definition.
+Settings: TypeAlias = dict[str, Any]
+"""What position and schedules of a run refer to, from :func:`describe_settings`."""
+
+# Keys that change in the course of a run; the rest of a scheduler's state is its definition.
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'best', 'num_bad_epochs', 'cooldown_counter'}
 
-# Keys of parameter groups that change no result.
+# Keys of parameter groups that do not affect results.
 _IMPLEMENTATION = {'params', 'param_name', 'fused', 'foreach', 'capturable', 'differentiable'}
 
 _EFFECTS = dict(
     length='schedules follow it',
-    batch_size='the position is kept in epochs and samples',
-    num_processes='the position is kept in epochs and samples',
+    batch_size='the position is preserved in epochs and samples',
+    num_processes='the position is preserved in epochs and samples',
     accumulation='optimizer steps of the new size',
     num_images='images are ordered differently: within this epoch some may be repeated or left out',
 )
 
-# Parts of the config that training depends on, and what of them is compared elsewhere or has no influence.
+# Sections of the config that training depends on, and keys in them that are compared elsewhere or have no influence.
 _COMPARED = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'custom_hooks')
 _SKIPPED = (
     'model.init_cfg',
@@ -50,7 +54,7 @@ _MAX_CONFIG_ROWS = 20
 
 
 class Change(NamedTuple):
-    """A row of the table of changes."""
+    """Row of the table of changed settings."""
 
     setting: str
     checkpoint: object
@@ -58,14 +62,11 @@ class Change(NamedTuple):
     effect: str
 
 
-def describe_settings(runner: Runner) -> dict:
-    """Collect what the position and the schedules of a run refer to.
+def describe_settings(runner: Runner) -> Settings:
+    """Collect what the position and the schedules of a run refer to, as numbers, strings and lists.
 
     Args:
         runner: Runner with its training loop and its optimizer wrapper built.
-
-    Returns:
-        Numbers, strings and lists, which a checkpoint can hold.
     """
     loader, wrapper = runner.train_dataloader, runner.optim_wrapper
     names = {parameter: name for name, parameter in unwrap_model(runner.model).named_parameters()}
@@ -73,7 +74,7 @@ def describe_settings(runner: Runner) -> dict:
         max_iters=runner.max_iters,
         batch_size=batch_size_of(loader),
         num_processes=get_world_size(),
-        accumulation=wrapper._accumulative_counts,
+        accumulation=accumulation_of(wrapper),
         num_images=len(loader.dataset),
         iters_per_epoch=len(loader),
         seeds=[part.seed for part in _seeded_parts(loader)],
@@ -84,16 +85,16 @@ def describe_settings(runner: Runner) -> dict:
 
 
 def adapt_checkpoint(runner: Runner, checkpoint: dict) -> None:
-    """Translate a loaded checkpoint into the terms of the new run, and log what has changed as one table.
+    """Translate a loaded checkpoint into the terms of the new run, and log the changes as one table.
 
-    Nothing is changed if the settings are the same, so that the continuation is bit-identical.
+    With equal settings the checkpoint does not change, so that the continuation is bit-identical.
 
     Args:
         runner: Runner whose optimizer wrapper and schedulers are newly built, at step 0.
         checkpoint: Changed in place: position, optimizer, schedulers and counters of the model.
 
     Raises:
-        CheckpointError: The optimizer is another one, or a schedule cannot be computed for the new settings.
+        CheckpointError: The optimizer has another type, or a schedule cannot be computed for the new settings.
     """
     before, now = _stored_settings(checkpoint), describe_settings(runner)
     _check_optimizer(before, now)
@@ -107,8 +108,12 @@ def adapt_checkpoint(runner: Runner, checkpoint: dict) -> None:
         _rebuild_schedules(runner, checkpoint, position)
     if position != iteration:
         _move_counters(runner, checkpoint['state_dict'], iteration, position)
-    if _global_batch(before) != _global_batch(now):
-        _align_queues(checkpoint['state_dict'], _global_batch(now))
+    global_batch = now['batch_size'] * now['num_processes']
+    if _global_batch(before) != global_batch:
+        # MoCo writes its queue in whole batches only; the content of the queue stays.
+        for key, pointer in checkpoint['state_dict'].items():
+            if key.split('.')[-1] == 'queue_ptr':
+                pointer.sub_(pointer % global_batch)
     checkpoint['meta'].update(iter=position, epoch=position // now['iters_per_epoch'])
     changes += new_values + _compare_configs(runner, checkpoint)
     if changes or position != iteration:
@@ -116,60 +121,59 @@ def adapt_checkpoint(runner: Runner, checkpoint: dict) -> None:
         runner.logger.warning(f'Resumed with changed settings:\n{_format_table(changes)}')
 
 
-def translate_position(iteration: int, before: dict, now: dict) -> int:
-    """Iteration of the new run at which as many epochs, and samples of the present one, have been seen.
+def translate_position(iteration: int, before: Settings, now: Settings) -> int:
+    """Iteration of the new run after the same number of epochs, and of samples within the epoch.
 
-    Samples that do not fill a global batch, or a step of the optimizer where gradients are accumulated, are seen again.
+    Samples that do not fill a global batch, or an optimizer step with accumulated gradients, are seen again.
 
     Args:
         iteration: Finished iterations of the old run.
-        before: Settings of the old run; without ``batch_size`` the fraction of the epoch is kept.
+        before: Settings of the old run; without ``batch_size`` the fraction of the epoch is preserved.
         now: Settings of the new run.
 
     Returns:
-        Finished iterations in terms of the new run; at least ``max_iters`` if nothing is left to train.
+        Finished iterations of the new run; at least ``max_iters`` if nothing is left to train.
     """
     epochs, rest = divmod(iteration, before.get('iters_per_epoch') or now['iters_per_epoch'])
     length = now['iters_per_epoch']
-    batches = _global_batch(before), _global_batch(now)
-    if None in batches:
+    old_batch, new_batch = _global_batch(before), _global_batch(now)
+    if old_batch is None or new_batch is None:
         within = rest * length // (before.get('iters_per_epoch') or length)
     else:
-        within = min(rest * batches[0] // batches[1], length)
+        within = min(rest * old_batch // new_batch, length)
     position = epochs * length + within
     return position if position >= now['max_iters'] else position - position % now['accumulation']
 
 
 def samples_seen(checkpoint: dict) -> int:
-    """Samples that a run has trained on up to a checkpoint, in all epochs and processes."""
+    """Number of samples that a run has trained on up to a checkpoint, over all epochs and processes."""
     meta = checkpoint['meta']
-    return (
-        meta['position']['samples']
-        if 'position' in meta
-        else meta['iter'] * (_global_batch(_stored_settings(checkpoint)) or 0)
-    )
+    if 'position' in meta:
+        return meta['position']['samples']
+    return meta['iter'] * (_global_batch(_stored_settings(checkpoint)) or 0)
 
 
-def describe_position(iteration: int, settings: dict, samples: int) -> dict:
-    """Position of a run for its checkpoint.
+def describe_position(iteration: int, settings: Settings, samples: int) -> dict[str, int]:
+    """Position of a run, to be saved in its checkpoint.
 
     Args:
         iteration: Finished iterations.
-        settings: Of :func:`describe_settings`.
-        samples: Samples that the run has trained on, in all.
+        settings: From :func:`describe_settings`.
+        samples: Samples that the run has trained on in total.
     """
     epoch, within = divmod(iteration, settings['iters_per_epoch'])
-    return dict(epoch=epoch, samples_of_epoch=within * _global_batch(settings), samples=samples)
+    batch = settings['batch_size'] * settings['num_processes']
+    return dict(epoch=epoch, samples_of_epoch=within * batch, samples=samples)
 
 
-def _global_batch(settings: dict) -> int | None:
-    """Samples of one iteration of all processes."""
+def _global_batch(settings: Settings) -> int | None:
+    """Samples per iteration of all processes, or None if unknown."""
     batch_size, num_processes = settings.get('batch_size'), settings.get('num_processes')
     return batch_size * num_processes if batch_size and num_processes else None
 
 
-def _stored_settings(checkpoint: dict) -> dict:
-    """Settings in a checkpoint; older ones are read from its config, as far as they go."""
+def _stored_settings(checkpoint: dict) -> Settings:
+    """Settings in a checkpoint; those of older checkpoints are read from the config as far as possible."""
     meta, state = checkpoint['meta'], checkpoint.get('pretrain') or {}
     if 'settings' in meta:
         return meta['settings']
@@ -195,16 +199,15 @@ def _parse_config(meta: dict) -> dict:
         return {}
 
 
-def _seeded_parts(loader: DataLoader) -> list:
-    """Sampler and dataset wrappers that own a seed."""
-    parts, dataset = [loader.sampler], loader.dataset
-    while dataset is not None:
-        parts.append(dataset)
-        dataset = getattr(dataset, 'dataset', None)
+def _seeded_parts(loader: DataLoader) -> list[Any]:
+    """Sampler and dataset wrappers that have a seed."""
+    parts: list[Any] = [loader.sampler, loader.dataset]
+    while hasattr(parts[-1], 'dataset'):
+        parts.append(parts[-1].dataset)
     return [part for part in parts if isinstance(getattr(part, 'seed', None), int)]
 
 
-def _check_optimizer(before: dict, now: dict) -> None:
+def _check_optimizer(before: Settings, now: Settings) -> None:
     if before.get('optimizer') not in (None, now['optimizer']):
         raise CheckpointError(
             f'the checkpoint holds the state of {before["optimizer"]}, and optim_wrapper.optimizer.type is now '
@@ -213,7 +216,7 @@ def _check_optimizer(before: dict, now: dict) -> None:
         )
 
 
-def _compare_settings(before: dict, now: dict) -> list[Change]:
+def _compare_settings(before: Settings, now: Settings) -> list[Change]:
     old, new = (dict(settings, length=_describe_length(settings)) for settings in (before, now))
     return [
         Change(name.replace('_', ' '), old[name], new[name], effect)
@@ -222,15 +225,15 @@ def _compare_settings(before: dict, now: dict) -> list[Change]:
     ]
 
 
-def _describe_length(settings: dict) -> str | None:
+def _describe_length(settings: Settings) -> str | None:
     iterations, length = settings.get('max_iters'), settings.get('iters_per_epoch')
     return f'{iterations / length:.4g} epochs, {iterations} iterations' if iterations and length else None
 
 
-def _keep_seeds(loader: DataLoader, before: dict, now: dict) -> list[Change]:
-    """Let the order and the augmentation of the images go on as they were."""
+def _keep_seeds(loader: DataLoader, before: Settings, now: Settings) -> list[Change]:
+    """Restore the seeds of order and augmentation of the images."""
     stored, parts = list(before.get('seeds') or now['seeds']), _seeded_parts(loader)
-    # Older checkpoints know the seed of the sampler only, which is that of the dataset by default.
+    # Older checkpoints contain only the seed of the sampler, which is that of the dataset by default.
     same = [part.seed == now['seeds'][0] for part in parts]
     stored += [stored[0] if same[index] else parts[index].seed for index in range(len(stored), len(parts))]
     changes = []
@@ -241,8 +244,8 @@ def _keep_seeds(loader: DataLoader, before: dict, now: dict) -> list[Change]:
     return changes[:1]
 
 
-def _compare_optimizers(runner: Runner, checkpoint: dict, before: dict, now: dict) -> list[Change]:
-    """Compare base values of the parameter groups; give the optimizer's state the order of the present groups."""
+def _compare_optimizers(runner: Runner, checkpoint: dict, before: Settings, now: Settings) -> list[Change]:
+    """Compare base values of the parameter groups, and sort the optimizer's state by the current groups."""
     stored, groups = checkpoint['optimizer'], runner.optim_wrapper.optimizer.param_groups
     changes = _match_parameters(stored, before.get('parameters'), now['parameters'])
     for name in groups[0]:
@@ -255,7 +258,7 @@ def _compare_optimizers(runner: Runner, checkpoint: dict, before: dict, now: dic
     return changes
 
 
-def _base_value(group: dict, name: str):
+def _base_value(group: dict, name: str) -> Any:
     value = group.get(f'initial_{name}', group.get(name))
     return tuple(value) if isinstance(value, list) else value
 
@@ -265,8 +268,14 @@ def _list_values(values: Sequence) -> str:
     return ', '.join(distinct) if len(distinct) < 4 else f'{distinct[0]} ... {distinct[-1]} ({len(distinct)} values)'
 
 
-def _match_parameters(stored: dict, before: list | None, now: list) -> list[Change]:
-    """Sort the optimizer's state by the present parameter groups."""
+def _match_parameters(stored: dict, before: list[list[str]] | None, now: list[list[str]]) -> list[Change]:
+    """Sort the optimizer's state by the current parameter groups.
+
+    Args:
+        stored: State dict of the optimizer, changed in place.
+        before: Names of the parameters of each group in the checkpoint, None in older ones.
+        now: The same in this run.
+    """
     if before == now:
         return []
     sizes = [len(group['params']) for group in stored['param_groups']]
@@ -278,7 +287,7 @@ def _match_parameters(stored: dict, before: list | None, now: list) -> list[Chan
             f'{len(now)} with {sum(map(len, now))}, and the checkpoint does not name them: resume with the '
             'optim_wrapper of that run, or start from its weights only, with load_from and without --resume'
         )
-    names_before, names_now = sum(before, []), sum(now, [])
+    names_before, names_now = ([name for group in groups for name in group] for groups in (before, now))
     index = {name: position for position, name in enumerate(names_before)}
     state = stored['state']
     stored['state'] = {
@@ -288,11 +297,11 @@ def _match_parameters(stored: dict, before: list | None, now: list) -> list[Chan
     }
     added, removed = set(names_now) - set(names_before), set(names_before) - set(names_now)
     effect = f'applied; {len(added)} start without optimizer state, {len(removed)} are no longer trained'
-    groups = [f'{len(each)} groups, {len(names)} tensors' for each, names in ((before, names_before), (now, names_now))]
-    return [Change('optimizer parameters', *groups, effect if added or removed else 'applied')]
+    old, new = f'{len(before)} groups, {len(names_before)} tensors', f'{len(now)} groups, {len(names_now)} tensors'
+    return [Change('optimizer parameters', old, new, effect if added or removed else 'applied')]
 
 
-def _compare_schedules(runner: Runner, checkpoint: dict, before: dict, now: dict) -> list[Change]:
+def _compare_schedules(runner: Runner, checkpoint: dict, before: Settings, now: Settings) -> list[Change]:
     stored = [_definition(state) for state in checkpoint.get('param_schedulers') or ()]
     present = [_definition(scheduler.state_dict()) for scheduler in runner.param_schedulers or ()]
     names = now['schedulers']
@@ -301,21 +310,22 @@ def _compare_schedules(runner: Runner, checkpoint: dict, before: dict, now: dict
         return [Change('param_scheduler', ', '.join(found), ', '.join(names), 'computed from the start')]
     changes = []
     for index, (old, new) in enumerate(zip(stored, present, strict=True)):
-        keys = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if keys:
-            values = [' '.join(f'{key}={each.get(key)}' for key in sorted(keys)) for each in (old, new)]
-            changes.append(Change(f'{names[index]} of {new["param_name"]}', *values, 'computed from the start'))
+            was, becomes = (' '.join(f'{key}={each.get(key)}' for key in keys) for each in (old, new))
+            changes.append(Change(f'{names[index]} of {new["param_name"]}', was, becomes, 'computed from the start'))
     return changes
 
 
 def _definition(state: dict) -> dict:
+    """State of a scheduler without its progress."""
     return {
         key: tuple(value) if isinstance(value, list) else value for key, value in state.items() if key not in _PROGRESS
     }
 
 
 def _rebuild_schedules(runner: Runner, checkpoint: dict, position: int) -> None:
-    """Put the values of the new schedules at the position into the checkpoint."""
+    """Replace the schedules' state in the checkpoint by that of the new schedules at a position."""
     schedulers = runner.param_schedulers or []
     if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
         raise CheckpointError(
@@ -332,17 +342,17 @@ def _rebuild_schedules(runner: Runner, checkpoint: dict, position: int) -> None:
 def fast_forward(schedulers: Sequence[_ParamScheduler], iteration: int, iters_per_epoch: int) -> None:
     """Step new schedulers as a run does in its first iterations.
 
-    MMEngine's schedulers are recursive and act upon each other's values, so that each step must be taken.
+    MMEngine's schedulers are recursive and modify each other's values, so that every step must be executed.
 
     Args:
-        schedulers: They and their optimizer are changed in place.
+        schedulers: Changed in place, as is their optimizer.
         iteration: Number of iterations.
-        iters_per_epoch: Length of an epoch.
+        iters_per_epoch: Length of an epoch in iterations.
     """
     by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
     by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
     with warnings.catch_warnings():
-        # The schedulers miss the steps of the optimizer.
+        # The schedulers warn that the optimizer makes no steps.
         warnings.simplefilter('ignore', UserWarning)
         for finished in range(1, iteration + 1):
             for scheduler in by_iteration:
@@ -353,24 +363,17 @@ def fast_forward(schedulers: Sequence[_ParamScheduler], iteration: int, iters_pe
 
 
 def _move_counters(runner: Runner, state_dict: dict, iteration: int, position: int) -> None:
-    """Let target networks that count their updates, such as MMPretrain's CosineEMA, count those of the new run."""
+    """Convert the update counters of target networks, such as MMPretrain's CosineEMA, to those of the new run."""
     for name, module in unwrap_model(runner.model).named_modules():
         key = f'{name}.steps'.lstrip('.')
         if isinstance(module, BaseAveragedModel) and key in state_dict and iteration:
             moved = int(state_dict[key]) * position // iteration
-            # At 0 the target would become a copy of the network.
+            # With 0, the target would become a copy of the network.
             state_dict[key].fill_(moved or module.interval)
 
 
-def _align_queues(state_dict: dict, global_batch: int) -> None:
-    """MoCo's queue is written in whole batches only; its content stays."""
-    for key, pointer in state_dict.items():
-        if key.split('.')[-1] == 'queue_ptr':
-            pointer -= pointer % global_batch
-
-
 def _compare_configs(runner: Runner, checkpoint: dict) -> list[Change]:
-    """Other differences between the configs: values that apply by themselves."""
+    """List the other differences between the configs, which need no adaptation."""
     stored, present = (
         dict(_flatten({key: value for key, value in cfg.items() if key in _COMPARED}))
         for cfg in (_parse_config(checkpoint['meta']), _parse_config(dict(cfg=runner.cfg.pretty_text)))
@@ -383,35 +386,33 @@ def _compare_configs(runner: Runner, checkpoint: dict) -> list[Change]:
         for key in keys
         if stored.get(key, 'not set') != present.get(key, 'not set')
     ]
-    left_out = len(changes) - _MAX_CONFIG_ROWS
-    more = [Change(f'{left_out} more of the config', '', '', 'used from here on')] if left_out > 0 else []
+    omitted = len(changes) - _MAX_CONFIG_ROWS
+    more = [Change(f'{omitted} more of the config', '', '', 'used from here on')] if omitted > 0 else []
     return changes[:_MAX_CONFIG_ROWS] + more
 
 
-def _flatten(tree, path: str = ''):
-    """Dotted keys and values; lists of another length differ as a whole."""
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+def _flatten(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; lists of dicts yield their length as well."""
+    if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
         yield f'{path} entries', len(tree)
-        items = enumerate(tree)
-    else:
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, dict):
         yield path, tree
         return
-    for key, value in items:
+    for key, value in tree.items():
         yield from _flatten(value, f'{path}.{key}'.lstrip('.'))
 
 
-def _describe_move(iteration: int, position: int, before: dict, now: dict) -> Change:
-    length, batch = now['iters_per_epoch'], _global_batch(now)
+def _describe_move(iteration: int, position: int, before: Settings, now: Settings) -> Change:
+    length, batch = now['iters_per_epoch'], now['batch_size'] * now['num_processes']
     epoch, within = divmod(position, length)
     effect = f'continues in epoch {epoch + 1} after {within * batch} samples'
     if position >= now['max_iters']:
         effect = 'nothing is left to train'
-    elif before.get('iters_per_epoch') and _global_batch(before):
+    elif before.get('iters_per_epoch') and (old_batch := _global_batch(before)):
         old_epoch, old_within = divmod(iteration, before['iters_per_epoch'])
         done = position - old_epoch * length
-        repeated = old_within * _global_batch(before) - done * batch
+        repeated = old_within * old_batch - done * batch
         # At the end of an epoch the last images, which do not fill a batch, are left out instead.
         effect += f'; {repeated} more, seen before, are repeated' if repeated > 0 and done < length else ''
     return Change('position', f'iteration {iteration}', f'iteration {position} of {now["max_iters"]}', effect)

@@ -1,23 +1,17 @@
-"""Evaluation protocols."""
+"""Evaluation: metrics, k-NN results of runs, and protocols (registered by :mod:`mm_sop.evaluation.protocols`)."""
 
-from mm_sop.evaluation.baselines import color_histogram, raw_pixels
-from mm_sop.evaluation.feature_metrics import KNNMetric, RankMetric
-from mm_sop.evaluation.features import extract_features, network_encoder
-from mm_sop.evaluation.knn import KNNEvaluator
-from mm_sop.evaluation.knn_hook import KNNHook
-from mm_sop.evaluation.online_hook import OnlineEvaluationHook
-from mm_sop.evaluation.records import KNNRecords
-from mm_sop.evaluation.refresh_pairs_hook import RefreshPairsHook
-from mm_sop.evaluation.segmentation_metric import SegmentationMetric
+from mm_sop.evaluation.classification.knn_evaluator import KNNEvaluator
+from mm_sop.evaluation.classification.knn_records import KNNRecords
+from mm_sop.evaluation.classification.metrics import KNNMetric, RankMetric
+from mm_sop.evaluation.dense.segmentation import SegmentationMetric
+from mm_sop.evaluation.features.baselines import color_histogram, raw_pixels
+from mm_sop.evaluation.features.extraction import extract_features, network_encoder
 
 __all__ = [
     'KNNEvaluator',
-    'KNNHook',
     'KNNMetric',
     'KNNRecords',
-    'OnlineEvaluationHook',
     'RankMetric',
-    'RefreshPairsHook',
     'SegmentationMetric',
     'color_histogram',
     'extract_features',

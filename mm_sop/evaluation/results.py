@@ -1,27 +1,58 @@
-"""Results of evaluations: JSON beside a readable table and pictures."""
+"""Results of evaluations: records in JSON beside a readable table, and the data that pages draw."""
 
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.cache import content_key
-from mm_sop.evaluation.protocol import ProtocolResult, Score
-from mm_sop.visualization.page import Chart, Photo
+import numpy as np
 
-ERRORS = '± is one standard error, or the deviation over repeated tries.'
-"""What stands below tables of figures."""
+from mm_sop.evaluation.context import ProtocolResult, Score
+from mm_sop.evaluation.features.identity import content_key
+from mm_sop.utils.files import write_atomically
+from mm_sop.utils.tables import markdown_table
+
+ERRORS = '± is one standard error, or the standard deviation over repeated trials.'
+"""Note below tables of scores."""
 
 
-class EvaluationResults:
-    """Records in ``results.json``, with ``results.md`` and the folder ``pictures`` beside it.
+class Records:
+    """List of JSON records in a file, with a Markdown table beside it; both are always complete.
+
+    Args:
+        path: The JSON file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        # Older files have NaN, which is null now.
+        text = self.path.read_text() if self.path.is_file() else '[]'
+        self.records: list[dict] = json.loads(text, parse_constant=lambda _: None)
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self.records)
+
+    def write(self) -> None:
+        """Write both files."""
+        write_atomically(self.path, json.dumps(_without_nan(self.records), indent=1, allow_nan=False))
+        write_atomically(self.path.with_suffix('.md'), self.format())
+
+    def format(self) -> str:
+        """Format the records as Markdown."""
+        raise NotImplementedError
+
+
+class EvaluationResults(Records):
+    """Records in ``results.json``, with ``results.md`` and the folders ``data`` and ``images`` beside it.
 
     A record has ``protocol``, ``key``, ``checkpoint``, ``setup`` (see :attr:`EvaluationContext.setup`), ``status``
     (``'done'``, ``'skipped'`` or ``'failed'``), ``card`` and ``seconds``; a finished one ``scores`` (``value``,
-    ``error`` and ``percent`` by name) and ``pictures`` (``name`` and ``text``), any other the ``reason``. There is one
-    finished record for each protocol, checkpoint and setup. Figures that are not finite are written as null.
+    ``error`` and ``percent`` by name), any other the ``reason``. ``data`` names the file of what a page shows; once it
+    has been drawn, ``images`` has ``name`` and ``text`` of every image. There is one finished record for each protocol,
+    checkpoint and setup. Scores that are not finite are written as null.
 
     Args:
         folder: Folder of the files.
@@ -29,51 +60,78 @@ class EvaluationResults:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / 'results.json'
-        self.records = _read_records(self.path) if self.path.is_file() else []
-
-    def __iter__(self):
-        return iter(self.records)
+        super().__init__(self.folder / 'results.json')
 
     def find(self, key: str) -> dict | None:
         """The finished record of a key, or None."""
         return next((record for record in self.records if record['key'] == key and record['status'] == 'done'), None)
 
-    def add(self, record: dict, pictures: Sequence[Chart | Photo] = ()) -> None:
-        """Write a record with its pictures, in place of an older one of the same protocol, checkpoint and setup.
+    def add(self, record: dict, data: Mapping[str, Any] | None = None) -> None:
+        """Write a record and its data, in place of an older one of the same protocol, checkpoint and setup.
 
-        What was skipped or failed takes no finished record away.
+        Skipped or failed protocols never overwrite a result.
 
         Args:
-            record: The record, ready for JSON.
-            pictures: Its pictures.
+            record: The record, JSON-serializable.
+            data: What its page shows.
         """
-        for picture in pictures:
-            for name, content in picture.files.items():
-                write_atomically(self.folder / 'pictures' / name, content)
+        if data:
+            name = f'{record["protocol"]}_{Path(record["checkpoint"]).stem}_{content_key(record.get("setup", {}))[:8]}'
+            record['data'] = f'{name}.npz'
+            write_atomically(self.folder / 'data' / record['data'], pack_data(data))
         self.records = [other for other in self.records if not _replaces(record, other)]
         self.records.append(record)
-        write_atomically(self.path, json.dumps(_without_nan(self.records), indent=1, allow_nan=False))
-        write_atomically(self.path.with_suffix('.md'), format_results(self.records))
+        self.write()
 
-    def read_pictures(self, record: Mapping) -> list[Chart | Photo]:
-        """Pictures of a record."""
-        return [self._read_picture(**picture) for picture in record.get('pictures', ())]
+    def read_data(self, record: Mapping) -> dict[str, Any]:
+        """Data of a record; empty if it has none."""
+        return read_data(self.folder / 'data' / record['data']) if 'data' in record else {}
 
-    def _read_picture(self, name: str, text: str) -> Chart | Photo:
-        light, dark = (self.folder / 'pictures' / f'{name}{ending}.png' for ending in ('', '_dark'))
-        if dark.is_file():
-            return Chart(name, light.read_bytes(), dark.read_bytes(), text)
-        return Photo(name, light.read_bytes(), text)
+    def add_images(self, record: dict, images: Sequence[Mapping[str, str]], files: Mapping[str, bytes]) -> None:
+        """Store the images that were drawn of a record's data.
+
+        Args:
+            record: One of the records.
+            images: ``name`` and ``text`` of every image.
+            files: Content by file name, written to the folder ``images``.
+        """
+        for name, content in files.items():
+            write_atomically(self.folder / 'images' / name, content)
+        record['images'] = list(images)
+        self.write()
+
+    def format(self) -> str:
+        """Format the records as Markdown, see :func:`format_results`."""
+        return format_results(self.records)
 
 
-def _read_records(path: Path) -> list[dict]:
-    # Written before figures that are not finite became null.
-    return json.loads(path.read_text(), parse_constant=lambda _: None)
+def pack_data(data: Mapping[str, Any]) -> bytes:
+    """Pack nested dicts and lists into one ``.npz`` file: arrays, and JSON that refers to them."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def refer(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        arrays[f'array{len(arrays)}'] = np.asarray(value)
+        return {'array': f'array{len(arrays) - 1}'}
+
+    text = json.dumps(data, default=refer)
+    buffer = io.BytesIO()
+    save: Callable[..., None] = np.savez_compressed  # its stub takes names of arrays for options
+    save(buffer, json=np.array(text), **arrays)
+    return buffer.getvalue()
 
 
-def _without_nan(value):
-    """The same for JSON, which knows neither NaN nor infinity."""
+def read_data(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`pack_data` has packed; tuples return as lists and paths as texts."""
+    with np.load(path) as arrays:
+        return json.loads(
+            str(arrays['json']), object_hook=lambda item: arrays[item['array']] if item.keys() == {'array'} else item
+        )
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -82,68 +140,51 @@ def _without_nan(value):
 
 
 def _replaces(record: Mapping, other: Mapping) -> bool:
-    # Older files know no setup.
+    # Older files have no setup.
     names = ('protocol', 'checkpoint', 'setup') if 'setup' in other else ('protocol', 'checkpoint')
     same = all(record.get(name) == other[name] for name in names)
     return same and (record['status'] == 'done' or other['status'] != 'done')
 
 
-def finished_record(base: Mapping, result: ProtocolResult, seconds: float) -> tuple[dict, list[Chart | Photo]]:
-    """Put a result into a record; its pictures get names that are unique in the folder.
+def finished_record(base: Mapping, result: ProtocolResult, seconds: float) -> dict:
+    """Make the record of a result.
 
     Args:
         base: ``protocol``, ``key``, ``checkpoint``, ``setup`` and ``card``.
-        result: What the protocol found.
-        seconds: What it took.
-
-    Returns:
-        Record and renamed pictures.
+        result: Result of the protocol.
+        seconds: Duration.
     """
-    prefix = f'{base["protocol"]}_{Path(base["checkpoint"]).stem}_{content_key(base.get("setup", {}))[:8]}_'
-    renamed = [_rename(picture, prefix) for picture in result.pictures]
-    record = dict(
-        base,
-        status='done',
-        scores={name: asdict(score) for name, score in result.scores.items()},
-        card=dict(base['card'], found=result.card),
-        pictures=[dict(name=picture.name, text=picture.text) for picture in renamed],
-        seconds=round(seconds, 2),
-    )
-    return record, renamed
-
-
-def _rename(picture: Chart | Photo, prefix: str) -> Chart | Photo:
-    return type(picture)(**dict(vars(picture), name=prefix + picture.name))
+    scores = {name: asdict(score) for name, score in result.scores.items()}
+    card = dict(base['card'], found=result.card)
+    return dict(base, status='done', scores=scores, card=card, seconds=round(seconds, 2))
 
 
 def format_results(records: Sequence[Mapping]) -> str:
-    """Set records as a Markdown page with a row for each figure or failure, and with what was skipped.
+    """Format records as Markdown: a row for each score or failure, and what was skipped.
 
     Args:
         records: Records as in :class:`EvaluationResults`.
     """
     names = differing_setup(records)
-    heading = ['checkpoint', *names, 'protocol', 'figure', 'value', 'seconds']
-    lines = ['# Evaluation', '', markdown_row(heading), f'|{"---|" * (len(heading) - 2)}---:|---:|']
-    for record in records:
-        if record['status'] != 'skipped':
-            lines += _rows(record, names)
+    headers = ['checkpoint', *names, 'protocol', 'score', 'value', 'seconds']
+    rows = [row for record in records if record['status'] != 'skipped' for row in _rows(record, names)]
+    align = [*['left'] * (len(headers) - 2), 'right', 'right']
     skipped = [
         f'- {" · ".join([record["protocol"], *filter(None, setup_cells(record, names))])}: {record["reason"]}'
         for record in records
         if record['status'] == 'skipped'
     ]
-    lines += ['', f'Shares in per cent. {ERRORS}']
+    lines = ['# Evaluation', '', markdown_table(headers, rows, align), '', f'Fractions in percent. {ERRORS}']
     return '\n'.join([*lines, *(['', 'Skipped:', '', *skipped] if skipped else []), ''])
 
 
 def differing_setup(records: Sequence[Mapping]) -> list[str]:
-    """Names of what differs between the setups of records whose checkpoints share a name.
+    """Names of the setup's entries in which records of equally named checkpoints differ.
 
     Args:
         records: Records as in :class:`EvaluationResults`.
     """
-    setups = {}
+    setups: dict[str, list[Mapping]] = {}
     for record in records:
         if 'setup' in record:
             setups.setdefault(record['checkpoint'], []).append(record['setup'])
@@ -152,38 +193,30 @@ def differing_setup(records: Sequence[Mapping]) -> list[str]:
 
 
 def setup_cells(record: Mapping, names: Sequence[str]) -> list[str]:
-    """Some parts of a record's setup as text; empty where an older record does not know them."""
+    """Some entries of a record's setup as text; empty where an older record lacks them."""
     return [str(record.get('setup', {}).get(name, '')) for name in names]
 
 
-def _rows(record: Mapping, names: Sequence[str]) -> list[str]:
-    scores = {describe_score_name(name): format_figure(score) for name, score in record.get('scores', {}).items()}
+def _rows(record: Mapping, names: Sequence[str]) -> Iterator[list[str]]:
+    scores = {describe_score_name(name): format_value(score) for name, score in record.get('scores', {}).items()}
     if record['status'] == 'failed':
         scores = {f'failed: {record["reason"]}': ''}
-    rows = []
-    for name, figure in scores.items():
-        seconds = '' if rows else f'{record["seconds"]:.1f}'
-        cells = [record['checkpoint'], *setup_cells(record, names), record['protocol'], name, figure, seconds]
-        rows.append(markdown_row(cells))
-    return rows
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    escaped = [cell.replace('|', '\\|').replace('\n', ' ') for cell in cells]
-    return f'| {" | ".join(escaped)} |'
+    seconds = f'{record["seconds"]:.1f}'
+    for name, score in scores.items():
+        yield [record['checkpoint'], *setup_cells(record, names), record['protocol'], name, score, seconds]
+        seconds = ''
 
 
 def describe_score_name(name: str) -> str:
-    """Readable name of a figure."""
+    """Readable name of a score."""
     return name.replace('_', ' ')
 
 
-def format_figure(score: Mapping | Score) -> str:
-    """Value with its error, shares in per cent without the sign; a dash for what is not finite."""
-    score = _without_nan(asdict(score) if isinstance(score, Score) else score)
-    if score['value'] is None:
+def format_value(score: Mapping | Score) -> str:
+    """Format a score: value with its error, fractions in percent without the sign; a dash for what is not finite."""
+    entry = _without_nan(asdict(score) if isinstance(score, Score) else score)
+    if entry['value'] is None:
         return '–'
-    factor, digits = (100, 1) if score['percent'] else (1, 3)
-    error = '' if score['error'] is None else f' ± {factor * score["error"]:.{digits}f}'
-    return f'{factor * score["value"]:.{digits}f}{error}'
+    factor, digits = (100, 1) if entry['percent'] else (1, 3)
+    error = '' if entry['error'] is None else f' ± {factor * entry["error"]:.{digits}f}'
+    return f'{factor * entry["value"]:.{digits}f}{error}'

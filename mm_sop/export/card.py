@@ -4,22 +4,22 @@ import json
 from pathlib import Path
 
 from mm_sop import __version__
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.loading import Encoder, EncoderSpecification
-from mm_sop.evaluation.records import KNNRecords, format_table
+from mm_sop.encoders.encoder import Encoder, EncoderSpecification
+from mm_sop.evaluation.classification.knn_records import KNNRecords, format_table
 from mm_sop.evaluation.results import (
     EvaluationResults,
     describe_score_name,
     differing_setup,
-    format_figure,
-    markdown_row,
+    format_value,
     setup_cells,
 )
 from mm_sop.export.target import Target
+from mm_sop.utils.files import write_atomically
+from mm_sop.utils.tables import markdown_table
 
 _LIBRARIES = dict(timm='timm', huggingface='transformers', onnx='onnx')
 _CARD = """---
-license: {licence}
+license: {license}
 library_name: {library}
 pipeline_tag: image-feature-extraction
 tags: [self-supervised-learning, mm-sop]
@@ -27,8 +27,8 @@ tags: [self-supervised-learning, mm-sop]
 
 # {title}
 
-{architecture} for {target}, {history}. It gives a global representation and a
-map of local ones for every picture.
+{architecture} for {target}, {history}. It returns a global representation and a
+map of local representations for every image.
 
 ## Use
 
@@ -36,8 +36,9 @@ map of local ones for every picture.
 {usage}
 ```
 
-`images` are (B, 3, {size}, {size}), RGB, normalised by mean {mean} and deviation
-{std} of 0 ... 255. The shorter side of a picture is resized to {edge} pixels (bicubic) and the centre is cropped.
+`images` are (B, 3, {size}, {size}), RGB, normalized by mean {mean} and standard
+deviation {std} of the range 0 to 255. The shorter side of an image is resized to {edge} pixels (bicubic), then
+the center is cropped.
 
 ## Training
 
@@ -45,17 +46,17 @@ map of local ones for every picture.
 | --- | --- |
 {training}
 
-## Figures
+## Results
 
-{figures}
+{results}
 
 ## Check
 
-Loaded back by {target}, features of {count} pictures differ from those of MM-SOP {version} by at most {difference:.1e}.
+Loaded back by {target}, features of {count} images differ from those of MM-SOP {version} by at most {difference:.1e}.
 
-## Licence
+## License
 
-{licence}, for the weights. The pictures that they were trained on keep their own licences.
+{license}, for the weights. The training images keep their own licenses.
 """
 
 
@@ -67,24 +68,24 @@ def write_card(
     differences: dict[str, float],
     count: int,
     run: str | Path | None,
-    licence: str,
+    license: str,
 ) -> None:
     """Write ``README.md``, and ``export.json`` with the differences.
 
     Args:
         encoder: The encoder.
-        target: Where it was written for.
-        folder: Where to write.
-        name: Name that the folder will have at last.
-        differences: Results of the comparison.
-        count: Number of pictures compared.
+        target: Library that it was written for.
+        folder: Folder of the files, possibly a temporary one.
+        name: Final name of that folder.
+        differences: Largest absolute differences of the features, by kind.
+        count: Number of images compared.
         run: Folder of the run, with ``knn.json`` and ``evaluation/results.json`` if they exist, or None.
-        licence: Licence of the weights.
+        license: License of the weights.
     """
     specification = encoder.specification
     backbone = specification.backbone or dict(type=type(encoder.network).__name__)
     text = _CARD.format(
-        licence=licence,
+        license=license,
         library=_LIBRARIES.get(target.name, 'mm-sop'),
         title=f'{specification.origin.get("method") or "Encoder"}: {backbone["type"]}',
         architecture=_describe(backbone),
@@ -96,13 +97,13 @@ def write_card(
         mean=list(specification.mean),
         std=list(specification.std),
         training='\n'.join(f'| {key} | {value} |' for key, value in specification.origin.items() if value is not None),
-        figures=_figures(specification.origin, specification.network, run),
+        results=_results(specification.origin, specification.network, run),
         count=count,
         version=__version__,
         difference=max(differences.values()),
     )
     write_atomically(folder / 'README.md', text)
-    write_atomically(folder / 'export.json', json.dumps(dict(differences=differences, pictures=count), indent=1))
+    write_atomically(folder / 'export.json', json.dumps(dict(differences=differences, images=count), indent=1))
 
 
 def _history(specification: EncoderSpecification) -> str:
@@ -119,34 +120,34 @@ def _describe(backbone: dict) -> str:
     return f'`{backbone["type"]}` ({options})' if options else f'`{backbone["type"]}`'
 
 
-def _figures(origin: dict, network: str, run: str | Path | None) -> str:
-    tables = [] if run is None else [_training_figures(origin, network, run), _evaluation_figures(origin, run)]
-    return '\n\n'.join(filter(None, tables)) or 'None were recorded for these weights.'
+def _results(origin: dict, network: str, run: str | Path | None) -> str:
+    tables = [] if run is None else [_training_results(origin, network, run), _evaluation_results(origin, run)]
+    return '\n\n'.join(filter(None, tables)) or 'No results were recorded for these weights.'
 
 
-def _training_figures(origin: dict, network: str, run: str | Path) -> str:
+def _training_results(origin: dict, network: str, run: str | Path) -> str:
     records = KNNRecords(run)
     found = records.find(network, origin.get('iter')) if origin.get('iter') else None
     if found is None:
         return ''
     baselines = [record for record in records if record['iter'] is None]
     table = format_table([*baselines, found]).split('\n', 2)[2].strip()
-    return f'k-nearest-neighbour accuracy in percent, by the run that trained it:\n\n{table}'
+    return f'k-NN accuracy in percent, measured by the training run:\n\n{table}'
 
 
-def _evaluation_figures(origin: dict, run: str | Path) -> str:
-    """The first figure of every protocol that judged exactly these weights."""
+def _evaluation_results(origin: dict, run: str | Path) -> str:
+    """Tabulate the first score of every protocol that evaluated exactly these weights."""
     identity = {key: origin.get(key) for key in ('checkpoint_sha256', 'prefix')}
     done = [record for record in EvaluationResults(Path(run, 'evaluation')) if record['status'] == 'done']
     records = [record for record in done if identity.items() <= record['card']['encoder'].items()]
     if not records:
         return ''
-    names, lines = differing_setup(records), []
+    names, rows = differing_setup(records), []
     for record in records:
         name, score = next(iter(record['scores'].items()))
-        # Folders of this machine tell nobody anything.
+        # Absolute paths mean nothing on other machines.
         setup = [Path(cell).name for cell in setup_cells(record, names)]
-        lines.append(markdown_row([record['protocol'], *setup, describe_score_name(name), format_figure(score)]))
-    text = 'The first figure of every evaluation, in percent where it is a share:'
-    head = [['protocol', *names, 'figure', 'value'], [*['---'] * (len(names) + 2), '---:']]
-    return '\n'.join([text, '', *map(markdown_row, head), *lines])
+        rows.append([record['protocol'], *setup, describe_score_name(name), format_value(score)])
+    headers = ['protocol', *names, 'score', 'value']
+    table = markdown_table(headers, rows, [*['left'] * (len(headers) - 1), 'right'])
+    return f'The first score of every protocol; fractions are in percent:\n\n{table}'

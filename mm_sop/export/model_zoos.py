@@ -1,4 +1,4 @@
-"""Exports for libraries with architectures of their own: timm, torchvision, Transformers."""
+"""Exports for model zoos with fixed architectures: timm, torchvision, Transformers."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ import torch
 from mmpretrain.models import ResNet, VisionTransformer
 from torch import Tensor, nn
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.loading import Encoder
+from mm_sop.encoders.encoder import Encoder
 from mm_sop.export.target import Encode, Target, read_global_and_local, save_safetensors, save_tensors
 from mm_sop.models.utils.tokens import to_map
+from mm_sop.utils.files import write_atomically
 
 
 class Timm(Target):
@@ -112,7 +112,7 @@ class Torchvision(Target):
 
 
 class HuggingFace(Target):
-    """A folder for ``AutoModel.from_pretrained``, ready for the hub."""
+    """A folder for ``AutoModel.from_pretrained``, as the Hugging Face hub expects it."""
 
     name = 'huggingface'
     package = 'transformers'

@@ -1,30 +1,37 @@
-"""What keeps a backbone out of libraries whose architectures are fixed."""
+"""Properties of a backbone that a library cannot express."""
 
 from mmpretrain.models import MoCoV3ViT, ResNet, VisionTransformer
 from torch import nn
 
-from mm_sop.models.backbones import MaskedVisionTransformer
+from mm_sop.models.backbones import FixedPositionViT, FreezableVisionTransformer, MaskedVisionTransformer
 from mm_sop.models.utils.conv_stem import ConvStem
 
 FIXED = frozenset({'timm', 'torchvision', 'huggingface'})
-"""Targets that know only their own architectures."""
-
+"""Targets with a fixed set of architectures."""
 
 KEEPS_ORDER = frozenset({'mmpretrain', 'mmdet', 'safetensors'})
-"""Targets that are told in which order the network takes the colours; the others give it RGB."""
+"""Targets whose files record the channel order; the others feed RGB."""
+
+_PLAIN_TRANSFORMERS = (
+    VisionTransformer,
+    FreezableVisionTransformer,
+    MaskedVisionTransformer,
+    MoCoV3ViT,
+    FixedPositionViT,
+)
 
 
 def find_obstacles(network: nn.Module, image_size: int, target: str, channel_order: str = 'rgb') -> list[str]:
-    """Say what a target cannot express.
+    """List what a target cannot express.
 
     Args:
-        network: Backbone of ours or of MMPretrain, or any other network.
-        image_size: Side of the pictures that it is to get.
+        network: Backbone of this project or of MMPretrain, or any other network.
+        image_size: Side of the input images in pixels.
         target: Name of the target.
-        channel_order: ``'rgb'`` or ``'bgr'``, which the network takes.
+        channel_order: ``'rgb'`` or ``'bgr'``, the network's input.
 
     Returns:
-        Properties of the network, none if the target has a place for it.
+        Properties of the network; empty if the target can express it.
     """
     if channel_order == 'bgr' and target not in KEEPS_ORDER:
         return ['a network that takes BGR']
@@ -33,7 +40,7 @@ def find_obstacles(network: nn.Module, image_size: int, target: str, channel_ord
         return [f'{type(network).__name__} of another library']
     if target not in FIXED:
         return []
-    if type(network) in (VisionTransformer, MaskedVisionTransformer, MoCoV3ViT):
+    if type(network) in _PLAIN_TRANSFORMERS:
         return _vit_obstacles(network, image_size, target)
     if type(network) is ResNet:
         return _resnet_obstacles(network, target)
@@ -49,12 +56,12 @@ def _vit_obstacles(network: VisionTransformer, image_size: int, target: str) -> 
         'no [CLS] token': network.cls_token is None,
         'no final norm': not network.final_norm,
         'a norm before the first block': not isinstance(network.pre_norm, nn.Identity),
-        'a picture that is not square': network.img_size[0] != network.img_size[1],
-        f'pictures of {image_size} pixels with positions for {network.img_size[0]}': image_size != network.img_size[0],
+        'an image that is not square': network.img_size[0] != network.img_size[1],
+        f'images of {image_size} pixels with positions for {network.img_size[0]}': image_size != network.img_size[0],
         'LayerScale': has_scale and target == 'torchvision',
         'a SwiGLU': has_swiglu and (target != 'huggingface' or not has_scale),
         'no bias of queries, keys and values': block.attn.qkv.bias is None and target == 'torchvision',
-        'an MLP that is no multiple of the width': has_scale
+        'an MLP width that is not a multiple of the embedding width': has_scale
         and target == 'huggingface'
         and bool(network.arch_settings['feedforward_channels'] % network.embed_dims),
     }

@@ -8,12 +8,12 @@ from mmpretrain.models import MoCoV3ViT, ResNet, VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.loading import Encoder
+from mm_sop.encoders.encoder import Encoder
 from mm_sop.export.target import Encode, Target, read_global_and_local, save_tensors
-from mm_sop.models.backbones import MaskedVisionTransformer
+from mm_sop.models.backbones import FreezableVisionTransformer, MaskedVisionTransformer
+from mm_sop.utils.files import write_atomically
 
-# What matters in pretraining only.
+# Options that matter only in pretraining.
 _TRAINING_OPTIONS = (
     'init_cfg',
     'drop_rate',
@@ -26,7 +26,7 @@ _TRAINING_OPTIONS = (
 
 
 class MMPretrain(Target):
-    """A classifier without head, as a config and a checkpoint."""
+    """A classifier without a head, as a config and a checkpoint."""
 
     name = 'mmpretrain'
     weights = 'model.pth'
@@ -78,7 +78,7 @@ class MMDetection(Target):
         if backbone['type'] != 'ResNet':
             imports = ['mm_sop' if _is_ours(backbone) else 'mmpretrain.models']
             backbone['type'] = f'mmpretrain.{backbone["type"]}'
-        # MMEngine puts in the folder of the config, wherever it lies.
+        # MMEngine replaces this by the folder of the config.
         checkpoint = f'{{{{ fileDirname }}}}/{self.weights}'
         backbone['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
         preprocessor = dict(_normalization(encoder), bgr_to_rgb=encoder.specification.channel_order == 'rgb')
@@ -107,19 +107,19 @@ class MMDetection(Target):
 
 
 def _plain_backbone(encoder: Encoder) -> dict:
-    """Config of the backbone for fine-tuning, of MMPretrain's own class where it will do."""
+    """Return the backbone's config for fine-tuning, with MMPretrain's own class where it suffices."""
     backbone = {key: value for key, value in encoder.specification.backbone.items() if key not in _TRAINING_OPTIONS}
     if backbone.get('norm_cfg', {}).get('type') == 'SyncBN':
         backbone.pop('norm_cfg')
     if isinstance(encoder.network, VisionTransformer):
         backbone['out_type'] = 'cls_token' if encoder.network.with_cls_token else 'featmap'
         is_masked = type(encoder.network) is MaskedVisionTransformer
-        # MMPretrain resizes the position embedding in another way.
+        # MMPretrain interpolates the position embedding differently.
         is_resized = encoder.specification.image_size != encoder.network.img_size[0]
         if is_masked and (is_resized or backbone.get('stem', 'patch') != 'patch'):
-            # Without the mask embedding, for whose gradient several processes would wait.
+            # Without the mask embedding: DistributedDataParallel would wait for its gradient.
             backbone.update(type='WindowedVisionTransformer', window_size=None)
-        elif is_masked or type(encoder.network) is MoCoV3ViT:
+        elif is_masked or isinstance(encoder.network, MoCoV3ViT) or type(encoder.network) is FreezableVisionTransformer:
             backbone = {key: value for key, value in backbone.items() if key not in ('stem', 'interpolate_offset')}
             backbone['type'] = 'VisionTransformer'
     return backbone

@@ -1,4 +1,4 @@
-"""Exports that need no library of models: safetensors, ONNX, TorchScript."""
+"""Exports that need no model zoo: safetensors, ONNX, TorchScript."""
 
 import copy
 import io
@@ -9,13 +9,13 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.loading import Encoder, load
+from mm_sop.encoders.encoder import Encoder, load
 from mm_sop.export.target import Encode, ExportError, Target, read_global_and_local, save_safetensors
+from mm_sop.utils.files import write_atomically
 
 
 class Safetensors(Target):
-    """The weights by our names; ``mm_sop.load`` reads the folder."""
+    """Weights under the names of this project; ``mm_sop.load`` reads the folder."""
 
     name = 'safetensors'
     package = 'safetensors'
@@ -32,7 +32,7 @@ class Safetensors(Target):
 
 
 class ONNX(Target):
-    """A program for ONNX runtimes, for any number of pictures of the export's size."""
+    """A program for ONNX runtimes, for any number of images of the export's size."""
 
     name = 'onnx'
     package = 'onnxscript'
@@ -43,7 +43,7 @@ class ONNX(Target):
 
     def write(self, encoder: Encoder, folder: Path) -> None:
         with warnings.catch_warnings():
-            # PyTorch warns of its own functions.
+            # PyTorch warns about its own functions.
             warnings.simplefilter('ignore', FutureWarning)
             program = torch.onnx.export(
                 _Program(encoder.network),
@@ -55,7 +55,7 @@ class ONNX(Target):
                 verbose=False,
             )
         for node in program.model.graph.all_nodes():
-            # Half of the file: which lines of which files on this machine it comes from.
+            # Source locations on this machine, half of the file.
             node.metadata_props.clear()
         program.save(folder / self.weights)
 
@@ -76,7 +76,7 @@ class ONNX(Target):
 
 
 class TorchScript(Target):
-    """A traced program that needs nothing but torch, for any number of pictures of the export's size."""
+    """A traced program that needs nothing but torch, for any number of images of the export's size."""
 
     name = 'torchscript'
     weights = 'model.pt'
@@ -86,7 +86,7 @@ class TorchScript(Target):
 
     def write(self, encoder: Encoder, folder: Path) -> None:
         with warnings.catch_warnings():
-            # The size of the map becomes a constant, as it should.
+            # The size of the map becomes a constant, as intended.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
             program = torch.jit.trace(_Program(encoder.network), _example(encoder), check_trace=False)
         write_atomically(folder / self.weights, _without_origins(program))
@@ -99,7 +99,7 @@ class TorchScript(Target):
 
 
 class _Program(nn.Module):
-    """What ONNX and TorchScript hold: normalised images to global representations and local maps."""
+    """The exported program: normalized images to global representations and local maps."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Program(nn.Module):
 
 
 def _without_origins(program: torch.jit.ScriptModule) -> bytes:
-    """File of a program without the records that say which lines of which files on this machine it comes from."""
+    """Serialize a program without the records of source locations on this machine."""
     saved, result = io.BytesIO(), io.BytesIO()
     torch.jit.save(program, saved)
     with ZipFile(saved) as source, ZipFile(result, 'w') as target:
@@ -124,6 +124,6 @@ def _without_origins(program: torch.jit.ScriptModule) -> bytes:
 
 
 def _example(encoder: Encoder) -> Tensor:
-    # A batch of 1 would be taken for a constant.
+    # The exporters would treat a batch of 1 as a constant.
     size = encoder.specification.image_size
     return torch.zeros(2, 3, size, size)

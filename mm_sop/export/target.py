@@ -1,4 +1,4 @@
-"""What every target of an export does."""
+"""Interface of an export target."""
 
 import importlib
 import io
@@ -10,31 +10,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.engine.formats import to_format
-from mm_sop.evaluation.loading import Encoder
+from mm_sop.encoders.encoder import Encoder
+from mm_sop.encoders.formats import to_format
 from mm_sop.export.obstacles import find_obstacles
 from mm_sop.models.utils.readout import read_out
+from mm_sop.utils.failures import UserError
+from mm_sop.utils.files import write_atomically
 
 Encode = Callable[[Tensor], tuple[Tensor | None, Tensor]]
-"""Maps normalised images, (B, 3, H, W), to global representations, or None where a library has none, and local maps."""
+"""Forward pass: normalized images, (B, 3, H, W), to global representations (None where a library has none) and maps."""
 
 TARGETS = {}
-"""Targets by name."""
+"""All targets by name."""
 
 
-class ExportError(ValueError):
-    """The encoder cannot be written; the message says why and what can be done."""
+class ExportError(UserError, ValueError):
+    """The encoder cannot be written; the message says why and what to do."""
 
 
 class Target(ABC):
-    """A library that takes encoders.
+    """A library that encoders are exported to.
 
     Attributes:
         name: Name on the command line.
-        package: What must be installed.
+        package: Module that must be importable.
         installation: Command that installs it. Defaults to pip with the name of the package.
-        weights: File with the weights or the program.
+        weights: Name of the file with the weights or the program.
     """
 
     name: ClassVar[str]
@@ -46,13 +47,10 @@ class Target(ABC):
         TARGETS[cls.name] = cls()
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse encoders that the library cannot express.
-
-        Args:
-            encoder: The encoder.
+        """Raise if the library cannot express the encoder or is not installed.
 
         Raises:
-            ExportError: It cannot, or is not installed; targets that can are named.
+            ExportError: The message names the targets that can express it, or the command that installs the library.
         """
         network, image_size = encoder.network, encoder.specification.image_size
         order = encoder.specification.channel_order
@@ -67,40 +65,35 @@ class Target(ABC):
             raise ExportError(f'--to {self.name} needs `{command}`') from error
 
     def format(self, network: nn.Module) -> str | None:
-        """Names of the weights, see :data:`mm_sop.engine.formats.TABLES`; None for programs."""
+        """Return the naming scheme of the weights, see :data:`mm_sop.encoders.formats.TABLES`; None for programs."""
         return self.name
 
     @abstractmethod
     def write(self, encoder: Encoder, folder: Path) -> None:
-        """Write the files of an encoder.
-
-        Args:
-            encoder: The encoder.
-            folder: Where to write.
-        """
+        """Write the files of an encoder into a folder."""
 
     @abstractmethod
     def load(self, folder: Path) -> Encode:
-        """Load an export by means of the library itself."""
+        """Load an export with the library itself."""
 
     @abstractmethod
     def usage(self, encoder: Encoder, folder: Path) -> str:
-        """Three lines of Python that load an export."""
+        """Return three lines of Python that load an export."""
 
     def converted(self, encoder: Encoder) -> dict[str, Tensor]:
-        """Weights by the library's names, without what only pretraining needs."""
+        """Rename the weights for the library, without what only pretraining needs."""
         state = {name: value for name, value in encoder.network.state_dict().items() if name != 'mask_token'}
         return {name: value.contiguous() for name, value in to_format(state, self.format(encoder.network)).items()}
 
 
 def read_global_and_local(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Global representations and local maps of normalised images."""
+    """Compute global representations and local maps of normalized images."""
     readout = read_out(network, images)
     return readout.global_features, readout.local_map
 
 
 def save_tensors(content: dict, path: Path) -> None:
-    """Write a file of PyTorch."""
+    """Write tensors with :func:`torch.save`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The mathematics of MM-SOP as pure functions on tensors; nothing but torch is needed."""
+"""The mathematics of MM-SOP as pure functions on tensors; it needs torch alone."""
 
 from mm_sop.functional.dino_losses import dino_loss, dino_targets, update_center
 from mm_sop.functional.ema import update_ema
@@ -7,6 +7,7 @@ from mm_sop.functional.knn import knn_scores
 from mm_sop.functional.koleo import koleo_loss
 from mm_sop.functional.label_propagation import propagate_labels
 from mm_sop.functional.local_global import grid_cells, local_global_similarity, redundancy, uniform_cells
+from mm_sop.functional.neighbors import nearest_neighbors
 from mm_sop.functional.prototypes import prototype_log_probs
 from mm_sop.functional.rank import alignment, effective_rank, lidar, rankme, uniformity
 from mm_sop.functional.receptive_field import ReceptiveField, check_receptive_field, receptive_field
@@ -47,6 +48,7 @@ __all__ = [
     'linear_schedule',
     'local_global_similarity',
     'mine_semantic_pairs',
+    'nearest_neighbors',
     'propagate_labels',
     'prototype_log_probs',
     'rankme',

@@ -1,4 +1,4 @@
-"""Adversarial pictures."""
+"""Adversarial images."""
 
 from collections.abc import Callable
 
@@ -16,19 +16,19 @@ def pgd_attack(
     num_steps: int,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Projected gradient descent in the maximum norm (Madry et al.): raise the cross-entropy of the true class.
+    """Raise the cross-entropy of the true class by projected gradient descent in the maximum norm (Madry et al.).
 
     Args:
-        classify: Maps pictures to logits, (B, C), with gradients.
-        pixels: Pictures in [0, 1], (B, 3, H, W).
+        classify: Maps images to logits, (B, C), with gradients.
+        pixels: Images in [0, 1], (B, 3, H, W).
         labels: True classes, int64, (B,).
-        epsilon: Largest change of a pixel, not negative.
+        epsilon: Largest change of a pixel, at least 0.
         step_size: Change of a pixel in one step.
         num_steps: Number of steps, at least 1.
-        start: First change as a share of ``epsilon``, in [-1, 1], of the pictures' shape. Defaults to None, no change.
+        start: Initial change as a fraction of ``epsilon``, in [-1, 1], (B, 3, H, W). Defaults to no change.
 
     Returns:
-        Pictures in [0, 1], nowhere farther than ``epsilon`` from the given ones.
+        Images in [0, 1], at most ``epsilon`` from the given ones at every pixel.
 
     Raises:
         ValueError: A number is out of range.

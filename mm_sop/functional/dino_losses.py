@@ -1,11 +1,11 @@
-"""Objective of DINO: learned prototypes, a centred and sharpened teacher."""
+"""Objective of DINO: learned prototypes and centered, sharpened targets."""
 
 import torch
 from torch import Tensor
 
 
 def dino_targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
-    """Centred and sharpened distributions of the teacher, ``softmax((t - c) / T)`` (DINO, section 3.1).
+    """Centered and sharpened distributions of the teacher, ``softmax((t - c) / T)`` (DINO, section 3.1).
 
     Args:
         logits: Scores of K prototypes, (..., K).
@@ -22,9 +22,9 @@ def dino_targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
 def dino_loss(student_logits: Tensor, teacher_probs: Tensor, temperature: float = 0.1) -> Tensor:
     """Cross-entropy ``-mean_b sum_k q_k log softmax(s / T)_k`` of the student against the teacher.
 
-    Either side may have n cells per image; the loss is the mean over images and cells. Targets sum to one, so it is
-    ``mean_i logsumexp(s_i / T) - <q, mean_i s_i / T>``, and the mean over target cells is taken of the distributions:
-    nothing is larger than the scores themselves.
+    Either side may have n cells per image; the loss is the mean over images and cells. Targets sum to one, so it equals
+    ``mean_i logsumexp(s_i / T) - <q, mean_i s_i / T>``, and the distributions of target cells can be averaged first: no
+    intermediate result is larger than the scores.
 
     Args:
         student_logits: Scores of K prototypes, (B, K) or (B, n, K).

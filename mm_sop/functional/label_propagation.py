@@ -1,4 +1,4 @@
-"""Labels carried from frame to frame by the likeness of local features."""
+"""Propagation of labels from frame to frame by the similarity of local features."""
 
 import torch
 from torch import Tensor
@@ -14,21 +14,22 @@ def propagate_labels(
     radius: int | None = 12,
     temperature: float = 0.1,
 ) -> Tensor:
-    """Label the places of a frame by those of earlier frames (Jabri et al., Space-Time Correspondence; DINO).
+    """Label the positions of a frame from those of earlier frames (Jabri et al., Space-Time Correspondence; DINO).
 
-    Every place takes the mean label of its most similar places in all context frames, weighted by
-    ``exp(cosine / temperature)``. Places equally similar as the last of them count too.
+    Every position takes the mean label of its most similar positions in all context frames, weighted by
+    ``exp(cosine / temperature)``. Positions tied with the last of them count too, which
+    :func:`~mm_sop.functional.neighbors.nearest_neighbors` would not allow.
 
     Args:
         target: Local features of the frame, (D, h, w), of any length.
         context: Local features of T earlier frames, (T, D, h, w).
         labels: Their labels, one channel for each object and the background, (T, C, h, w).
-        num_neighbors: Number of places that vote, at least 1.
-        radius: Rows and columns that a place may have moved. Defaults to 12; None for any.
+        num_neighbors: Number of positions that vote, at least 1.
+        radius: Largest displacement in rows and columns; None for any.
         temperature: Temperature of the weights, positive.
 
     Returns:
-        Labels of the frame, (C, h, w); if those of the context sum to one over the channels so do these.
+        Labels of the frame, (C, h, w). They sum to one over the channels if those of the context do.
 
     Raises:
         ValueError: If shapes or ranges do not fit.
@@ -40,9 +41,10 @@ def propagate_labels(
     columns = torch.arange(width, device=target.device)
     too_far = (columns[:, None] - columns).abs() > radius
     rows = []
-    # Row by row, because the similarities of all places to all places would not fit into memory.
+    # Row by row, because the similarities of all pairs of positions would not fit into memory.
     for row in range(height):
         window = slice(max(row - radius, 0), row + radius + 1)
+        # x column of the target; t frame, y row and z column of the context; d channel
         cosines = torch.einsum('dx,tdyz->xtyz', target[:, row], context[:, :, window])
         cosines = cosines.masked_fill(too_far[:, None, None], -torch.inf).flatten(1)
         weights = _neighbor_weights(cosines, num_neighbors, temperature)

@@ -1,4 +1,4 @@
-"""Local against global representations: similarity, redundancy and the choice of cells (CO-SSL)."""
+"""Similarity of local and global representations, redundancy, and the selection of cells (CO-SSL)."""
 
 import math
 
@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 def local_global_similarity(local: Tensor, target: Tensor) -> Tensor:
     """Mean cosine between the local vectors of an image and one global vector.
 
-    The global vector is the same for all cells, so ``1/n sum_i <l_i, t> = <1/n sum_i l_i, t>`` for unit vectors l_i
-    and t: only the mean of the *unit* local vectors meets the global one (CO-SSL). The cosine is symmetric, so the
-    roles of prediction and target may be exchanged; detach whichever of the two is the target.
+    All cells are compared with the same global vector, so ``1/n sum_i <l_i, t> = <1/n sum_i l_i, t>`` for unit vectors
+    l_i and t: one product with the mean of the *unit* local vectors suffices (CO-SSL). The cosine is symmetric, so
+    either side may be the prediction; detach the one that is the target.
 
     Args:
         local: Local vectors, (B, n, d), or a map, (B, d, h, w).
@@ -23,6 +23,11 @@ def local_global_similarity(local: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes do not fit.
+
+    Example:
+        >>> local = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # one image with two cells
+        >>> local_global_similarity(local, torch.tensor([[3.0, 0.0]]))
+        tensor([0.5000])
     """
     cells = _as_cells(local)
     if target.ndim != 2 or cells.shape[::2] != target.shape:
@@ -37,50 +42,59 @@ def redundancy(local_map: Tensor) -> Tensor:
     """Mean cosine between different cells of an image, 1 when all cells are alike.
 
     ``R = (L |m|^2 - 1) / (L - 1)`` with m the mean of the L unit vectors, which equals the mean over the off-diagonal
-    entries of the L x L matrix of cosines (CO-SSL). Cells of zeros, whose cosines are 0, take their share off the 1.
+    entries of the L x L matrix of cosines (CO-SSL). Cells of zeros have cosine 0 to all others.
 
     Args:
         local_map: Map, (B, C, h, w), or cells, (B, L, C); L = 1 gives 1.
 
     Returns:
         (B,), in [-1 / (L - 1), 1], at least in fp32.
+
+    Example:
+        >>> redundancy(torch.ones(1, 4, 2, 2))  # a map of equal cells
+        tensor([1.])
+        >>> redundancy(torch.eye(2)[None])  # orthogonal cells
+        tensor([0.])
     """
     cells = _unit(_as_cells(local_map))
     num_cells = cells.shape[1]
     if num_cells == 1:
         return torch.ones_like(cells[:, 0, 0])
-    own = cells.square().sum(-1).mean(1)
-    return (num_cells * cells.mean(1).square().sum(-1) - own) / (num_cells - 1)
+    diagonal = cells.square().sum(-1).mean(1)
+    return (num_cells * cells.mean(1).square().sum(-1) - diagonal) / (num_cells - 1)
 
 
 def cosine_between_images(first: Tensor, second: Tensor) -> Tensor:
-    """Mean cosine between representations of different images, a baseline for those within an image.
+    """Mean cosine between representations of different images, a baseline for the cosines within an image.
 
-    With means of unit local vectors it is the mean over all pairs of cells, see :func:`local_global_similarity`.
+    For means of unit local vectors it is the mean over all pairs of cells, see :func:`local_global_similarity`.
 
     Args:
-        first: Unit vectors, or means of such, (N, d), N > 1.
+        first: Unit vectors, or means of unit vectors, (N, d), N > 1.
         second: The same images' other representations, (N, d).
 
     Returns:
         Mean of ``<first_i, second_j>`` over all i != j, a scalar.
     """
     count = len(first)
-    everything = first.sum(0) @ second.sum(0)
-    return (everything - (first * second).sum()) / (count * (count - 1))
+    all_pairs = first.sum(0) @ second.sum(0)
+    return (all_pairs - (first * second).sum()) / (count * (count - 1))
 
 
 def grid_cells(
-    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device=None
+    size: tuple[int, int],
+    num_cells: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> Tensor | None:
-    """Positions of a regular sub-grid of a map, with a random phase.
+    """Choose the positions of a regular sub-grid of a map, with a random phase.
 
     The grid has ``floor(sqrt(num_cells))`` rows and columns, or fewer where the map is smaller; its stride is the
-    largest whole one. Cells are selected and not averaged: averaging would enlarge their receptive fields.
+    largest integer that fits. Cells are selected and not averaged: averaging would enlarge their receptive fields.
 
     Args:
         size: Height and width of the map.
-        num_cells: Cells wanted, at least 1.
+        num_cells: Number of cells to choose, at least 1.
         generator: Draws the phase of each axis; None for phase 0.
         device: Device of the positions, that of the generator.
 
@@ -95,7 +109,7 @@ def grid_cells(
     return (rows[:, None] * width + columns).flatten()
 
 
-def _grid_axis(length: int, count: int, generator: torch.Generator | None, device) -> Tensor:
+def _grid_axis(length: int, count: int, generator: torch.Generator | None, device: torch.device | None) -> Tensor:
     count = min(count, length)
     stride = length // count
     num_phases = length - (count - 1) * stride
@@ -106,13 +120,16 @@ def _grid_axis(length: int, count: int, generator: torch.Generator | None, devic
 
 
 def uniform_cells(
-    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device=None
+    size: tuple[int, int],
+    num_cells: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> Tensor | None:
-    """Positions drawn uniformly without replacement; without a generator those of :func:`grid_cells`.
+    """Draw positions uniformly without replacement; without a generator, those of :func:`grid_cells`.
 
     Args:
         size: Height and width of the map.
-        num_cells: Cells wanted, at least 1.
+        num_cells: Number of cells to choose, at least 1.
         generator: Draws the positions.
         device: Device of the positions, that of the generator.
 

@@ -1,5 +1,7 @@
 """Probabilities of embeddings over self-organizing prototypes."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -9,7 +11,7 @@ _LOGIT_BLOCK = 2**22
 
 
 def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    r"""Log-probabilities over prototypes that vote with all their members.
+    r"""Compute log-probabilities over prototypes that vote with all their members.
 
     With S the softmax of the embedding over the members of all prototypes and w the members' weights, the vote
     ``P = S Y`` of SOP (section 3) has the closed form
@@ -17,7 +19,7 @@ def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, te
     .. math:: P_j = A_j + \frac{\sum_i B_i - B_j}{M - 1},\quad
               A_j = \sum_{r \in j} S_r w_r,\quad B_j = \sum_{r \in j} S_r (1 - w_r),
 
-    so the dense contribution matrix Y is never built. Members are visited in blocks with a running maximum and sum,
+    so the dense contribution matrix Y is never built. Members are processed in blocks with a running maximum and sum,
     and the backward pass computes the blocks again: memory grows with n x M, not with n x M x c.
 
     Args:
@@ -28,7 +30,7 @@ def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, te
 
     Returns:
         Log-probabilities in fp32 (fp64 for fp64 embeddings), (n, M), or (T, n, M). Gradients reach the embeddings
-        only. Probabilities below ``tiny / eps`` of the type (1e-31 in fp32) are lifted to it.
+        only. Probabilities are at least ``tiny / eps`` of the type (1e-31 in fp32).
 
     Raises:
         ValueError: If the shapes do not fit, M < 2 or the temperature is not positive.
@@ -46,29 +48,28 @@ def prototype_log_probs(embeddings: Tensor, members: Tensor, weights: Tensor, te
 
 
 class _PrototypeLogProbs(torch.autograd.Function):
-    """Streamed forward and backward pass of :func:`prototype_log_probs` for a leading dimension of tasks."""
+    """Blockwise forward and backward pass of :func:`prototype_log_probs`, with a leading dimension of tasks."""
 
     @staticmethod
     def forward(ctx, embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> Tensor:
-        num_prototypes = members.shape[1]
-        maximum = total = None
-        own, other = [], []
+        num_tasks, num_prototypes = members.shape[:2]
+        maximum = embeddings.new_full((num_tasks, len(embeddings)), -torch.inf)
+        total = torch.zeros_like(maximum)
+        # A and B of the closed form, unnormalized; t task, n embedding, m prototype, c member.
+        own_votes: list[Tensor] = []
+        other_votes: list[Tensor] = []
         for block, weight in _blocks(embeddings, members, weights):
             logits = _member_logits(embeddings, block, temperature)
-            block_maximum = logits.flatten(2).amax(-1)
-            running = block_maximum if maximum is None else torch.maximum(maximum, block_maximum)
+            running = torch.maximum(maximum, logits.flatten(2).amax(-1))
             mass = logits.sub_(running[..., None, None]).exp_()
-            if maximum is not None:
-                decay = (maximum - running).exp_()
-                total = total * decay
-                own = [part.mul_(decay.unsqueeze(-1)) for part in own]
-                other = [part.mul_(decay.unsqueeze(-1)) for part in other]
-            own.append(torch.einsum('tnmc,tmc->tnm', mass, weight))
-            other.append(torch.einsum('tnmc,tmc->tnm', mass, 1 - weight))
-            block_total = own[-1].sum(-1) + other[-1].sum(-1)
-            total = block_total if total is None else total + block_total
+            decay = (maximum - running).exp_()
+            for previous in (*own_votes, *other_votes):
+                previous.mul_(decay.unsqueeze(-1))
+            own_votes.append(torch.einsum('tnmc,tmc->tnm', mass, weight))
+            other_votes.append(torch.einsum('tnmc,tmc->tnm', mass, 1 - weight))
+            total = total * decay + (own_votes[-1].sum(-1) + other_votes[-1].sum(-1))
             maximum = running
-        own, other = _join(own), _join(other)
+        own, other = _join(own_votes), _join(other_votes)
         spread = other.sum(-1, keepdim=True) - other
         probs = own.add_(spread.div_(num_prototypes - 1)).div_(total.unsqueeze(-1))
         limits = torch.finfo(probs.dtype)
@@ -100,7 +101,7 @@ class _PrototypeLogProbs(torch.autograd.Function):
         return grad_embeddings.div_(ctx.temperature), None, None, None
 
 
-def _blocks(embeddings: Tensor, members: Tensor, weights: Tensor):
+def _blocks(embeddings: Tensor, members: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     tasks, _, size, _ = members.shape
     width = max(1, _LOGIT_BLOCK // max(1, tasks * len(embeddings) * size))
     return zip(members.split(width, dim=1), weights.split(width, dim=1), strict=True)
@@ -122,7 +123,7 @@ def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _check_prototypes(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float):
+def _check_prototypes(embeddings: Tensor, members: Tensor, weights: Tensor, temperature: float) -> None:
     if embeddings.ndim != 2 or members.ndim not in (3, 4) or members.shape[-1] != embeddings.shape[-1]:
         raise ValueError(
             f'expected embeddings (n, d) and members (M, c, d) or (T, M, c, d), got {tuple(embeddings.shape)} and '

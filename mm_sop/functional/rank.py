@@ -1,4 +1,4 @@
-"""How many dimensions features use, and how they are spread over the sphere."""
+"""How many dimensions features use, and how uniformly they cover the sphere."""
 
 import torch
 from torch import Tensor
@@ -9,61 +9,73 @@ _DISTANCE_BLOCK = 2**27
 
 
 def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
-    """Smooth rank of features, of "RankMe" (Garrido et al., 2023, equation 1).
+    """Smooth rank of features ("RankMe", Garrido et al., 2023, equation 1).
 
-    The exponential of the entropy of ``p_k = s_k / sum(s) + epsilon``, where s are the singular values of the features,
-    which are not centred. The paper takes 25,600 pictures.
+    The exponential of the entropy of ``p_k = s_k / sum(s) + epsilon``, where s are the singular values of the
+    uncentered features. The paper uses 25,600 images.
 
     Args:
         features: Features, (N, D).
-        epsilon: Added to the shares, which do not sum to one then, as published.
+        epsilon: Added to the normalized singular values, which then do not sum to one, as published.
 
     Returns:
         Between 1 and min(N, D), up to epsilon.
 
     Raises:
-        ValueError: The features are no matrix or not finite.
+        ValueError: The features are not a matrix, or not finite.
+
+    Example:
+        >>> round(rankme(torch.eye(4)), 3)
+        4.0
     """
     return _exponential_entropy(singular_values(features), epsilon)
 
 
 def effective_rank(features: Tensor) -> float:
-    """Effective rank of "The effective rank: A measure of effective dimensionality" (Roy & Vetterli, 2007).
+    """Effective rank ("The effective rank: A measure of effective dimensionality", Roy & Vetterli, 2007).
 
     Args:
-        features: Matrix, (N, D); centre its columns for the rank of the variation alone.
+        features: Matrix, (N, D); center its columns to measure the variation alone.
 
     Returns:
-        Exponential of the entropy of the singular values as shares of their sum, in [1, min(N, D)].
+        Exponential of the entropy of the singular values divided by their sum, in [1, min(N, D)].
 
     Raises:
-        ValueError: The features are no matrix or not finite.
+        ValueError: The features are not a matrix, or not finite.
+
+    Example:
+        >>> round(effective_rank(torch.ones(10, 3)), 3)
+        1.0
     """
     return _exponential_entropy(singular_values(features), 0.0)
 
 
 def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> float:
-    """Smooth rank of what tells pictures apart relative to what differs between their views.
+    """Smooth rank of the variation between images relative to the variation between their views.
 
-    "LiDAR" (Thilak et al., 2023, equations 3 to 6): every picture is a class of its own, whose members are its views.
-    Of the covariances between and within the classes, Sb and Sw + delta I, the eigenvalues of Sw^-1/2 Sb Sw^-1/2 are
-    taken as shares of their sum, plus epsilon; the result is the exponential of their entropy. The covariances are
-    unbiased estimates, divided by n - 1 and n (q - 1), as in stable-pretraining. The paper has 1,000 images with 50
-    views.
+    "LiDAR" (Thilak et al., 2023, equations 3 to 6): every image is a class, whose members are its views. With the
+    covariances Sb between the classes and Sw, plus delta I, within them, the eigenvalues of Sw^-1/2 Sb Sw^-1/2 are
+    divided by their sum, plus epsilon; the result is the exponential of their entropy. The covariances are unbiased
+    estimates, divided by n - 1 and n (q - 1), as in stable-pretraining. The paper uses 1,000 images with 50 views.
 
     Args:
-        embeddings: Embeddings of n pictures in q views, (n, q, D).
-        delta: Added to the diagonal within classes.
-        epsilon: Added to the shares.
+        embeddings: Embeddings of n images in q views, (n, q, D).
+        delta: Added to the diagonal of the covariance within classes.
+        epsilon: Added to the normalized eigenvalues.
 
     Returns:
         Between 1 and min(n - 1, D), up to epsilon.
 
     Raises:
-        ValueError: There are fewer than 2 pictures or views, or values that are not finite.
+        ValueError: There are fewer than 2 images or views, or values that are not finite.
+
+    Example:
+        >>> embeddings = torch.randn(100, 8, 3, generator=torch.Generator().manual_seed(0))
+        >>> 1 <= lidar(embeddings) <= 3.01
+        True
     """
     if embeddings.ndim != 3 or min(embeddings.shape[:2]) < 2:
-        raise ValueError(f'LiDAR needs (n, q, D) with at least 2 pictures in 2 views, got {tuple(embeddings.shape)}')
+        raise ValueError(f'LiDAR needs (n, q, D) with at least 2 images in 2 views, got {tuple(embeddings.shape)}')
     _check_finite(embeddings)
     centers = embeddings.double().mean(1)
     residuals = (embeddings.double() - centers[:, None]).flatten(0, 1)
@@ -77,7 +89,7 @@ def lidar(embeddings: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> flo
 
 
 def uniformity(features: Tensor, temperature: float = 2.0) -> float:
-    """Logarithm of the mean Gaussian potential of all pairs of different rows.
+    """Logarithm of the mean Gaussian potential over all pairs of different rows.
 
     "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere" (Wang &
     Isola, 2020, section 4.1.2): ``log mean exp(-t |x - y|^2)`` on unit rows. Smaller is more uniform.
@@ -91,6 +103,10 @@ def uniformity(features: Tensor, temperature: float = 2.0) -> float:
 
     Raises:
         ValueError: There are fewer than 2 rows, or they are not finite.
+
+    Example:
+        >>> round(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 3)  # opposite vectors
+        -8.0
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f'uniformity needs at least 2 features (N, D), got {tuple(features.shape)}')
@@ -98,13 +114,13 @@ def uniformity(features: Tensor, temperature: float = 2.0) -> float:
     rows = normalize(features.double(), dim=1)
     block = max(1, _DISTANCE_BLOCK // (8 * len(rows)))
     total = sum((2 * temperature * (part @ rows.T - 1)).exp().sum() for part in rows.split(block))
-    # Every row is counted with itself, at distance 0.
-    itself = (2 * temperature * (rows.square().sum(1) - 1)).exp().sum()
-    return float(((total - itself) / (len(rows) * (len(rows) - 1))).log())
+    # The sum includes every row with itself, at distance 0.
+    with_itself = (2 * temperature * (rows.square().sum(1) - 1)).exp().sum()
+    return float(((total - with_itself) / (len(rows) * (len(rows) - 1))).log())
 
 
 def alignment(first: Tensor, second: Tensor, exponent: float = 2.0) -> float:
-    """Mean distance of two views of one picture on the sphere (Wang & Isola, 2020, section 4.1.1).
+    """Mean distance between two views of one image on the sphere (Wang & Isola, 2020, section 4.1.1).
 
     Args:
         first: Features of one view, (N, D), of any length.
@@ -116,6 +132,10 @@ def alignment(first: Tensor, second: Tensor, exponent: float = 2.0) -> float:
 
     Raises:
         ValueError: The shapes differ, or features are not finite.
+
+    Example:
+        >>> round(alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])), 3)  # orthogonal vectors
+        2.0
     """
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(f'alignment needs two views (N, D), got {tuple(first.shape)} and {tuple(second.shape)}')
@@ -125,13 +145,10 @@ def alignment(first: Tensor, second: Tensor, exponent: float = 2.0) -> float:
 
 
 def singular_values(features: Tensor) -> Tensor:
-    """Singular values of features in falling order, fp64.
-
-    Args:
-        features: Features, (N, D).
+    """Singular values of features, (N, D), in descending order, fp64.
 
     Raises:
-        ValueError: The features are no matrix or not finite.
+        ValueError: The features are not a matrix, or not finite.
     """
     if features.ndim != 2 or not features.numel():
         raise ValueError(f'expected features (N, D), got {tuple(features.shape)}')
@@ -140,8 +157,8 @@ def singular_values(features: Tensor) -> Tensor:
 
 
 def _exponential_entropy(values: Tensor, epsilon: float) -> float:
-    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
-    return float(torch.special.entr(shares).sum().exp())
+    probabilities = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
+    return float(torch.special.entr(probabilities).sum().exp())
 
 
 def _check_finite(*tensors: Tensor) -> None:

@@ -8,11 +8,11 @@ from torch import fx, nn
 
 
 class ReceptiveField(NamedTuple):
-    """What a cell of a map sees.
+    """Region of the input that a cell of a map depends on.
 
     Attributes:
         size: Side of the field in pixels of the input.
-        jump: Distance between the fields of neighbouring cells in pixels.
+        jump: Distance between the fields of neighboring cells in pixels.
     """
 
     size: int
@@ -22,9 +22,9 @@ class ReceptiveField(NamedTuple):
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 _WHOLE_IMAGE_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
 _WHOLE_IMAGE_FUNCTIONS = ('mean', 'flatten', 'view', 'reshape', 'adaptive_avg_pool2d', 'adaptive_max_pool2d')
-# Operations that leave every place of a map where it is. Normalisation counts as such: its statistics carry no content.
-_PLACEWISE_MODULES = ('activation', 'batchnorm', 'dropout', 'instancenorm', 'normalization')
-_PLACEWISE_FUNCTIONS = {
+# Operations that map every position to itself. Normalization counts as such: its statistics carry no content.
+_POSITIONWISE_MODULES = ('activation', 'batchnorm', 'dropout', 'instancenorm', 'normalization')
+_POSITIONWISE_FUNCTIONS = {
     *('add', 'iadd', 'sub', 'mul', 'imul', 'truediv', 'div', 'neg', 'clamp', 'cat', 'concat', 'chunk', 'split'),
     *('relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'hardswish', 'sigmoid', 'hardsigmoid', 'tanh'),
     *('dropout', 'batch_norm', 'layer_norm', 'group_norm', 'normalize', 'permute', 'contiguous', 'clone', 'detach'),
@@ -33,23 +33,23 @@ _PLACEWISE_FUNCTIONS = {
 
 
 def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> ReceptiveField:
-    """Receptive field of the cells of a network's last map, read from the graph of its forward pass.
+    """Compute the receptive field of the cells of a network's last map from the graph of its forward pass.
 
-    A kernel k with stride s and dilation e makes of (size r, jump j) the field ``r + (k - 1) e j`` and the jump
+    A kernel k with stride s and dilation e turns (size r, jump j) into the size ``r + (k - 1) e j`` and the jump
     ``j s``; where branches meet, the larger field counts. Pooling over the map, reshaping and linear layers see the
-    whole image: outputs behind them are passed over.
+    whole image: outputs behind them are ignored.
 
     Args:
         module: Network of square convolutions, poolings and elementwise operations, whose forward pass does not
-            depend on the data (conditions on tensors are taken as false).
-        start: Size and jump of the input's cells, when the network stands on top of another one.
+            depend on the data (conditions on tensors evaluate to false).
+        start: Size and jump of the input's cells, if the network follows another one.
 
     Returns:
         Size and jump in pixels.
 
     Raises:
-        ValueError: If there is no map among the outputs, a window is not square, jumps differ where branches meet,
-            or an operation is not understood.
+        ValueError: If no output is a map, a window is not square, jumps differ where branches meet, or an operation
+            is unknown.
     """
     root = nn.Sequential(module)
     graph, modules = _Tracer().trace(root), dict(root.named_modules())
@@ -71,13 +71,13 @@ def check_receptive_field(module: nn.Module, declared: int | None) -> ReceptiveF
 
     Args:
         module: As for :func:`receptive_field`.
-        declared: Expected size in pixels; None for any.
+        declared: Expected size in pixels; None accepts any.
 
     Returns:
-        Size and jump in pixels. Fields smaller than the jump leave pixels between them unseen: a warning says so.
+        Size and jump in pixels. Warns if fields are smaller than the jump and leave pixels between them unseen.
 
     Raises:
-        ValueError: If the size is another one.
+        ValueError: If the size differs from the declared one.
     """
     field = receptive_field(module)
     if declared is not None and field.size != declared:
@@ -96,7 +96,7 @@ def check_receptive_field(module: nn.Module, declared: int | None) -> ReceptiveF
 
 class _Tracer(fx.Tracer):
     def to_bool(self, obj) -> bool:
-        # Such as the question of activation checkpointing whether the input requires a gradient.
+        # For instance, activation checkpointing asks whether the input requires a gradient.
         return False
 
 
@@ -108,14 +108,14 @@ def _merge(node: fx.Node, inputs: list[ReceptiveField]) -> ReceptiveField:
 
 
 def _through(node: fx.Node, field: ReceptiveField, modules: dict[str, nn.Module]) -> ReceptiveField:
-    layer = modules[node.target] if node.op == 'call_module' else None
+    layer = modules[str(node.target)] if node.op == 'call_module' else None
     name = type(layer).__name__ if layer is not None else _function_name(node)
     if isinstance(layer, _WHOLE_IMAGE_MODULES) or name in _WHOLE_IMAGE_FUNCTIONS:
-        return ReceptiveField(math.inf, field.jump)
+        return ReceptiveField(math.inf, field.jump)  # type: ignore[arg-type]  # removed by `_last_map`
     if isinstance(layer, _WINDOWS):
         kernel, stride, dilation = (_side(layer, name) for name in ('kernel_size', 'stride', 'dilation'))
         return ReceptiveField(field.size + (kernel - 1) * dilation * field.jump, field.jump * stride)
-    if not (_is_placewise(layer) if layer is not None else _keeps_places(node, name)):
+    if not (_is_positionwise(layer) if layer is not None else _keeps_positions(node, name)):
         raise ValueError(f'{name} at {node.name} is not understood: the field behind it is unknown')
     return field
 
@@ -124,15 +124,15 @@ def _function_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
 
 
-def _is_placewise(layer: nn.Module) -> bool:
+def _is_positionwise(layer: nn.Module) -> bool:
     family = type(layer).__module__.rpartition('.')[2]
-    known = family in _PLACEWISE_MODULES and not isinstance(layer, nn.MultiheadAttention)
+    known = family in _POSITIONWISE_MODULES and not isinstance(layer, nn.MultiheadAttention)
     return known or isinstance(layer, nn.Identity)
 
 
-def _keeps_places(node: fx.Node, name: str) -> bool:
+def _keeps_positions(node: fx.Node, name: str) -> bool:
     if name != 'getitem':
-        return name in _PLACEWISE_FUNCTIONS
+        return name in _POSITIONWISE_FUNCTIONS
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     return all(part is ... or part is None or part == slice(None) or isinstance(part, int) for part in index)
 

@@ -1,4 +1,4 @@
-"""Cross-entropy between soft assignments and the embeddings' similarities, in the forms that ReSA needs."""
+"""Cross-entropy between soft assignments and similarities of embeddings, in the forms that ReSA needs."""
 
 import torch
 import torch.distributed as dist
@@ -7,14 +7,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 MAX_LOGITS = 2**24
-"""Logits that :func:`assigned_keys_loss` holds at once."""
+"""Number of logits that :func:`assigned_keys_loss` holds at once."""
 
 
 def soft_assignment_loss(logits: Tensor, assignment: Tensor) -> Tensor:
-    """Cross-entropy of every sample's softmax over the anchors with its assignment, averaged: the objective of ReSA.
+    """Mean cross-entropy of every sample's softmax over the anchors with its assignment: the objective of ReSA.
 
-    ``L = -1/n sum_i sum_j A_ij log softmax_j(C_ij)``. The mean of the values and gradients of several processes, each
-    with its own samples, is that of one process with all samples.
+    ``L = -1/n sum_i sum_j A_ij log softmax_j(C_ij)``. Averaged over several processes, each with its own samples,
+    values and gradients equal those of one process with all samples.
 
     Args:
         logits: Similarities C divided by the temperature, (..., n, N).
@@ -25,6 +25,11 @@ def soft_assignment_loss(logits: Tensor, assignment: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes differ.
+
+    Example:
+        >>> logits = torch.zeros(2, 2)  # the softmax is uniform
+        >>> soft_assignment_loss(logits, torch.eye(2))
+        tensor(0.6931)
     """
     logits, assignment = _prepare(logits, assignment)
     return -(assignment * logits.log_softmax(-1)).sum(-1).mean()
@@ -35,9 +40,9 @@ def symmetric_soft_assignment_loss(
 ) -> Tensor:
     """Mean of the cross-entropies over the anchors of each sample and over the samples of each anchor.
 
-    The second one compares the softmax of every column, over the samples of all processes, with the column of the
-    assignment, which sums to about 1. This is the objective that ReSA's paper writes. Values differ between processes;
-    the means of values and gradients over the processes are those of one process with all samples.
+    The second term compares the softmax of every column, over the samples of all processes, with the column of the
+    assignment, which sums to about 1. This is the objective as written in ReSA's paper. Values differ between
+    processes; averaged over the processes, values and gradients equal those of one process with all samples.
 
     Args:
         logits: Similarities C of this process's samples with the anchors of all processes, divided by the temperature,
@@ -53,26 +58,26 @@ def symmetric_soft_assignment_loss(
     """
     logits, assignment = _prepare(logits, assignment)
     by_sample = soft_assignment_loss(logits, assignment)
-    shares = _sum_over_processes(assignment.sum(0), group)
+    column_sums = _sum_over_processes(assignment.sum(0), group)
     attraction = (assignment * logits).sum(-1).mean()
-    by_anchor = (shares * _column_logsumexp(logits, group)).mean() - attraction
+    by_anchor = (column_sums * _column_logsumexp(logits, group)).mean() - attraction
     return (by_sample + by_anchor) / 2
 
 
 def assigned_keys_loss(
     embeddings: Tensor, keys: Tensor, assigned_keys: Tensor, temperature: float = 0.4, max_logits: int = MAX_LOGITS
 ) -> Tensor:
-    """The value of :func:`soft_assignment_loss` without ever holding the assignment and all logits.
+    """Compute :func:`soft_assignment_loss` without holding the assignment and all logits at once.
 
-    As the rows of A sum to 1, ``L = mean_i [logsumexp_j(z_i k_j / t) - z_i T_i / t]`` with ``T = A K``, which serves
-    every view. Logits are computed block by block, and again in the backward pass, so memory does not depend on n N.
+    As the rows of A sum to 1, ``L = mean_i [logsumexp_j(z_i k_j / t) - z_i T_i / t]`` with ``T = A K``, which all
+    views share. Logits are computed block by block, and again in the backward pass, so memory does not grow with n N.
 
     Args:
         embeddings: Unit rows z, (..., n, d).
         keys: Unit rows K, (N, d).
         assigned_keys: The mean T of the keys under every sample's assignment, (n, d).
         temperature: Temperature t of the softmax.
-        max_logits: Logits that are held at once.
+        max_logits: Number of logits that are held at once.
 
     Returns:
         Scalar.
@@ -99,7 +104,7 @@ def _prepare(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _promote(tensor: Tensor) -> Tensor:
-    """Float32, or float64 if it was that."""
+    """Convert to float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -121,7 +126,7 @@ def _sum_over_processes(tensor: Tensor, group: 'dist.ProcessGroup | None') -> Te
 
 
 class _SumOverProcesses(Function):
-    """Sum that every process gets; so every process's objective sends a gradient back to every summand."""
+    """All-reduced sum; every process's objective sends a gradient back to every summand."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor, group: 'dist.ProcessGroup | None') -> Tensor:
@@ -139,7 +144,7 @@ class _SumOverProcesses(Function):
 
 
 class _LogSumExpOfProducts(Function):
-    """``logsumexp_j(q_i k_j)``, (n, d) and (N, d) -> (n,), in blocks of rows that are computed again for gradients."""
+    """``logsumexp_j(q_i k_j)``, (n, d) and (N, d) -> (n,), in blocks of rows that the backward pass computes again."""
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores of ranked lists, by the rules of the revisited Oxford and Paris sets."""
+"""Metrics of ranked lists, by the rules of the revisited Oxford and Paris datasets."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ Indices = Tensor | Sequence[int]
 def average_precision(ranking: Indices, positives: Indices, junk: Indices = ()) -> float:
     """Area under the precision-recall curve of one query, by trapezoids.
 
-    Junk is taken out of the ranking before it is scored (Radenovic et al., Revisiting Oxford and Paris). Between two
+    Junk is removed from the ranking before it is scored (Radenovic et al., Revisiting Oxford and Paris). Between two
     positives the precision falls, so the area of a step is the mean of the precision before and after the positive.
 
     Args:
-        ranking: Indices of the database, best first, each at most once. Positives that it lacks are never found.
-        positives: Indices of the pictures to be found.
-        junk: Indices of pictures that count neither as right nor as wrong.
+        ranking: Indices of the database, best first, each at most once. Missing positives count as never found.
+        positives: Indices of the images to find.
+        junk: Indices of images that count neither as correct nor as wrong.
 
     Returns:
         Average precision in [0, 1]; nan without positives.
@@ -33,30 +33,30 @@ def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> 
 
     Args:
         ranking: Indices of the database, best first, each at most once.
-        positives: Indices of the pictures to be found.
-        junk: Indices of pictures to be left out.
+        positives: Indices of the images to find.
+        junk: Indices of images to leave out.
 
     Returns:
-        Rising ranks from 0, int64, (number of positives in the ranking,).
+        Zero-based ranks in ascending order, int64, (number of positives in the ranking,).
 
     Raises:
-        ValueError: If the ranking repeats an index, an index is positive and junk at once, or something is no index.
+        ValueError: If the ranking repeats an index, an index is positive and junk at once, or a value is not an index.
     """
     ranking, positives, junk = map(_to_indices, (ranking, positives, junk))
     both = positives[torch.isin(positives, junk)]
     if len(both):
         raise ValueError(f'{both.unique().tolist()[:5]} are positives and junk at once: check the ground truth')
     if len(ranking.unique()) < len(ranking):
-        raise ValueError('the ranking names a picture twice')
+        raise ValueError('the ranking names an image twice')
     kept = ranking[~torch.isin(ranking, junk)]
     return torch.isin(kept, positives).nonzero().squeeze(1)
 
 
 def ranks_to_average_precision(ranks: Tensor, num_positives: int) -> float:
-    """Average precision of :func:`average_precision` from the ranks of the positives.
+    """Compute :func:`average_precision` from the ranks of the positives.
 
     Args:
-        ranks: Rising ranks from 0, (n,).
+        ranks: Zero-based ranks in ascending order, (n,).
         num_positives: Number of positives, at least n.
     """
     if not num_positives:
@@ -69,14 +69,14 @@ def ranks_to_average_precision(ranks: Tensor, num_positives: int) -> float:
 
 
 def ranks_to_precision(ranks: Tensor, cutoff: int) -> float:
-    """Share of positives among the first pictures.
+    """Precision among the first images.
 
-    Where the last positive comes earlier than the cutoff only the pictures up to it count, so that queries with few
-    positives can reach 1 (the revisited rule).
+    If the last positive ranks before the cutoff, only the images up to it count, so that queries with few positives
+    can reach 1 (the revisited rule).
 
     Args:
-        ranks: Rising ranks of the positives from 0, (n,).
-        cutoff: Number k of pictures, positive.
+        ranks: Zero-based ranks of the positives in ascending order, (n,).
+        cutoff: Number k of images, positive.
 
     Returns:
         Precision in [0, 1]; 0 if no positive was found.
@@ -88,8 +88,10 @@ def ranks_to_precision(ranks: Tensor, cutoff: int) -> float:
 
 
 def _to_indices(indices: Indices) -> Tensor:
-    # Reversed arrays of NumPy have negative strides, which torch cannot take.
-    indices = torch.as_tensor(indices.copy() if hasattr(indices, 'strides') else indices)
+    # Reversed NumPy arrays have negative strides, which torch does not support.
+    if hasattr(indices, 'strides'):
+        indices = indices.copy()  # type: ignore[union-attr]  # an array
+    indices = torch.as_tensor(indices)
     if indices.numel() and (indices.dtype == torch.bool or indices.is_floating_point()):
         raise ValueError(f'expected indices, got {indices.dtype}: turn a mask into indices with nonzero()')
     return indices.long()

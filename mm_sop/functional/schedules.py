@@ -1,4 +1,4 @@
-"""Schedules as functions of the step, so that a resumed run needs no state to go on."""
+"""Schedules as functions of the step, so that resumed runs need no state."""
 
 import math
 
@@ -6,12 +6,12 @@ import math
 def cosine_schedule(step: int, total_steps: int, start: float, end: float) -> float:
     """Half a cosine wave from ``start`` towards ``end``.
 
-    The convention is that of DINO, iBOT and SOP: step 0 has ``start``, and ``end`` would be reached at step
-    ``total_steps``, one after the last.
+    As in DINO, iBOT and SOP, step 0 has the value ``start``, and ``end`` would be reached at step ``total_steps``, one
+    after the last.
 
     Args:
-        step: Number of the step, from 0.
-        total_steps: Steps of the whole schedule.
+        step: Zero-based step.
+        total_steps: Number of steps of the schedule.
         start: Value at step 0.
         end: Value at and after step ``total_steps``.
 
@@ -28,12 +28,12 @@ def cosine_schedule(step: int, total_steps: int, start: float, end: float) -> fl
 
 
 def linear_schedule(step: int, duration: int, start: float, end: float) -> float:
-    """Straight line over ``duration`` steps, constant afterwards.
+    """Linear interpolation over ``duration`` steps, constant afterwards.
 
     Args:
-        step: Number of the step, from 0.
-        duration: Steps of the line, which has ``start`` at step 0 and ``end`` at step ``duration - 1``. With less than
-            two steps the value is ``end`` throughout.
+        step: Zero-based step.
+        duration: Number of steps, from ``start`` at step 0 to ``end`` at step ``duration - 1``. Below two steps the
+            value is always ``end``.
         start: First value.
         end: Last value.
 

@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CONTOUR_TOLERANCE = 0.008
-"""Distance at which contours still match, as a share of the picture's diagonal."""
+"""Distance at which contours still match, as a fraction of the image diagonal."""
 
 
 def region_similarity(mask: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union J (Perazzi et al., DAVIS 2016).
 
     Args:
-        mask: Predicted masks, bool, (..., H, W), a tensor or an array of NumPy.
+        mask: Predicted masks, bool, (..., H, W), a tensor or a NumPy array.
         truth: True masks, bool, of the same shape.
 
     Returns:
@@ -32,12 +32,12 @@ def region_similarity(mask: Tensor, truth: Tensor) -> Tensor:
 def contour_accuracy(mask: Tensor, truth: Tensor, tolerance: float = CONTOUR_TOLERANCE) -> Tensor:
     """Harmonic mean F of precision and recall of contour pixels (Perazzi et al., DAVIS 2016).
 
-    A contour pixel is right if a contour pixel of the other mask lies within ``ceil(tolerance * diagonal)`` pixels.
+    A contour pixel is correct if a contour pixel of the other mask lies within ``ceil(tolerance * diagonal)`` pixels.
 
     Args:
-        mask: Predicted masks, bool, (..., H, W), a tensor or an array of NumPy.
+        mask: Predicted masks, bool, (..., H, W), a tensor or a NumPy array.
         truth: True masks, bool, of the same shape.
-        tolerance: Share of the picture's diagonal.
+        tolerance: Fraction of the image diagonal.
 
     Returns:
         F in [0, 1], fp64, (...); 1 where neither mask has a contour.
@@ -48,8 +48,8 @@ def contour_accuracy(mask: Tensor, truth: Tensor, tolerance: float = CONTOUR_TOL
     mask, truth = _to_masks(mask, truth)
     radius = math.ceil(tolerance * math.hypot(*mask.shape[-2:]))
     found, wanted = mask_contour(mask), mask_contour(truth)
-    precision = _matched_share(found, dilate(wanted, radius))
-    recall = _matched_share(wanted, dilate(found, radius))
+    precision = _matched_fraction(found, dilate(wanted, radius))
+    recall = _matched_fraction(wanted, dilate(found, radius))
     return 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
 
 
@@ -63,7 +63,7 @@ def mask_contour(mask: Tensor) -> Tensor:
 def dilate(mask: Tensor, radius: int) -> Tensor:
     """Dilate bool masks, (..., H, W), by a disk: all pixels within ``radius`` pixels of a set one."""
     height, width = mask.shape[-2:]
-    # Sums along the rows tell of any run of pixels whether one is set, by one subtraction.
+    # With cumulative sums along the rows, one subtraction tells whether a run of pixels has a set one.
     sums = pad(mask.int(), (radius + 1, radius, radius, radius)).cumsum(-1, dtype=torch.int32)
     reached = torch.zeros_like(mask)
     for shift in range(-radius, radius + 1):
@@ -74,13 +74,13 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
     return reached
 
 
-def _matched_share(contour: Tensor, neighborhood: Tensor) -> Tensor:
-    """Share of contour pixels in a neighbourhood; without any they are all right."""
+def _matched_fraction(contour: Tensor, neighborhood: Tensor) -> Tensor:
+    """Fraction of contour pixels inside a neighborhood; 1 without contour pixels."""
     total = contour.sum((-2, -1)).double()
     return torch.where(total > 0, (contour & neighborhood).sum((-2, -1)) / total.clamp(min=1), 1.0)
 
 
-def _to_masks(mask, truth) -> tuple[Tensor, Tensor]:
+def _to_masks(mask: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     mask, truth = torch.as_tensor(mask), torch.as_tensor(truth)
     if mask.shape != truth.shape or mask.ndim < 2:
         raise ValueError(f'expected two masks (..., H, W), got {tuple(mask.shape)} and {tuple(truth.shape)}')

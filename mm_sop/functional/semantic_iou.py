@@ -1,4 +1,4 @@
-"""Areas of classes in label maps, and the scores that follow from them."""
+"""Areas of classes in label maps, and segmentation scores from these areas."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from torch import Tensor
 def class_areas(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Count the pixels of every class.
 
-    Areas of several pictures may be added: the scores of a data set follow from its sums.
+    Areas of several images may be added: the scores of a dataset follow from the sums.
 
     Args:
         prediction: Predicted classes, integer, of any shape.
         target: True classes of the same shape, in [0, C) or ``ignore_index``.
         num_classes: Number C of classes.
-        ignore_index: Value of true pixels that do not count.
+        ignore_index: Label of pixels that do not count.
 
     Returns:
-        Pixels that are right, that are predicted and that are true, int64, (3, C).
+        Correct, predicted and true pixels of each class, int64, (3, C).
 
     Raises:
-        ValueError: If the shapes differ or a value is no class.
+        ValueError: If the shapes differ or a value is not a class.
     """
     if prediction.shape != target.shape:
         raise ValueError(f'prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape')
@@ -34,7 +34,7 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, ignore_ind
 
 
 def segmentation_scores(areas: Tensor) -> dict[str, Tensor]:
-    """Intersection over union and accuracies.
+    """Compute intersection over union and accuracies.
 
     Args:
         areas: Sums of :func:`class_areas`, (3, C).
@@ -43,5 +43,9 @@ def segmentation_scores(areas: Tensor) -> dict[str, Tensor]:
         ``iou`` and ``accuracy`` (recall) of every class, (C,), NaN for classes that do not occur; and
         ``pixel_accuracy`` over all pixels. All fp64, in [0, 1].
     """
-    right, predicted, true = areas.double()
-    return dict(iou=right / (predicted + true - right), accuracy=right / true, pixel_accuracy=right.sum() / true.sum())
+    correct, predicted, true = areas.double()
+    return dict(
+        iou=correct / (predicted + true - correct),
+        accuracy=correct / true,
+        pixel_accuracy=correct.sum() / true.sum(),
+    )

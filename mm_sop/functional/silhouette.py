@@ -6,14 +6,14 @@ from torch.nn.functional import normalize, one_hot
 
 
 def cosine_silhouette(features: Tensor, labels: Tensor) -> Tensor:
-    """Silhouette of every sample by cosine distance (Rousseeuw, 1987).
+    """Compute the silhouette of every sample by cosine distance (Rousseeuw, 1987).
 
     ``(b - a) / max(a, b)``, with the mean distance a to the other samples of the same cluster and the smallest mean
-    distance b to another cluster. As the mean of cosines is the cosine with a sum, the matrix of all distances is not
-    needed: N C D operations instead of N^2 D.
+    distance b to another cluster. As a sum of cosines is one product with the sum of unit vectors, the matrix of all
+    distances is not needed: N C D operations instead of N^2 D.
 
     Args:
-        features: Features, (N, D), of any length but 0.
+        features: Features, (N, D), of any length except 0.
         labels: Cluster of every sample, int64, (N,), in [0, C).
 
     Returns:
@@ -30,9 +30,8 @@ def cosine_silhouette(features: Tensor, labels: Tensor) -> Tensor:
     if len(counts) < 2:
         raise ValueError('silhouettes need at least 2 clusters')
     cosines = rows @ (members.T @ rows).T
-    own = labels[:, None]
     sizes = counts[labels]
-    within = (sizes - cosines.gather(1, own)[:, 0]) / (sizes - 1).clamp_min(1)
-    to_others = (1 - cosines / counts).scatter(1, own, torch.inf).amin(1)
+    within = (sizes - cosines.gather(1, labels[:, None])[:, 0]) / (sizes - 1).clamp_min(1)
+    to_others = (1 - cosines / counts).scatter(1, labels[:, None], torch.inf).amin(1)
     silhouettes = (to_others - within) / torch.maximum(within, to_others).clamp_min(torch.finfo(rows.dtype).tiny)
     return silhouettes.where(sizes > 1, 0.0)

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# exp(-2 / epsilon), the kernel of opposite vectors, has to stay far from the smallest number of its type.
+# exp(-2 / epsilon), the kernel of opposite vectors, has to stay far above the smallest number of its type.
 _SMALLEST_EPSILON, _FLOAT32_EPSILON = 0.003, 0.025
 
 
@@ -12,15 +12,15 @@ _SMALLEST_EPSILON, _FLOAT32_EPSILON = 0.003, 0.025
 def sinkhorn(
     scores: Tensor, epsilon: float = 0.05, iterations: int = 3, group: 'dist.ProcessGroup | None' = None
 ) -> Tensor:
-    """Assign every sample softly to anchors that all get the same share (Cuturi, 2013), as ReSA does within a batch.
+    """Assign samples softly to anchors that all receive the same total weight (Cuturi, 2013), as ReSA does.
 
     ``A = diag(u) M diag(v)`` with ``M = exp((S - 1) / epsilon)``. From ``u = 1``, every iteration balances the anchors
     over the samples of all processes, ``v = 1 / M^T u``, then the samples, ``u = 1 / M v``. Only these vectors change,
-    and one N-vector is summed over the processes per iteration. The constant shift cancels in the first division.
+    and each iteration sums one N-vector over the processes. The constant shift cancels in the first division.
 
     Args:
-        scores: Cosines S of this process's samples with the anchors of all processes, (n, N), at most 1: then nothing
-            overflows. All processes have the same columns. Read in float32 at least, also under autocast.
+        scores: Cosines S of this process's samples with the anchors of all processes, (n, N), at most 1 so that nothing
+            overflows. All processes have the same columns. Computed in float32 at least, also under autocast.
         epsilon: Temperature, at least 0.003; smaller values give sharper assignments. Below 0.025 the smallest entries
             of M leave the range of float32, and float64 is used.
         iterations: Number of iterations.
@@ -31,7 +31,14 @@ def sinkhorn(
         gradient flows.
 
     Raises:
-        ValueError: If the scores are no matrix, ``epsilon`` is too small or there is no iteration.
+        ValueError: If the scores are not a matrix, ``epsilon`` is too small or there is no iteration.
+
+    Example:
+        >>> assignment = sinkhorn(torch.tensor([[1.0, 0.8], [0.9, 0.1]]))
+        >>> assignment.sum(1)
+        tensor([1.0000, 1.0000])
+        >>> assignment.argmax(1)  # both samples prefer the first anchor, but the anchors are balanced
+        tensor([1, 0])
     """
     if scores.ndim != 2:
         raise ValueError(f'scores must be a matrix of samples by anchors, got shape {tuple(scores.shape)}')

@@ -8,8 +8,8 @@ def sop_cls_loss(student_log_probs: Tensor, teacher_probs: Tensor) -> Tensor:
     """Cross-entropy of every student view against the teacher's other global views, averaged.
 
     ``L = -1 / (2 V - 2) sum_{i != j} mean_b sum_m q^(j)_m log p^(i)_m`` for teacher views j = 1, 2 and student views
-    i = 1..V (SOP, section 3; pairs as in the released implementation). All pairs come from one sum over the views:
-    the targets meet the summed log-probabilities, and the pairs i = j are taken off.
+    i = 1..V (SOP, section 3; pairs as in the released implementation). All pairs are computed at once: the
+    product of the summed targets and the summed log-probabilities, minus the pairs i = j.
 
     Args:
         student_log_probs: Global views first, (V, B, M), V >= 2.
@@ -20,6 +20,11 @@ def sop_cls_loss(student_log_probs: Tensor, teacher_probs: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes do not fit.
+
+    Example:
+        >>> student_log_probs = torch.full((4, 1, 10), 0.1).log()  # 2 global views and 2 crops, 1 image, 10 prototypes
+        >>> sop_cls_loss(student_log_probs, torch.eye(10)[:2, None])
+        tensor(2.3026)
     """
     if len(teacher_probs) != 2 or len(student_log_probs) < 2:
         raise ValueError(
@@ -41,7 +46,7 @@ def sop_cls_loss(student_log_probs: Tensor, teacher_probs: Tensor) -> Tensor:
 
 
 def sop_mim_loss(student_log_probs: Tensor, teacher_probs: Tensor, token_weights: Tensor) -> Tensor:
-    """Weighted cross-entropy of masked student tokens against the teacher's tokens at the same places.
+    """Weighted cross-entropy of masked student tokens against the teacher's tokens at the same positions.
 
     Args:
         student_log_probs: Masked tokens only, (m, M).
@@ -54,6 +59,11 @@ def sop_mim_loss(student_log_probs: Tensor, teacher_probs: Tensor, token_weights
 
     Raises:
         ValueError: If the shapes do not fit.
+
+    Example:
+        >>> student_log_probs = torch.full((3, 10), 0.1).log()  # 3 masked tokens, 10 prototypes
+        >>> sop_mim_loss(student_log_probs, torch.eye(10)[:3], torch.full((3,), 1 / 3))
+        tensor(2.3026)
     """
     if student_log_probs.shape != teacher_probs.shape or token_weights.shape != student_log_probs.shape[:1]:
         raise ValueError(

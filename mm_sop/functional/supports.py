@@ -1,4 +1,4 @@
-"""Anchors and their support embeddings out of a memory bank."""
+"""Anchors and their support embeddings from a memory bank."""
 
 import torch
 from torch import Tensor
@@ -14,16 +14,16 @@ def sample_anchors(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw the anchor rows of every task: uniform, without replacement, tasks independent of each other.
+    """Draw the anchor rows of every task uniformly without replacement, independently for each task.
 
-    The largest ``num_anchors`` of ``num_rows`` uniform random numbers are a sample without replacement in random
-    order, so the draw needs neither a permutation on the host nor a synchronisation (SOP, section 3).
+    The positions of the largest ``num_anchors`` of ``num_rows`` uniform random numbers are a sample without replacement
+    in random order, so no permutation on the host and no synchronization is needed (SOP, section 3).
 
     Args:
         num_rows: Rows N of the bank.
         num_anchors: Anchors M of a task, at most N.
         num_tasks: Number T of independent tasks.
-        generator: Source of the random numbers; it must live on ``device``.
+        generator: Random generator on ``device``.
         device: Device of the result.
 
     Returns:
@@ -44,51 +44,63 @@ def select_supports(
 ) -> tuple[Tensor, Tensor]:
     """Find the members of self-organizing prototypes: each anchor with its nearest rows of the bank.
 
-    One matrix product serves the anchors of all tasks; the columns a task may not use are masked instead of gathered
-    away. The vote of a support is its cosine to the anchor, clamped to [0, 1]; the anchor votes with
-    ``anchor_weight`` (SOP, section 3; the value 0.9 and the exclusion of the task's anchors are those of the released
-    implementation).
+    The vote of a support is its cosine to the anchor, clamped to [0, 1]; the anchor votes with ``anchor_weight`` (SOP,
+    section 3; the value 0.9 and the exclusion of the task's anchors are those of the released implementation).
+
+    This runs in every training step: unlike :func:`~mm_sop.functional.neighbors.nearest_neighbors` it relies on unit
+    rows, does not order ties, excludes rows per task, and never synchronizes with the device.
 
     Args:
         bank: Unit rows, (N, d).
         anchors: Distinct row indices of every task, (T, M).
-        num_supports: Support embeddings k of an anchor besides itself.
+        num_supports: Number k of support embeddings of an anchor, besides itself.
         anchor_weight: Weight of the anchor in its own prototype, in [0, 1].
-        excluded: Rows that cannot be supports of a task, (T, M'). Defaults to the task's anchors; give the anchors
-            that were drawn when some of them were dropped before this call.
+        excluded: Rows that cannot be supports of a task, (T, M'). Defaults to the task's anchors; pass all that were
+            drawn if some were dropped before this call.
 
     Returns:
-        Row indices and weights, both (T, M, k + 1): supports by falling cosine, then the anchor.
+        Row indices and weights, both (T, M, k + 1): supports by descending cosine, then the anchor.
 
     Raises:
         ValueError: If a shape, a range or the size of the bank does not fit.
+
+    Example:
+        >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> rows, weights = select_supports(bank, anchors=torch.tensor([[0, 1]]), num_supports=1)
+        >>> rows
+        tensor([[[2, 0],
+                 [3, 1]]])
+        >>> weights
+        tensor([[[0.8000, 0.9000],
+                 [0.8000, 0.9000]]])
     """
     excluded = anchors if excluded is None else excluded
     _check_selection(bank, anchors, num_supports, anchor_weight, excluded)
-    own = anchors.unsqueeze(-1)
-    own_weight = torch.full_like(own, anchor_weight, dtype=torch.promote_types(bank.dtype, torch.float32))
+    anchor_rows = anchors.unsqueeze(-1)
+    anchor_weights = torch.full_like(anchor_rows, anchor_weight, dtype=torch.promote_types(bank.dtype, torch.float32))
     if num_supports == 0:
-        return own, own_weight
+        return anchor_rows, anchor_weights
     with torch.no_grad():
         cosines, rows = _nearest_rows(bank, anchors, num_supports, excluded)
-    return torch.cat([rows, own], dim=-1), torch.cat([cosines.clamp(0, 1), own_weight], dim=-1)
+    return torch.cat([rows, anchor_rows], dim=-1), torch.cat([cosines.clamp(0, 1), anchor_weights], dim=-1)
 
 
 def _nearest_rows(bank: Tensor, anchors: Tensor, num_supports: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
     bank = bank.to(torch.promote_types(bank.dtype, torch.float32))
     block = max(1, _SIMILARITY_BLOCK // (anchors.shape[0] * bank.shape[0]))
+    # t task, m anchor, n row of the bank: one product for the anchors of all tasks, excluded columns masked.
     columns = excluded.unsqueeze(1)
-    parts = []
+    found = []
     with torch.autocast(bank.device.type, enabled=False):
         for rows in anchors.split(block, dim=1):
             similarity = torch.matmul(bank[rows.flatten()], bank.T).view(*rows.shape, -1)
             similarity.scatter_(2, columns.expand(-1, rows.shape[1], -1), -torch.inf)
-            parts.append(similarity.topk(num_supports, dim=-1))
-    values, indices = zip(*parts, strict=True)
+            found.append(similarity.topk(num_supports, dim=-1))
+    values, indices = zip(*found, strict=True)
     return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
-def _check_selection(bank: Tensor, anchors: Tensor, num_supports: int, anchor_weight: float, excluded: Tensor):
+def _check_selection(bank: Tensor, anchors: Tensor, num_supports: int, anchor_weight: float, excluded: Tensor) -> None:
     if bank.ndim != 2 or anchors.ndim != 2 or excluded.ndim != 2:
         raise ValueError(
             "expected bank (N, d), anchors (T, M) and excluded (T, M'), got "

@@ -1,4 +1,4 @@
-"""Registered modules."""
+"""Backbones, necks, heads and algorithms, registered with MMPretrain."""
 
 from mm_sop.models.assigners import SinkhornAssigner
 from mm_sop.models.backbones import MaskedVisionTransformer, PaddedResNetCIFAR
@@ -10,12 +10,12 @@ from mm_sop.models.selfsup import SOP
 from mm_sop.models.target_generators import MIMTargets, SOPMIMTargetGenerator
 
 __all__ = [
+    'SOP',
     'MIMTargets',
     'MaskedVisionTransformer',
     'PaddedResNetCIFAR',
     'PrototypeSampler',
     'Prototypes',
-    'SOP',
     'SOPHead',
     'SOPMIMHead',
     'SOPMIMTargetGenerator',

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy import ndimage
 
 
-def gaussian_noise(image, deviation, generator):
-    return 255 * (image / 255 + deviation * generator.standard_normal(image.shape, np.float32))
+def gaussian_noise(image, std, generator):
+    return 255 * (image / 255 + std * generator.standard_normal(image.shape, np.float32))
 
 
 def shot_noise(image, photons, generator):
@@ -91,8 +91,8 @@ def zoom_blur(image, strength, generator):
 
 
 def snow(image, strength, generator):
-    mean, deviation, zoom, threshold, radius, sigma, visible = strength
-    layer = mean + deviation * generator.standard_normal((224, 224), np.float32)
+    mean, std, zoom, threshold, radius, sigma, visible = strength
+    layer = mean + std * generator.standard_normal((224, 224), np.float32)
     layer = _clipped_zoom(layer[..., None], zoom)[..., 0]
     layer = np.uint8(np.where(layer < threshold, 0, layer).clip(0, 1) * 255)
     layer = _magick_motion_blur(layer, radius, sigma, generator.uniform(-135, -45))[..., None]

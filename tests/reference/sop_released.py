@@ -3,7 +3,7 @@
 Oracle of the tests and the "before" of ``tools/benchmarks/sop_step.py``. It keeps the release's arithmetic and its
 data movement: column-wise banks cloned in every step, a host permutation per task, gathered candidates, their
 concatenation with the anchors, a dense contribution matrix, heads on every token, and a double loop over the views.
-Left out are its synchronisations with the host (printed values, the bank's pointer read from the device) and KoLeo,
+Left out are its synchronizations with the host (printed values, the bank's pointer read from the device) and KoLeo,
 whose weight is zero there. Everything runs in the dtype of the inputs, float64 included.
 """
 
@@ -46,7 +46,7 @@ def build_task(columns, permutation, num_anchors, num_supports, anchor_weight=0.
 
 
 def draw_low_energy(scores, num_candidates):
-    """Half of the anchors by the released criterion, in which the mean stands where a deviation was meant."""
+    """Half of the anchors by the released criterion, which uses the mean instead of the intended std."""
     mean = scores.mean(dim=1)
     energy = (1 + 1 / (4 * num_candidates)) * mean / (mean.abs() + 1e-8)
     return torch.multinomial(1 / energy, len(scores) // 2)
@@ -126,7 +126,7 @@ class ReleasedBank(nn.Module):
 
 
 class ReleasedHead(nn.Sequential):
-    """Three linear layers on every token and L2 normalisation; returns the [CLS] and the patch embeddings."""
+    """Three linear layers on every token and L2 normalization; returns the [CLS] and the patch embeddings."""
 
     def __init__(self, in_channels=384, hidden_channels=2048, out_channels=256):
         super().__init__(

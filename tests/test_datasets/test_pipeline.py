@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from distributed import run_distributed
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS, TRANSFORMS
 from PIL import Image
+from testing.distributed import run_distributed
 
 import mm_sop  # noqa: F401
 
@@ -34,9 +34,9 @@ def build_loader(config, folder, batch_size=4):
         (COMPOSITES, [48] * 2, 6),
     ],
 )
-def test_base_config_loads_any_folder(repository, pictures, name, sizes, grid):
+def test_base_config_loads_any_folder(repository, images, name, sizes, grid):
     config = read_config(repository, name)
-    batch = next(iter(build_loader(config, pictures)))
+    batch = next(iter(build_loader(config, images)))
     assert [view.shape for view in batch['inputs']] == [(4, 3, size, size) for size in sizes]
     assert all(view.dtype == torch.uint8 for view in batch['inputs'])
     for sample in batch['data_samples']:
@@ -53,10 +53,10 @@ def test_base_config_loads_any_folder(repository, pictures, name, sizes, grid):
 
 
 @pytest.mark.parametrize('name', [IMAGENET, COMPOSITES])
-def test_grey_images_pass_through_all_steps(repository, pictures, name):
+def test_gray_images_pass_through_all_steps(repository, images, name):
     config = read_config(repository, name)
     config.train_dataloader.dataset.dataset.pipeline[0].channels = 1
-    views = [view for batch in build_loader(config, pictures) for view in batch['inputs']]
+    views = [view for batch in build_loader(config, images) for view in batch['inputs']]
     assert all(view.shape[:2] == (4, 1) and view.dtype == torch.uint8 for view in views)
     assert all(view.float().std() > 1 for view in views)
 
@@ -98,7 +98,7 @@ def test_composites_recipe_is_0_4_times_that_of_sop(repository):
 
 
 @pytest.mark.parametrize('name', [IMAGENET, IMAGENET_2VIEWS, COMPOSITES])
-def test_red_pictures_are_red_at_the_model(repository, tmp_path, name):
+def test_red_images_are_red_at_the_model(repository, tmp_path, name):
     for number in range(4):
         Image.new('RGB', (80, 80), (255, 0, 0)).save(tmp_path / f'{number}.png')
     config = read_config(repository, name)
@@ -113,19 +113,19 @@ def test_red_pictures_are_red_at_the_model(repository, tmp_path, name):
         assert torch.allclose(colors, torch.tensor([255.0, 0.0, 0.0]).view(3, 1, 1).expand_as(colors), atol=1e-3)
 
 
-def test_grey_has_the_luma_of_the_colour(repository, tmp_path):
+def test_gray_has_the_luma_of_the_color(repository, tmp_path):
     Image.new('RGB', (80, 80), (255, 0, 0)).save(tmp_path / 'red.png')
-    load = TRANSFORMS.build(dict(type='LoadPicture'))
+    load = TRANSFORMS.build(dict(type='LoadImage'))
     for view in view_transforms(read_config(repository, IMAGENET)):
         view['RandomGrayscale'].prob = 1.0
-        grey = view['RandomGrayscale'](load(dict(img_path=str(tmp_path / 'red.png'))))['img']
-        assert np.unique(grey).tolist() == [76]
+        gray = view['RandomGrayscale'](load(dict(img_path=str(tmp_path / 'red.png'))))['img']
+        assert np.unique(gray).tolist() == [76]
 
 
-def load_first_batches(rank, world_size, repository, pictures, name):
+def load_first_batches(rank, world_size, repository, images, name):
     init_default_scope('mmpretrain')
     config = read_config(repository, name)
-    loader = build_loader(config, pictures, batch_size=4 // world_size)
+    loader = build_loader(config, images, batch_size=4 // world_size)
     loader.sampler.set_epoch(1)
     batches = []
     for batch in loader:
@@ -137,10 +137,10 @@ def load_first_batches(rank, world_size, repository, pictures, name):
 
 
 @pytest.mark.parametrize('name', [IMAGENET_2VIEWS, COMPOSITES])
-def test_two_processes_see_the_batches_of_one(repository, pictures, name):
-    whole = load_first_batches(0, 1, repository, pictures, name)
+def test_two_processes_see_the_batches_of_one(repository, images, name):
+    whole = load_first_batches(0, 1, repository, images, name)
     assert len(whole) == 3
-    ranks = run_distributed(load_first_batches, repository, pictures, name)
+    ranks = run_distributed(load_first_batches, repository, images, name)
     for expected, *parts in zip(whole, *ranks, strict=True):
         union = parts[0] | parts[1]
         assert union.keys() == expected.keys()

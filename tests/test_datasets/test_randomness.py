@@ -27,7 +27,7 @@ def test_seeding_repeats_and_separates_streams():
     assert all(len(set(values)) == len(streams) for values in zip(*streams.values(), strict=True))
 
 
-def test_neighbouring_samples_are_uncorrelated():
+def test_neighboring_samples_are_uncorrelated():
     draws = []
     for index in range(2000):
         seed_everything_from(0, 0, index)

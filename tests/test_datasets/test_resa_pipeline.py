@@ -47,21 +47,21 @@ def test_weak_view_comes_first_and_augmentations_are_the_release_s(repository, n
 
 
 @pytest.mark.parametrize('name', ['r50_b256_100e', 'r50_multicrop', 'r18_composites'])
-def test_configs_load_any_folder(repository, pictures, name):
+def test_configs_load_any_folder(repository, images, name):
     config = Config.fromfile(repository / f'configs/resa/resa_{name}.py')
     loader = config.train_dataloader
     loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    loader.dataset.dataset.data_root = str(pictures)
+    loader.dataset.dataset.data_root = str(images)
     batch = next(iter(Runner.build_dataloader(loader, seed=0)))
     size, crops = CONFIGS[name]['size'], CONFIGS[name]['crops']
     assert [view.shape[-1] for view in batch['inputs']] == [size] * 2 + [96] * crops
     assert not any('gt_label' in sample for sample in batch['data_samples'])
 
 
-def test_weak_view_keeps_the_colours(repository, tmp_path):
+def test_weak_view_keeps_the_colors(repository, tmp_path):
     config = Config.fromfile(repository / 'configs/resa/resa_r50_b256_100e.py')
     weak = TRANSFORMS.build(config.train_dataloader.dataset.dataset.pipeline[1]).pipelines[0]
-    picture = np.full((80, 60, 3), (10, 120, 200), np.uint8)
+    image = np.full((80, 60, 3), (10, 120, 200), np.uint8)
     for _ in range(5):
-        view = weak(dict(img=picture))['img']
-        np.testing.assert_array_equal(view, np.broadcast_to(picture[0, 0], (224, 224, 3)))
+        view = weak(dict(img=image))['img']
+        np.testing.assert_array_equal(view, np.broadcast_to(image[0, 0], (224, 224, 3)))

@@ -1,4 +1,4 @@
-"""Pairs of pictures as samples, drawn reproducibly, from the data that were mined and no others."""
+"""Pairs of images as samples, drawn reproducibly, from the data that were mined and no others."""
 
 import json
 import shutil
@@ -10,19 +10,19 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
-from mm_sop.datasets import SeededDataset, SemanticPairDataset, UnlabelledImages
+from mm_sop.datasets import SampleKey, SeededDataset, SemanticPairDataset, UnlabeledImages
 from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, describe_data, pair_pipeline
-from mm_sop.evaluation.mining import write_manifest
+from mm_sop.evaluation.retrieval.mining import write_manifest
 
 PAIRS = np.array([[0, 3], [1, 3], [2, 5]])
 VIEW = [dict(type='Resize', scale=8)]
 PLAIN = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='MultiView', num_views=2, transforms=[VIEW]),
     dict(type='PackInputs'),
 ]
 RANDOM = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(
         type='MultiView',
         num_views=[1, 1],
@@ -38,8 +38,8 @@ RANDOM = [
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Seven pictures, each of one grey level that is 30 times its number."""
-    folder = tmp_path_factory.mktemp('grey')
+    """Seven images, each of one gray level that is 30 times its number."""
+    folder = tmp_path_factory.mktemp('gray')
     for number in range(7):
         path = folder / 'abc'[number % 3] / f'{number}.png'
         path.parent.mkdir(exist_ok=True)
@@ -49,8 +49,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def levels(folder):
-    """Numbers of the pictures in the order of the data set."""
-    dataset = UnlabelledImages(folder)
+    """Numbers of the images in the order of the dataset."""
+    dataset = UnlabeledImages(folder)
     return [int(dataset.get_data_info(index)['img_path'].split('/')[-1][0]) for index in range(7)]
 
 
@@ -60,16 +60,16 @@ def manifest_of(dataset, pairs=PAIRS):
 
 
 def make_dataset(folder, mode='concat', pipeline=PLAIN, pairs=PAIRS, **options):
-    images = UnlabelledImages(folder)
+    images = UnlabeledImages(folder)
     return SemanticPairDataset(images, manifest_of(images, pairs), pipeline, mode, **options)
 
 
 def shown(sample):
-    """Numbers of the pictures that the views show."""
+    """Numbers of the images that the views show."""
     return [round(view.float().mean().item() / 30) for view in sample['inputs']]
 
 
-def test_concat_shows_pictures_and_pairs(folder, levels):
+def test_concat_shows_images_and_pairs(folder, levels):
     dataset = make_dataset(folder)
     assert len(dataset) == 10
     for index in range(7):
@@ -84,7 +84,7 @@ def test_concat_shows_pictures_and_pairs(folder, levels):
         assert sample['data_samples'].is_semantic
 
 
-def test_partners_of_both_pictures(folder):
+def test_partners_of_both_images(folder):
     sample = make_dataset(folder)[8]['data_samples']
     expected = {1: [3, -1], 3: [0, 1]}
     assert sample.partner_ids.tolist() == [expected[index] for index in sample.image_ids]
@@ -93,20 +93,20 @@ def test_partners_of_both_pictures(folder):
 
 def test_roles_are_swapped_half_of_the_time(folder):
     dataset = SeededDataset(make_dataset(folder), seed=0)
-    swapped = sum(dataset[epoch * 10 + 7]['data_samples'].image_ids == (3, 0) for epoch in range(1000))
+    swapped = sum(dataset[SampleKey(epoch, 7)]['data_samples'].image_ids == (3, 0) for epoch in range(1000))
     assert 440 < swapped < 560  # 3.8 standard deviations
 
 
 def test_replace_keeps_the_length_and_the_probability(folder):
     dataset = SeededDataset(make_dataset(folder, 'replace', partner_prob=0.25), seed=0)
     assert len(dataset) == 7
-    ids = [dataset[epoch * 7 + 3]['data_samples'].image_ids for epoch in range(1000)]
+    ids = [dataset[SampleKey(epoch, 3)]['data_samples'].image_ids for epoch in range(1000)]
     assert all(first == 3 for first, _ in ids)
     counts = {second: sum(pair[1] == second for pair in ids) for second in (0, 1, 3)}
     assert sum(counts.values()) == 1000
     assert 195 < counts[0] + counts[1] < 305
     assert counts[0] > 75 < counts[1]
-    assert all(dataset[epoch * 7 + 4]['data_samples'].image_ids == (4, 4) for epoch in range(50))
+    assert all(dataset[SampleKey(epoch, 4)]['data_samples'].image_ids == (4, 4) for epoch in range(50))
 
 
 def test_joint_adds_a_view_of_a_partner(folder, levels):
@@ -118,7 +118,7 @@ def test_joint_adds_a_view_of_a_partner(folder, levels):
     assert not dataset[6]['data_samples'].is_semantic
 
 
-def test_local_crops_show_both_pictures_by_turns(folder, levels):
+def test_local_crops_show_both_images_by_turns(folder, levels):
     views = dict(type='MultiView', num_views=[1, 1, 3], transforms=[VIEW, VIEW, [dict(type='Resize', scale=4)]])
     sample = make_dataset(folder, pipeline=[PLAIN[0], views, PLAIN[2]])[9]
     first, second = (levels[index] for index in sample['data_samples'].image_ids)
@@ -140,29 +140,31 @@ def equal_samples(first, second):
 
 
 def test_without_pairs_samples_are_those_of_the_base_method(folder):
-    base = SeededDataset(UnlabelledImages(folder, RANDOM), seed=1)
+    base = SeededDataset(UnlabeledImages(folder, RANDOM), seed=1)
     for mode in ('concat', 'replace'):
         wrapped = SeededDataset(make_dataset(folder, mode, RANDOM, pairs=[]), seed=1)
         assert len(wrapped) == len(base)
-        assert all(equal_samples(base[draw], wrapped[draw]) for draw in range(21))
+        keys = [SampleKey(epoch, index) for epoch in range(3) for index in range(7)]
+        assert all(equal_samples(base[key], wrapped[key]) for key in keys)
 
 
 def test_ordinary_samples_are_those_of_the_base_method(folder):
-    base = SeededDataset(UnlabelledImages(folder, RANDOM), seed=1)
+    base = SeededDataset(UnlabeledImages(folder, RANDOM), seed=1)
     wrapped = SeededDataset(make_dataset(folder, 'concat', RANDOM), seed=1)
     assert all(equal_samples(base[index], wrapped[index]) for index in range(7))
 
 
-def test_samples_follow_from_the_draw_number(folder):
+def test_samples_depend_on_epoch_and_index_alone(folder):
     first, second = (SeededDataset(make_dataset(folder, 'concat', RANDOM), seed=2) for _ in range(2))
-    drawn = {draw: first[draw] for draw in range(30)}
-    assert all(equal_samples(drawn[draw], second[draw]) for draw in reversed(range(30)))
-    assert not equal_samples(drawn[7], drawn[17])
+    keys = [SampleKey(epoch, index) for epoch in range(3) for index in range(10)]
+    samples = {key: first[key] for key in keys}
+    assert all(equal_samples(samples[key], second[key]) for key in reversed(keys))
+    assert not equal_samples(samples[0, 7], samples[1, 7])
 
 
 def test_unreadable_partner_is_replaced(folder, tmp_path):
     shutil.copytree(folder, tmp_path / 'data')
-    images = UnlabelledImages(tmp_path / 'data')
+    images = UnlabeledImages(tmp_path / 'data')
     broken = images.get_data_info(5)['img_path']
     with open(broken, 'wb'):
         pass
@@ -173,7 +175,7 @@ def test_unreadable_partner_is_replaced(folder, tmp_path):
 
 
 @DATASETS.register_module()
-class PicturesInMemory(BaseDataset):
+class ImagesInMemory(BaseDataset):
     def __init__(self, values, **kwargs):
         self.values = values
         super().__init__(**kwargs)
@@ -182,9 +184,9 @@ class PicturesInMemory(BaseDataset):
         return [dict(img=np.full((4, 4, 3), value, np.uint8)) for value in self.values]
 
 
-def test_pictures_in_memory():
+def test_images_in_memory():
     def build(values):
-        return PicturesInMemory(values, serialize_data=False)
+        return ImagesInMemory(values, serialize_data=False)
 
     images = build(range(6))
     pipeline = [dict(type='MultiView', num_views=2, transforms=[[]]), dict(type='PackInputs')]
@@ -196,19 +198,19 @@ def test_pictures_in_memory():
 
 
 def test_other_data_are_refused(folder, tmp_path):
-    manifest = manifest_of(UnlabelledImages(folder))
+    manifest = manifest_of(UnlabeledImages(folder))
     shutil.copytree(folder, tmp_path / 'moved')
     # The place does not matter.
-    SemanticPairDataset(UnlabelledImages(tmp_path / 'moved'), manifest, PLAIN)
+    SemanticPairDataset(UnlabeledImages(tmp_path / 'moved'), manifest, PLAIN)
     (tmp_path / 'moved/a/0.png').rename(tmp_path / 'moved/a/x.png')
     with pytest.raises(ManifestError, match='the pairs were mined from other data(?s:.*)first: mined .a/0.png'):
-        SemanticPairDataset(UnlabelledImages(tmp_path / 'moved'), manifest, PLAIN)
+        SemanticPairDataset(UnlabeledImages(tmp_path / 'moved'), manifest, PLAIN)
     with pytest.raises(ManifestError, match='num_images: mined 7, found 6'):
-        SemanticPairDataset(UnlabelledImages(folder, limit=6), manifest, PLAIN)
+        SemanticPairDataset(UnlabeledImages(folder, limit=6), manifest, PLAIN)
 
 
 def test_manifest_on_the_disk(folder, tmp_path):
-    images = UnlabelledImages(folder)
+    images = UnlabeledImages(folder)
     manifest, path = manifest_of(images), tmp_path / 'pairs.json'
     write_manifest(manifest, path)
     loaded = PairManifest.load(path)
@@ -230,8 +232,8 @@ def test_manifest_on_the_disk(folder, tmp_path):
 
 
 def test_lazy_dataset_reads_the_manifest_when_it_is_used(folder):
-    images = UnlabelledImages(folder, lazy_init=True)
-    manifest = manifest_of(UnlabelledImages(folder, limit=3))
+    images = UnlabeledImages(folder, lazy_init=True)
+    manifest = manifest_of(UnlabeledImages(folder, limit=3))
     dataset = SeededDataset(SemanticPairDataset(images, manifest, PLAIN, lazy_init=True))
     with pytest.raises(ManifestError):
         dataset.full_init()
@@ -250,7 +252,7 @@ def test_bad_arguments(folder):
         DATASETS.build(
             dict(
                 type='SemanticPairDataset',
-                dataset=dict(type='UnlabelledImages', data_root=str(folder)),
+                dataset=dict(type='UnlabeledImages', data_root=str(folder)),
                 manifest='pairs.json',
                 pipeline=[dict(PLAIN[1], type='PairMultiView', partner_views='even')],
             )

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection_data import SIZE, make_annotation, write_coco
-from distributed import run_distributed
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from testing.detection_data import SIZE, make_annotation, write_coco
+from testing.distributed import run_distributed
+from testing.scripts import run_script, script_of
+from testing.toy_training import differences
 
-from mm_sop.datasets.coco_checks import AnnotationError
-from mm_sop.engine.launch import LaunchError, launch
+from mm_sop.datasets.labeled.coco_checks import AnnotationError
+from mm_sop.engine.launch import launch
+from mm_sop.utils.failures import LaunchError
 
 ROOT = Path(__file__).parents[2]
 SCENES = Config.fromfile(ROOT / 'configs/_base_/datasets/composites_scenes.py').metainfo.classes
@@ -21,12 +24,12 @@ SCENES = Config.fromfile(ROOT / 'configs/_base_/datasets/composites_scenes.py').
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp('scenes')
     for split in ('train', 'val'):
-        write_coco(folder, SCENES, f'annotations/instances_{split}.json', split, num_pictures=8)
+        write_coco(folder, SCENES, f'annotations/instances_{split}.json', split, num_images=8)
     return folder
 
 
 def train(scenes, work_dir, config='mask-rcnn_r18_fpn', **options):
-    """Train a detector of the composites for 4 iterations of 2 pictures, without validation."""
+    """Train a detector of the composites for 4 iterations of 2 images, without validation."""
     cfg = Config.fromfile(ROOT / f'configs/detection/{config}_composites.py')
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg.pop(key)
@@ -47,6 +50,17 @@ def test_resumed_run_equals_a_straight_one(scenes, work_dir):
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert sorted(path.name for path in (work_dir / 'resumed').glob('*.pth')) == ['iter_3.pth', 'iter_4.pth']
+
+
+def test_mmdetections_own_script_trains_the_same(scenes, work_dir):
+    changes = {'train_cfg.max_iters': 2, 'optim_wrapper.accumulative_counts': 2, 'auto_scale_lr.enable': True}
+    runner = train(scenes, work_dir / 'ours', changes=changes)
+    runner.cfg.dump(work_dir / 'detector.py')
+    run_script(script_of('mmdet'), work_dir / 'detector.py', '--work-dir', work_dir / 'theirs')
+    theirs = torch.load(work_dir / 'theirs/iter_2.pth', weights_only=False)
+    assert differences(runner.model.state_dict(), theirs['state_dict']) == []
+    rates = [group['lr'] for group in theirs['optimizer']['param_groups']]
+    assert rates == [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups]
 
 
 @pytest.mark.parametrize('config', ['mask-rcnn_r18_fpn_frozen', 'mask-rcnn_r18_linear'])
@@ -83,9 +97,9 @@ def test_two_processes_hold_the_same_weights(scenes, work_dir):
         assert torch.equal(value, second[name]), name
 
 
-def test_pictures_without_usable_boxes_are_trained_on_or_left_out(tmp_path, work_dir):
-    content = write_coco(tmp_path, SCENES, 'annotations/instances_train.json', 'train', num_pictures=8)
-    # Pictures 0 and 1 keep nothing, picture 2 a box without area, which leaves it in the list without a box.
+def test_images_without_usable_boxes_are_trained_on_or_left_out(tmp_path, work_dir):
+    content = write_coco(tmp_path, SCENES, 'annotations/instances_train.json', 'train', num_images=8)
+    # Images 0 and 1 keep nothing, image 2 a box without area, which leaves it in the list without a box.
     content['annotations'] = [item for item in content['annotations'] if item['image_id'] > 2]
     content['annotations'].append(make_annotation(90, 2, (5, 5, 0, 9), 1))
     content['annotations'].append(make_annotation(91, 3, (SIZE[0] - 9, 5, 40, 30), 1))
@@ -95,11 +109,11 @@ def test_pictures_without_usable_boxes_are_trained_on_or_left_out(tmp_path, work
     assert len(runner.train_dataloader.dataset) == 6
 
 
-def test_undecodable_picture_is_replaced_and_missing_one_refused(tmp_path, work_dir):
-    write_coco(tmp_path, SCENES, 'annotations/instances_train.json', 'train', num_pictures=8)
+def test_undecodable_image_is_replaced_and_missing_one_refused(tmp_path, work_dir):
+    write_coco(tmp_path, SCENES, 'annotations/instances_train.json', 'train', num_images=8)
     (tmp_path / 'train/1.png').write_bytes(b'\x89PNG\r\n\x1a\n')
-    train(tmp_path, work_dir, changes={'default_hooks.bad_images.max_share': 0.5})
+    train(tmp_path, work_dir, changes={'default_hooks.bad_images.max_fraction': 0.5})
     assert 'train/1.png\t' in (work_dir / 'bad_images.txt').read_text()
     (tmp_path / 'train/2.png').unlink()
-    with pytest.raises(AnnotationError, match='1 of 8 pictures'):
+    with pytest.raises(AnnotationError, match='1 of 8 images'):
         train(tmp_path, work_dir / 'second')

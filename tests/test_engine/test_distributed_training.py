@@ -2,22 +2,21 @@ import signal
 
 import pytest
 import torch
-from distributed import run_distributed
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, ValLoop
+from mmengine.runner import ValLoop
 from mmpretrain.registry import HOOKS, LOOPS
-from toy_training import differences, state_of, toy_config, train
+from testing.distributed import run_distributed
+from testing.toy_training import differences, state_of, toy_config, train
 
+from mm_sop.engine import PretrainRunner
 from mm_sop.engine.hooks import bad_image_hook
-from mm_sop.engine.launch import prepare_dist
 
 
 def train_on_rank(work_dir, stop_at=None, **changes):
     cfg = toy_config(work_dir, launcher='pytorch', **changes)
-    prepare_dist(cfg)
     if stop_at:
         cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=stop_at, rank=1))
-    runner = Runner.from_cfg(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
     runner.train()
     return runner
 
@@ -55,7 +54,7 @@ def interrupted_run(rank, world_size, folder):
     return code, differences(state_of(straight), state_of(resumed)), state_of(straight)['random'], start
 
 
-def test_signal_on_one_rank_stops_all_and_the_run_goes_on_bit_identically(tmp_path):
+def test_signal_on_one_rank_stops_all_and_the_run_continues_bit_identically(tmp_path):
     (code, differing, random, kept), (other_code, other_differing, other_random, _) = run_distributed(
         interrupted_run, str(tmp_path)
     )
@@ -75,7 +74,7 @@ class OwnBufferHook(Hook):
 
 @LOOPS.register_module()
 class BufferLoop(ValLoop):
-    """Notes the buffers instead of validating."""
+    """Records the buffers instead of validating."""
 
     def run(self):
         self.noted = [buffer.item() for buffer in self.runner.model.buffers()]
@@ -86,9 +85,8 @@ def buffers_of_validation(rank, world_size, work_dir):
     cfg.val_dataloader = dict(batch_size=5, sampler=dict(type='DefaultSampler'), dataset=dict(type='ToyVectors'))
     cfg.val_cfg = dict(type='BufferLoop')
     cfg.val_evaluator = dict(type='Accuracy')
-    prepare_dist(cfg)
     cfg.custom_hooks.append(dict(type='OwnBufferHook'))
-    runner = Runner.from_cfg(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
     runner.train()
     return runner.val_loop.noted
 
@@ -99,7 +97,7 @@ def test_processes_validate_the_network_of_the_checkpoint(tmp_path):
 
 @pytest.fixture(scope='module')
 def two_process_run(tmp_path_factory):
-    from distributed import reset_global_state
+    from testing.distributed import reset_global_state
 
     work_dir = tmp_path_factory.mktemp('two_processes')
     run_distributed(final_weights, work_dir, {'train_dataloader.batch_size': 2, 'train_cfg.max_iters': 8})
@@ -107,7 +105,7 @@ def two_process_run(tmp_path_factory):
     return work_dir
 
 
-def test_other_number_of_processes_goes_on_with_new_random_states(two_process_run, capsys):
+def test_other_number_of_processes_continues_with_new_random_states(two_process_run, capsys):
     runner = train(two_process_run, resume=True)
     assert runner.iter == 21
     assert 'The run had 2 processes and has 1 now' in capsys.readouterr().out
@@ -121,7 +119,7 @@ def collect_bad_images(rank, world_size, work_dir):
 
 def test_bad_images_of_all_ranks_are_known_to_each(tmp_path):
     first, second = run_distributed(collect_bad_images, str(tmp_path))
-    assert first == second == {f'/pictures/{index}.jpg': 'truncated' for index in (5, 11, 17)}
+    assert first == second == {f'/images/{index}.jpg': 'truncated' for index in (5, 11, 17)}
     assert len((tmp_path / 'bad_images.txt').read_text().splitlines()) == 3
 
 
@@ -136,4 +134,4 @@ def stop_for_bad_images(rank, world_size, work_dir):
 def test_too_many_bad_images_stop_all_ranks(tmp_path):
     first, second = run_distributed(stop_for_bad_images, str(tmp_path))
     assert first == second
-    assert '1 of 30 pictures cannot be read' in first
+    assert '1 of 30 images cannot be read' in first

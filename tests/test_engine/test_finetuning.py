@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from distributed import run_distributed
-from sample_pictures import write_splits
+from testing.distributed import run_distributed
+from testing.sample_images import write_splits
 
-from mm_sop.engine.launch import launch, load_config
+from mm_sop.engine.launch import launch
+from mm_sop.utils.config import load_config
 
 
 @pytest.fixture(scope='module')
@@ -37,5 +38,5 @@ def test_a_transformer_in_two_processes(repository, classes, work_dir):
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     assert len(scalars['train/loss']) == 3 and all(map(math.isfinite, scalars['train/loss']))
-    # All 8 pictures of both processes are counted.
+    # All 8 images of both processes are counted.
     assert scalars['val/accuracy/top1'][-1] * 8 % 100 == pytest.approx(0)

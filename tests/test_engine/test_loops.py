@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from distributed import reset_global_state
 from mmengine.runner import Runner, ValLoop
 from mmpretrain.registry import LOOPS
-from toy_training import differences, interrupt, state_of, toy_config, train
+from testing.distributed import reset_global_state
+from testing.toy_training import differences, interrupt, state_of, toy_config, train
 
 
 @LOOPS.register_module()
@@ -106,12 +106,12 @@ def test_length_is_needed(work_dir):
         Runner.from_cfg(cfg).train()
 
 
-def test_too_few_pictures_for_one_batch(work_dir):
-    with pytest.raises(ValueError, match=r'30 pictures do not fill one global batch of 64 \(64 x 1 processes\)'):
+def test_too_few_images_for_one_batch(work_dir):
+    with pytest.raises(ValueError, match=r'30 images do not fill one global batch of 64 \(64 x 1 processes\)'):
         train(work_dir, **{'train_dataloader.batch_size': 64})
 
 
-def test_validation_does_not_disturb_training(straight, work_dir):
+def test_validation_does_not_affect_training(straight, work_dir):
     cfg = toy_config(work_dir)
     cfg.val_dataloader = dict(
         batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(type='ToyVectors', size=10)

@@ -11,17 +11,17 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, HOOKS
 from mmpretrain.structures import DataSample
-from resa_models import resa_config, resnet_config
-from toy_training import differences, state_of, toy_config, train
+from testing.resa_models import resa_config, resnet_config
+from testing.toy_training import differences, state_of, toy_config, train
 
+from mm_sop.engine import PretrainRunner
 from mm_sop.engine.hooks import CollapseGuardHook, TeacherHook
-from mm_sop.engine.scaling import fit_schedules
 from mm_sop.functional import cosine_schedule
 
 
 @DATASETS.register_module()
 class StripedViews(torch.utils.data.Dataset):
-    """Four kinds of stripes, each picture with a phase of its own, in colours that tell nothing; two views."""
+    """Four kinds of stripes, each image with a phase of its own, in colors that tell nothing; two views."""
 
     metainfo = dict(dataset_type='toy')
 
@@ -59,7 +59,7 @@ class TeacherWatchHook(Hook):
 def resa_training(work_dir, **changes):
     """A toy run of ReSA with the released order of updates and SGD."""
     settings = {
-        'custom_imports.imports': ['mm_sop', 'toy_training'],
+        'custom_imports.imports': ['mm_sop', 'testing.toy_training'],
         'model': dict(resa_config(), data_preprocessor=dict(type='SelfSupDataPreprocessor')),
         'train_dataloader.dataset.dataset': dict(type='StripedViews'),
         'train_dataloader.batch_size': 16,
@@ -113,7 +113,7 @@ def test_lead_shifts_the_momentum_of_the_teacher_hook(work_dir):
 
 
 @pytest.mark.parametrize('model', [resa_config(), resnet_config()], ids=['transformer', 'BatchNorm'])
-def test_interrupted_run_goes_on_bit_identically(work_dir, model):
+def test_interrupted_run_continues_bit_identically(work_dir, model):
     model = dict(model, data_preprocessor=dict(type='SelfSupDataPreprocessor'))
     hooks = [dict(type='TeacherHook', momentum=0.9, lead=1)]
     changes = dict(model=model, custom_hooks=hooks)
@@ -133,7 +133,7 @@ def test_interrupted_run_goes_on_bit_identically(work_dir, model):
     ('cosine', 'found', 'alarms'), [(0.995, 1 / 128, 1), (0.995, 0.3, 0), (0.9, 1 / 128, 0)], ids=str
 )
 def test_guard_asks_for_equal_encodings_and_failing_retrieval(cosine, found, alarms):
-    """A nearly uniform assignment alone is no symptom."""
+    """A nearly uniform assignment alone is not a symptom."""
     hub, warnings = MessageHub('resa_guard'), []
     runner = SimpleNamespace(iter=0, message_hub=hub, logger=SimpleNamespace(warning=warnings.append))
     hook = CollapseGuardHook(interval=1, begin=0)
@@ -143,7 +143,7 @@ def test_guard_asks_for_equal_encodings_and_failing_retrieval(cosine, found, ala
             hub.update_scalar(f'train/{name}', value)
         hook.after_train_iter(runner, batch_idx=0)
     assert len(warnings) == alarms
-    assert all('encodings alike' in warning and 'k-NN or a probe' in warning for warning in warnings)
+    assert all('similar encodings' in warning and 'k-NN or a probe' in warning for warning in warnings)
 
 
 def rates(repository, name, work_dir, epoch_length, max_epochs):
@@ -153,9 +153,8 @@ def rates(repository, name, work_dir, epoch_length, max_epochs):
     cfg.optim_wrapper = dict(shipped.optim_wrapper, dtype='float32')
     cfg.param_scheduler = shipped.param_scheduler
     cfg.train_cfg = dict(shipped.train_cfg, max_epochs=max_epochs)
-    runner = Runner.from_cfg(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
-    fit_schedules(runner)
     wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     schedulers = runner.build_param_scheduler(runner.param_schedulers)
     values = []

@@ -3,17 +3,16 @@ import shutil
 
 import pytest
 import torch
-from distributed import reset_global_state, run_distributed
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from mmpretrain.models.utils import CosineEMA
 from mmpretrain.registry import HOOKS, MODELS
-from toy_training import ToyMethod, differences, interrupt, state_of, toy_config, train
+from testing.distributed import reset_global_state, run_distributed
+from testing.toy_training import ToyMethod, differences, interrupt, state_of, toy_config, train
 
+from mm_sop.engine import PretrainRunner
 from mm_sop.engine.checkpoints import CheckpointError, find_latest
-from mm_sop.engine.launch import prepare_dist
 from mm_sop.engine.resumption import translate_position
-from mm_sop.evaluation.records import KNNRecords
+from mm_sop.evaluation.classification.knn_records import KNNRecords
 
 WARMUP, LR, DECAY = 1, 0.01, 0.04
 SCHEDULES = [
@@ -41,7 +40,7 @@ BASE = {
 
 @HOOKS.register_module()
 class NoteHook(Hook):
-    """Notes in each iteration what the optimizer used."""
+    """Records learning rate and weight decays of each iteration."""
 
     priority = 'VERY_HIGH'
 
@@ -97,16 +96,14 @@ def test_schedules_are_those_of_an_uninterrupted_run(stopped, work_dir, changes,
     )
     warmup = changes.get('param_scheduler', SCHEDULES)[0]['end'] * length
     accumulation = changes.get('optim_wrapper.accumulative_counts', 1)
-    # MMEngine's schedules end with the epochs, even if max_iters ends the run earlier.
-    end = length * runner.cfg.train_cfg.max_epochs
     assert [iteration for iteration, *_ in runner.noted] == list(range(first, total))
     steps = []
     for iteration, rate, decaying, constant in runner.noted:
         expected = base * (1e-9 + (1 - 1e-9) * iteration / (warmup - 1))
         if iteration >= warmup:
-            expected = half_cosine(iteration - warmup, end - warmup, base, 1e-4)
+            expected = half_cosine(iteration - warmup, total - warmup, base, 1e-4)
         assert rate == pytest.approx(expected, rel=1e-9)
-        assert decaying == pytest.approx(half_cosine(iteration, end, decay, 10 * decay), rel=1e-9)
+        assert decaying == pytest.approx(half_cosine(iteration, total, decay, 10 * decay), rel=1e-9)
         assert constant == 0
         if (iteration + 1) % accumulation == 0:
             steps.append(half_cosine(iteration // accumulation, -(-total // accumulation), 0.9, 1.0))
@@ -151,11 +148,11 @@ def test_rate_without_a_schedule_is_applied(work_dir):
     assert {rate for _, rate, *_ in runner.noted} == {0.002}
 
 
-def test_epoch_goes_on_with_the_images_that_were_not_seen(stopped, work_dir):
+def test_epoch_continues_with_unseen_images(stopped, work_dir):
     runner = resume(stopped, work_dir, **{'train_dataloader.batch_size': 3, 'train_cfg.max_epochs': 2})
     dataset, sampler = runner.train_dataloader.dataset, runner.train_dataloader.sampler
     sampler.set_epoch(1)
-    epoch = [draw % len(dataset) for draw in sampler]
+    epoch = [key.index for key in sampler]
     # 12 vectors were seen in batches of 4.
     assert dataset.dataset.loaded == epoch[12:]
 
@@ -175,7 +172,7 @@ def finished(tmp_path_factory):
     return work_dir
 
 
-def test_finished_run_goes_on_with_more_epochs(finished, work_dir):
+def test_finished_run_continues_with_more_epochs(finished, work_dir):
     runner = resume(finished, work_dir, **{'train_cfg.max_epochs': 4})
     assert [iteration for iteration, *_ in runner.noted] == list(range(21, 28))
     rates = [half_cosine(iteration - 7, 21, LR, 1e-4) for iteration in range(21, 28)]
@@ -183,7 +180,7 @@ def test_finished_run_goes_on_with_more_epochs(finished, work_dir):
 
 
 @pytest.mark.parametrize('changes', [{}, {'train_dataloader.batch_size': 2}, {'train_cfg.max_epochs': 2}])
-def test_finished_run_says_that_nothing_is_left(finished, work_dir, capsys, changes):
+def test_finished_run_reports_that_nothing_is_left(finished, work_dir, capsys, changes):
     runner = resume(finished, work_dir, **changes)
     last = torch.load(finished / 'iter_21.pth', weights_only=False)['state_dict']
     assert runner.noted == []
@@ -208,8 +205,7 @@ def resume_on_ranks(rank, world_size, folder, changes):
     """Go on from a copy of the run of one process."""
     cfg = toy_config(f'{folder}/{changes["experiment_name"]}', launcher='pytorch', resume=True, **{**BASE, **changes})
     cfg.load_from = f'{folder}/start/iter_10.pth'
-    prepare_dist(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
     runner.train()
     model = runner.model.module
     return runner.noted, model.momenta, {name: value.clone() for name, value in model.state_dict().items()}
@@ -271,7 +267,7 @@ def test_position_equals_that_of_counting():
 
 
 def rewrite(work_dir, change):
-    """Change the checkpoint that a run will go on from."""
+    """Change the checkpoint that a run will resume from."""
     path = next(iter(work_dir.glob('iter_10.pth')))
     checkpoint = torch.load(path, weights_only=False)
     change(checkpoint)
@@ -284,7 +280,7 @@ def make_old(checkpoint):
         del checkpoint['meta'][key]
 
 
-def test_older_checkpoints_go_on_alike(stopped, tmp_path):
+def test_older_checkpoints_continue_equally(stopped, tmp_path):
     old = tmp_path / 'old'
     shutil.copytree(stopped, old)
     rewrite(old, make_old)
@@ -320,7 +316,7 @@ def test_optimizer_state_follows_the_parameters_into_other_groups(stopped, work_
         ),
     ],
 )
-def test_what_cannot_go_on_is_refused(stopped, work_dir, changes, message):
+def test_incompatible_checkpoints_are_refused(stopped, work_dir, changes, message):
     with pytest.raises(CheckpointError, match=message):
         resume(stopped, work_dir, **changes)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from toy_training import toy_config
+from testing.toy_training import toy_config
 
 from mm_sop.functional.schedules import cosine_schedule, linear_schedule
 

@@ -4,19 +4,18 @@ import signal
 
 import pytest
 import torch
-from distributed import run_distributed
-from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
-from sop_models import sop_config
-from toy_training import differences, state_of, toy_config
+from testing.distributed import run_distributed
+from testing.sop_models import sop_config
+from testing.toy_training import differences, state_of, toy_config
 
-from mm_sop.engine.launch import prepare_dist
+from mm_sop.engine import PretrainRunner
 
 
 @DATASETS.register_module()
 class MaskedNoise(torch.utils.data.Dataset):
-    """Two global views with masks and two crops of a picture of coloured noise."""
+    """Two global views with masks and two crops of an image of colored noise."""
 
     metainfo = dict(dataset_type='toy')
 
@@ -24,8 +23,8 @@ class MaskedNoise(torch.utils.data.Dataset):
         return 30
 
     def __getitem__(self, index):
-        colour = torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(index))
-        views = [colour + 0.5 * torch.randn(3, side, side) for side in (16, 16, 8, 8)]
+        color = torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(index))
+        views = [color + 0.5 * torch.randn(3, side, side) for side in (16, 16, 8, 8)]
         return dict(inputs=views, data_samples=DataSample(metainfo=dict(mask=(torch.rand(2, 4, 4) < 0.4).numpy())))
 
 
@@ -37,8 +36,7 @@ def train_sop(work_dir, drop_path=0.0, stop_at=None, launcher='none', batch_size
     cfg.train_dataloader.dataset.dataset = dict(type='MaskedNoise')
     if stop_at:
         cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=stop_at))
-    prepare_dist(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = PretrainRunner.from_cfg(cfg)
     runner.train()
     return runner
 

@@ -1,39 +1,40 @@
-"""Protocols that are interrupted in the middle go on with the parts that are missing."""
+"""Interrupted protocols continue after their stored partial results."""
 
 from pathlib import Path
 
 import pytest
-from distributed import run_distributed
-from evaluation_encoders import make_context, write_classes
 from mmengine.registry import init_default_scope
-from search_assets import COLORS, color_encoder, write_copydays, write_davis, write_picture
+from testing.distributed import run_distributed
+from testing.evaluation_encoders import make_context, write_classes
+from testing.search_assets import COLORS, color_encoder, write_copydays, write_davis, write_image
 
-from mm_sop.evaluation import descriptors, frozen_classifiers
-from mm_sop.evaluation.evaluate import run_protocols
-from mm_sop.evaluation.protocol import build_protocol
-from mm_sop.evaluation.protocols.videoseg import VideoSegmentationProtocol
+from mm_sop.evaluation import context as context_module
+from mm_sop.evaluation.context import build_protocol
+from mm_sop.evaluation.dense.video import VideoSegmentationProtocol
+from mm_sop.evaluation.features import descriptors
 from mm_sop.evaluation.results import EvaluationResults
+from mm_sop.evaluation.run import run_protocols
 
 OPTIONS = dict(
-    rank=dict(pictures=12, lidar_pictures=5, views=3),
-    locality=dict(max_embedded=0, max_gradients=6, num_pictures=2),
+    rank=dict(images=12, lidar_images=5, views=3),
+    locality=dict(max_embedded=0, max_gradients=6, num_images=2),
     videoseg=dict(),
     copy=dict(distractors='others', distractor_block=2),
 )
 WORK = dict(
-    rank=(frozen_classifiers, '_measure_block'),
-    locality=(frozen_classifiers, '_measure_block'),
+    rank=(context_module, '_measure'),
+    locality=(context_module, '_measure'),
     videoseg=(VideoSegmentationProtocol, '_evaluate'),
     copy=(descriptors, 'count_above'),
 )
 
 
 class Interrupted(BaseException):
-    """What ends a process; an ordinary error would be recorded as the failure of its protocol."""
+    """Ends a process; an ordinary error would be recorded as a failure of the protocol."""
 
 
 class CountedWork:
-    """Counts the calls of a function, and ends instead of one of them."""
+    """Counts the calls of a function, and raises instead of one of them."""
 
     def __init__(self, monkeypatch, owner, name):
         self.calls, self.last, function = 0, None, getattr(owner, name)
@@ -58,7 +59,7 @@ def data(tmp_path_factory):
     write_davis(folder / 'DAVIS', ('one', 'two', 'three'), frames=4)
     write_copydays(folder / 'copydays')
     for number in range(7):
-        write_picture(folder / f'others/{number}.png', COLORS[number % 6], seed=50 + number)
+        write_image(folder / f'others/{number}.png', COLORS[number % 6], seed=50 + number)
     return folder
 
 
@@ -73,8 +74,8 @@ def evaluate(name, data, work_dir):
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-def test_finished_parts_are_not_done_again(name, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen_classifiers, '_BLOCK', 5)
+def test_partial_results_are_not_computed_again(name, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(context_module, '_BLOCK', 5)
     work = CountedWork(monkeypatch, *WORK[name])
     straight, total = evaluate(name, data, tmp_path / 'straight'), work.calls
     assert straight['status'] == 'done' and total >= 3

@@ -1,4 +1,4 @@
-"""Every protocol on hardly any data: a result of finite scores, or an error that says what is missing."""
+"""Every protocol on very few images: finite scores, or an error that says what is missing."""
 
 import json
 import math
@@ -6,19 +6,21 @@ import pickle
 
 import pytest
 import torch
-from evaluation_encoders import make_context, write_classes
 from mmpretrain.registry import MODELS
-from search_assets import write_davis, write_oxford, write_picture
+from testing.evaluation_encoders import make_context, write_classes
+from testing.search_assets import write_davis, write_image, write_oxford
 
-from mm_sop.evaluation.projector import FrozenProjector
-from mm_sop.evaluation.protocol import build_protocol, protocol_names
+from mm_sop.encoders.projector import FrozenProjector
+from mm_sop.evaluation.context import build_protocol, protocol_names
+from mm_sop.evaluation.results import pack_data
+from mm_sop.report.evaluation import draw
 
 OPTIONS = dict(
     clustering=dict(tries=1),
-    finetune=dict(epochs=1, min_iterations=1, batch_size=8, shares=(1, 0.1)),
+    finetune=dict(epochs=1, min_iterations=1, batch_size=8, fractions=(1, 0.1)),
     knn=dict(num_neighbors=(1, 200), labels=('class', 'identity')),
     linear=dict(learning_rates=(0.1,), weight_decays=(0.0,), epochs=1),
-    locality=dict(num_pictures=1, max_images=2),
+    locality=dict(num_images=1, max_images=2),
     logistic=dict(max_iterations=3),
     rank=dict(views=2),
     retrieval=dict(sets=('val',)),
@@ -35,8 +37,8 @@ CASES = dict(
         (1, 1, ('blue', 'green', 'red')),
         dict(
             clustering='no label among superclass, class, identity divides the images of val',
-            linear='every class has a single training picture',
-            transfer='every class has a single training picture',
+            linear='every class has a single training image',
+            transfer='every class has a single training image',
             retrieval='no query has another image of its object to find',
         ),
     ),
@@ -45,14 +47,14 @@ CASES = dict(
         dict(
             clustering='no label',
             finetune='at least two classes',
-            linear='single training picture',
-            transfer='single training picture',
+            linear='single training image',
+            transfer='single training image',
             retrieval='no query',
-            rank='at least 2 pictures',
+            rank='at least 2 images',
         ),
     ),
 )
-# These take long, and their classifiers are those of others.
+# These take long, and use the classifiers of other protocols.
 SLOW = ('locality', 'robustness')
 OTHER_DATA = ('copy', 'videoseg')
 
@@ -93,11 +95,13 @@ def check(name, context, message=None):
     for score in result.scores.values():
         assert math.isfinite(score.value) and math.isfinite(score.error or 0)
     json.dumps(result.card, allow_nan=False)
+    pack_data(result.data)
+    assert draw(name, result.data)
 
 
 def test_one_copy_and_one_object(tmp_path):
     for kind in ('original', 'strong'):
-        write_picture(tmp_path / f'copies/{kind}/200000.jpg', (200, 30, 30), seed=0)
+        write_image(tmp_path / f'copies/{kind}/200000.jpg', (200, 30, 30), seed=0)
     write_davis(tmp_path / 'video', names=('one',), frames=3)
     check('copy', make_context(tmp_path, tmp_path / 'work'))
     check('videoseg', make_context(tmp_path, tmp_path / 'work'))
@@ -109,7 +113,7 @@ def test_identities_alone_are_classified(tmp_path):
         files = [dict(path=f'{part}/red/red_0_{index}.png', label=0, identity=index) for index in range(2)]
         (tmp_path / f'classes/{part}.json').write_text(json.dumps(dict(classes=['red'], files=files)))
     context = make_context(tmp_path, tmp_path / 'work')
-    protocol = build_protocol('knn', dict(labels='identity', num_neighbors=1, shares=(), shots=()))
+    protocol = build_protocol('knn', dict(labels='identity', num_neighbors=1, fractions=(), shots=()))
     result = protocol.run(context, protocol.find_data(context))
     assert list(result.scores) == ['seen_identity_k1', 'test_identity_k1']
 

@@ -13,18 +13,18 @@ def classify(pixels):
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.rand(5, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
 
 
 def slow_attack(pixels, labels, epsilon, step_size, num_steps, start):
-    """Picture by picture and pixel by pixel, with the gradient of the softmax by hand."""
+    """Image by image and pixel by pixel, with the gradient of the softmax by hand."""
     result = (pixels + epsilon * start).clamp(0, 1)
     for image, original, label in zip(result, pixels, labels.tolist(), strict=True):
         for _ in range(num_steps):
-            shares = (WEIGHT @ image.flatten()).softmax(0)
-            shares[label] -= 1
-            gradient = WEIGHT.T @ shares
+            probabilities = (WEIGHT @ image.flatten()).softmax(0)
+            probabilities[label] -= 1
+            gradient = WEIGHT.T @ probabilities
             for index, value in enumerate(original.flatten().tolist()):
                 moved = float(image.view(-1)[index]) + step_size * float(gradient[index].sign())
                 image.view(-1)[index] = min(max(moved, value - epsilon, 0.0), value + epsilon, 1.0)
@@ -32,15 +32,15 @@ def slow_attack(pixels, labels, epsilon, step_size, num_steps, start):
 
 
 @pytest.mark.parametrize('num_steps', [1, 4])
-def test_attack_equals_slow_one(pictures, num_steps):
-    pixels, labels = pictures
+def test_attack_equals_slow_one(images, num_steps):
+    pixels, labels = images
     start = 2 * torch.rand_like(pixels) - 1
     expected = slow_attack(pixels, labels, 0.1, 0.03, num_steps, start)
     torch.testing.assert_close(pgd_attack(classify, pixels, labels, 0.1, 0.03, num_steps, start), expected)
 
 
-def test_attack_stays_within_its_bounds_and_harms(pictures):
-    pixels, labels = pictures
+def test_attack_stays_within_its_bounds_and_harms(images):
+    pixels, labels = images
     pixels[0] = 0.0
     attacked = pgd_attack(classify, pixels, labels, 0.05, 0.02, 10)
     assert (attacked - pixels).abs().max() <= 0.05 + 1e-12
@@ -49,8 +49,8 @@ def test_attack_stays_within_its_bounds_and_harms(pictures):
     assert (after > before).all()
 
 
-def test_no_change_is_allowed(pictures):
-    pixels, labels = pictures
+def test_no_change_is_allowed(images):
+    pixels, labels = images
     assert torch.equal(pgd_attack(classify, pixels, labels, 0.0, 0.0, 3, torch.ones_like(pixels)), pixels)
 
 
@@ -65,6 +65,6 @@ def test_attack_works_without_gradients_around_and_leaves_none():
 
 
 @pytest.mark.parametrize('numbers', [(-0.1, 0.1, 1), (0.1, -0.1, 1), (0.1, 0.1, 0)])
-def test_numbers_out_of_range(pictures, numbers):
+def test_numbers_out_of_range(images, numbers):
     with pytest.raises(ValueError, match='expected >= 0, >= 0, >= 1'):
-        pgd_attack(classify, *pictures, *numbers)
+        pgd_attack(classify, *images, *numbers)

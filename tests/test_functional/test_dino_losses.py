@@ -22,7 +22,7 @@ def test_loss_is_the_mean_cross_entropy(student_cells, teacher_cells):
     torch.testing.assert_close(*gradients)
 
 
-def test_targets_are_centred_sharpened_and_constant():
+def test_targets_are_centered_sharpened_and_constant():
     logits = torch.randn(2, 3, 5, requires_grad=True)
     center = torch.randn(5)
     targets = dino_targets(logits, center, 0.04)

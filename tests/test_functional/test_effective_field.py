@@ -51,8 +51,8 @@ def test_field_of_a_padded_strided_network_is_found():
 def test_radius_by_hand():
     mass = torch.zeros(9, 9)
     mass[4, 4], mass[4, 6], mass[1, 4], mass[8, 8] = 5, 4, 0.5, 0.5
-    for share, radius in ((0.3, 0), (0.5, 0), (0.51, 2), (0.9, 2), (0.95, 3), (1.0, math.sqrt(32))):
-        assert mass_radius(mass, (4, 4), share) == pytest.approx(radius)
+    for fraction, radius in ((0.3, 0), (0.5, 0), (0.51, 2), (0.9, 2), (0.95, 3), (1.0, math.sqrt(32))):
+        assert mass_radius(mass, (4, 4), fraction) == pytest.approx(radius)
 
 
 def test_radius_of_an_even_disc():

@@ -1,4 +1,4 @@
-"""KoLeo regulariser against loops over pairs."""
+"""KoLeo regularizer against loops over pairs."""
 
 import math
 
@@ -74,6 +74,6 @@ def test_low_precision_is_computed_in_single(dtype):
     assert torch.equal(loss, koleo_loss(rows.float()))
 
 
-def test_one_row_has_no_neighbour():
+def test_one_row_has_no_neighbor():
     with pytest.raises(ValueError, match='at least 2 embeddings'):
         koleo_loss(unit_rows(1))

@@ -20,8 +20,8 @@ def with_spectrum(values, rows=12, columns=7):
 
 def slow_entropy_rank(values, epsilon):
     total = sum(values)
-    shares = [value / total + epsilon for value in values]
-    return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
+    probabilities = [value / total + epsilon for value in values]
+    return math.exp(-sum(probability * math.log(probability) for probability in probabilities if probability > 0))
 
 
 @pytest.mark.parametrize('epsilon', [1e-7, 1e-3])
@@ -53,15 +53,15 @@ def test_rank_ignores_rotation_scale_and_order():
 
 def slow_lidar(embeddings, delta, epsilon):
     """Matrices of the paper as unbiased estimates (stable-pretraining), sample by sample."""
-    num_pictures, num_views, dim = embeddings.shape
-    centers = [sum(embeddings[i, j] for j in range(num_views)) / num_views for i in range(num_pictures)]
-    mean = sum(centers) / num_pictures
-    between = sum(torch.outer(center - mean, center - mean) for center in centers) / (num_pictures - 1)
+    num_images, num_views, dim = embeddings.shape
+    centers = [sum(embeddings[i, j] for j in range(num_views)) / num_views for i in range(num_images)]
+    mean = sum(centers) / num_images
+    between = sum(torch.outer(center - mean, center - mean) for center in centers) / (num_images - 1)
     within = delta * torch.eye(dim, dtype=torch.float64)
-    for i in range(num_pictures):
+    for i in range(num_images):
         for j in range(num_views):
             offset = embeddings[i, j] - centers[i]
-            within += torch.outer(offset, offset) / (num_pictures * (num_views - 1))
+            within += torch.outer(offset, offset) / (num_images * (num_views - 1))
     values, vectors = torch.linalg.eigh(within)
     root = vectors @ torch.diag(values.rsqrt()) @ vectors.T
     eigenvalues = torch.linalg.eigvalsh(root @ between @ root).clamp_min(0).tolist()
@@ -73,11 +73,11 @@ def slow_lidar(embeddings, delta, epsilon):
 def test_lidar_is_that_of_the_paper(shape, delta):
     embeddings = random(shape[0], 1, shape[2]) * torch.linspace(1, 3, shape[2]) + 0.3 * random(*shape, seed=1)
     epsilon = 1e-8
-    # Of fewer pictures than dimensions the absent eigenvalues count with epsilon only in the loop: below the tolerance.
+    # Of fewer images than dimensions the absent eigenvalues count with epsilon only in the loop: below the tolerance.
     assert lidar(embeddings, delta, epsilon) == pytest.approx(slow_lidar(embeddings, delta, epsilon), rel=1e-5)
 
 
-def test_lidar_counts_directions_that_tell_pictures_apart():
+def test_lidar_counts_directions_that_tell_images_apart():
     centers = torch.cat([torch.eye(3), -torch.eye(3)]).double()[:, None] @ torch.eye(3, 5).double()
     noise = 0.1 * random(6, 40, 5)
     assert lidar(centers + noise - noise.mean(1, keepdim=True)) == pytest.approx(3, rel=0.05)
@@ -114,7 +114,7 @@ def test_alignment_of_pairs(exponent):
     [
         (lambda: rankme(torch.zeros(3)), r'expected features \(N, D\)'),
         (lambda: rankme(torch.tensor([[1.0, torch.nan]])), 'not finite'),
-        (lambda: lidar(torch.zeros(3, 1, 4)), r'at least 2 pictures in 2 views, got \(3, 1, 4\)'),
+        (lambda: lidar(torch.zeros(3, 1, 4)), r'at least 2 images in 2 views, got \(3, 1, 4\)'),
         (lambda: lidar(torch.full((2, 2, 2), torch.inf)), 'not finite'),
         (lambda: uniformity(torch.ones(1, 4)), 'at least 2 features'),
         (lambda: uniformity(torch.full((3, 2), torch.nan)), 'not finite'),

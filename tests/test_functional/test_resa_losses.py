@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from distributed import run_distributed
 from mmengine.dist import get_world_size
+from testing.distributed import run_distributed
 from torch.nn.functional import normalize
 
 from mm_sop.functional import assigned_keys_loss, sinkhorn, soft_assignment_loss, symmetric_soft_assignment_loss
-from mm_sop.models.utils.distributed import gather_with_gradient
+from mm_sop.utils.distributed import gather_with_gradient
 
 SCORES = [[1.00, 0.90, 0.70, 0.60], [0.88, 0.99, 0.72, 0.65], [0.71, 0.70, 0.98, 0.85], [0.62, 0.66, 0.86, 1.00]]
 COSINES = [[0.80, 0.30, -0.10, 0.00], [0.20, 0.70, 0.10, -0.20], [0.00, 0.10, 0.60, 0.40], [-0.10, 0.00, 0.50, 0.90]]

@@ -43,7 +43,7 @@ def test_worked_example_of_the_revisited_rules():
     # Without junk the list is 3 9 1 4; the positives stand first and fourth:
     # (1 + 1) / 2 / 2 for the first and (1/3 + 2/4) / 2 / 2 for the second.
     assert average_precision([7, 3, 9, 1, 4], [3, 4], [7]) == pytest.approx(1 / 2 + 5 / 24)
-    # As a wrong picture, 7 would push them to the second and the fifth place.
+    # As a wrong image, 7 would push them to the second and the fifth place.
     assert average_precision([7, 3, 9, 1, 4], [3, 4]) == pytest.approx((0 + 1 / 2 + 1 / 4 + 2 / 5) / 4)
 
 
@@ -69,7 +69,7 @@ def test_order_of_the_truth_and_junk_after_the_last_positive_do_not_matter():
 def test_bad_truth_is_named():
     with pytest.raises(ValueError, match=r'\[1\] are positives and junk at once'):
         average_precision([0, 1], [1], [1])
-    with pytest.raises(ValueError, match='names a picture twice'):
+    with pytest.raises(ValueError, match='names an image twice'):
         average_precision([0, 1, 0], [1])
     for mask in (torch.tensor([True, False]), torch.tensor([1.0])):
         with pytest.raises(ValueError, match='expected indices, got torch.(bool|float32)'):

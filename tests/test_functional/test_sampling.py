@@ -39,9 +39,11 @@ def test_rows_are_drawn_uniformly():
     draws, num_rows, num_anchors = 6000, 40, 8
     counts = sample_anchors(num_rows, num_anchors, draws).flatten().bincount(minlength=num_rows).double()
     assert counts.sum() == draws * num_anchors
-    share = num_anchors / num_rows
-    # Independent draws of 0/1 with this share, less one degree of freedom; the share is fixed within a draw.
-    statistic = ((counts - draws * share) ** 2).sum() / (draws * share * (1 - share)) * (num_rows - 1) / num_rows
+    fraction = num_anchors / num_rows
+    # Independent draws of 0/1 with this fraction, less one degree of freedom; the fraction is fixed within a draw.
+    statistic = (
+        ((counts - draws * fraction) ** 2).sum() / (draws * fraction * (1 - fraction)) * (num_rows - 1) / num_rows
+    )
     assert statistic.item() < 72.1  # 0.999 quantile of chi-square with 39 degrees of freedom
 
 

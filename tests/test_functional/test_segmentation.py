@@ -35,11 +35,11 @@ def loop_contour_accuracy(mask, truth, tolerance=0.008):
     radius = math.ceil(tolerance * math.hypot(*mask.shape))
     found, wanted = loop_contour(mask), loop_contour(truth)
 
-    def share(points, others):
+    def fraction(points, others):
         near = [any((y - v) ** 2 + (x - u) ** 2 <= radius**2 for v, u in others) for y, x in points]
         return sum(near) / len(near) if near else 1.0
 
-    precision, recall = share(found, wanted), share(wanted, found)
+    precision, recall = fraction(found, wanted), fraction(wanted, found)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 

@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from mm_sop.functional.semantic_pairs import (
-    known_positives,
-    mine_semantic_pairs,
-    pair_cosines,
-    search_in_band,
-    select_pairs,
-    suggest_lower_bound,
-)
+from mm_sop.functional.neighbors import pair_cosines, search_in_band
+from mm_sop.functional.semantic_pairs import known_positives, mine_semantic_pairs, select_pairs, suggest_lower_bound
 
 
 def slow_pairs(features, lower, upper, max_per_anchor, max_partner_uses, mutual=False):
@@ -39,9 +33,9 @@ def slow_pairs(features, lower, upper, max_per_anchor, max_partner_uses, mutual=
 
 def clustered_features(count=70, dimensions=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(8, dimensions, generator=generator)
+    centers = torch.randn(8, dimensions, generator=generator)
     choice = torch.randint(8, (count,), generator=generator)
-    features = centres[choice] + 0.3 * torch.randn(count, dimensions, generator=generator)
+    features = centers[choice] + 0.3 * torch.randn(count, dimensions, generator=generator)
     features[60:64] = features[:4] * 3  # exact duplicates, which also tie as partners of others
     features[69] = 0
     return features

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from distributed import run_distributed
+from testing.distributed import run_distributed
 from torch.nn.functional import normalize
 
 from mm_sop.functional import sinkhorn
@@ -62,7 +62,7 @@ def test_rows_sum_to_one_and_constant_and_column_shifts_change_nothing():
 
 
 @pytest.mark.parametrize('cosine', [0.3, 0.8, 0.99])
-def test_share_of_the_sample_itself_is_the_closed_form(cosine):
+def test_weight_of_the_sample_itself_is_the_closed_form(cosine):
     scores = torch.full((64, 64), cosine, dtype=torch.float64).fill_diagonal_(1)
     expected = 1 / (1 + 63 * math.exp(-(1 - cosine) / 0.05))
     torch.testing.assert_close(sinkhorn(scores).diagonal(), torch.full((64,), expected, dtype=torch.float64))

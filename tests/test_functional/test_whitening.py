@@ -9,7 +9,7 @@ def test_whitened_features_are_uncorrelated():
     features = torch.randn(4000, 5, generator=generator) @ torch.randn(5, 5, generator=generator) + 2
     mean, projection = fit_whitening(features)
     whitened = (normalize(features.double(), dim=1) - mean) @ projection
-    # Normalised features lie on a sphere, but none of the five directions is flat here.
+    # Normalized features lie on a sphere, but none of the five directions is flat here.
     torch.testing.assert_close(whitened.T @ whitened / 4000, torch.eye(5, dtype=torch.float64), atol=1e-8, rtol=0)
     result = whiten(features, mean, projection)
     assert result.dtype == features.dtype

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmpretrain.registry import MODELS
-from resa_models import WIDTH, batch, build_resa, plain_config, resa_config
+from testing.resa_models import WIDTH, batch, build_resa, plain_config, resa_config
 from torch.nn.functional import normalize
 
 from mm_sop.functional import sinkhorn, soft_assignment_loss

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
-from siamese_models import NUM_PROTOTYPES, build_siamese, dino_neck, objective, siamese_config, views
+from testing.siamese_models import NUM_PROTOTYPES, build_siamese, dino_neck, objective, siamese_config, views
 from torch.nn.functional import interpolate, log_softmax, normalize, softmax
 
 from mm_sop.models.heads.dino_head import CenteredTargets
@@ -98,7 +98,7 @@ def _without_length(layer):
     return copy
 
 
-def test_neck_is_a_normalised_projector_with_prototypes():
+def test_neck_is_a_normalized_projector_with_prototypes():
     neck = MODELS.build(dino_neck(16))
     neck.init_weights()
     rows = torch.randn(5, 16)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from mmpretrain.registry import MODELS
-from sop_models import prototypes
+from testing.sop_models import prototypes
 
 
 def sampler(**options):

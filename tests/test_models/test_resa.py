@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from distributed import run_distributed
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from resa_models import WIDTH, batch, build_resa, plain_config, resa_config, resnet_config
+from testing.distributed import run_distributed
+from testing.resa_models import WIDTH, batch, build_resa, plain_config, resa_config, resnet_config
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,7 +13,7 @@ from mm_sop.functional import sinkhorn
 
 
 def encode(networks, view):
-    """Encoding, and projection before any normalisation."""
+    """Encoding, and projection before any normalization."""
     features = networks['backbone'](view)[-1]
     encoding = features[:, 0] if features.ndim == 3 else features.mean((2, 3))
     return encoding, networks['neck']((encoding,))[0]
@@ -142,7 +142,7 @@ def test_gradient_scale_changes_the_gradient_and_not_the_value():
         torch.testing.assert_close(quarter[name], value / 4, msg=name)
 
 
-def test_views_are_normalised_one_at_a_time_and_the_teacher_collects_its_own_statistics():
+def test_views_are_normalized_one_at_a_time_and_the_teacher_collects_its_own_statistics():
     model = build_resa(resnet_config())
     views = batch(num_crops=0)
     model.loss(views)
@@ -267,7 +267,7 @@ def test_state_dict_round_trip_continues_identically(config, tmp_path):
 
 
 def one_step(rank, world_size, config):
-    """Objective, gradients and diagnostics on this rank's share of the batch."""
+    """Objective, gradients and diagnostics on this rank's part of the batch."""
     model = build_resa(config)
     wrapped = model if world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     losses = wrapped([view[rank::world_size] for view in batch(8, num_crops=0)], None, mode='loss')

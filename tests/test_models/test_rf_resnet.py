@@ -137,7 +137,7 @@ def test_mlp_is_frozen_with_the_last_stage_and_loaded_with_the_backbone(tmp_path
     assert torch.equal(loaded.mlp.fc1.weight, network.mlp.fc1.weight + 1)
 
 
-def test_initialisation_is_that_of_resnet_without_zero_residuals():
+def test_initialization_is_that_of_resnet_without_zero_residuals():
     network = small()
     network.init_weights()
     assert (network.layer1[0].bn2.weight == 1).all()

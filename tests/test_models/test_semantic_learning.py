@@ -1,4 +1,4 @@
-"""Pairs of one class help and random pairs hurt: small pictures of a faint class pattern before two backgrounds."""
+"""Pairs of one class help and random pairs hurt: small images of a faint class pattern before two backgrounds."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ class SmallPerceptron(nn.Sequential):
         return (super().forward(images),)
 
 
-def make_pictures(seed, count=COUNT):
-    """Pictures, (n, 3, SIDE, SIDE), and their classes."""
+def make_images(seed, count=COUNT):
+    """Images, (n, 3, SIDE, SIDE), and their classes."""
     patterns = torch.randn(NUM_CLASSES + 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % NUM_CLASSES
@@ -32,7 +32,7 @@ def make_pictures(seed, count=COUNT):
 
 
 def make_pairs(labels, kind):
-    """Two pairs for each picture, drawn among all pictures or inside of the classes."""
+    """Two pairs for each image, drawn among all images or inside of the classes."""
     generator = np.random.default_rng(0)
     keys = labels.numpy() if kind == 'oracle' else np.zeros(COUNT)
     orders = [np.argsort(keys + generator.random(COUNT) / 2) for _ in range(4)]
@@ -40,26 +40,26 @@ def make_pairs(labels, kind):
 
 
 def accuracy_after_training(kind, seed):
-    """k-NN accuracy of the backbone in classifying new pictures."""
+    """k-NN accuracy of the backbone in classifying new images."""
     torch.manual_seed(seed)
     head = dict(type='WeightedContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.2)
     neck = dict(type='MoCoV2Neck', in_channels=64, hid_channels=64, out_channels=32)
     model = MODELS.build(dict(type='SemanticSimCLR', backbone=dict(type='SmallPerceptron'), neck=neck, head=head))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    pictures, labels = make_pictures(2 * seed)
+    images, labels = make_images(2 * seed)
     entries = torch.arange(COUNT)[:, None].expand(-1, 2)
     if kind != 'none':
         entries = torch.cat([entries, torch.from_numpy(make_pairs(labels, kind))])
     for _ in range(400):
         chosen = entries[torch.randint(len(entries), (64,))].T
-        views = [pictures[ids] + 0.5 * torch.randn(64, 3, SIDE, SIDE) for ids in chosen]
+        views = [images[ids] + 0.5 * torch.randn(64, 3, SIDE, SIDE) for ids in chosen]
         loss = model.loss(views, [DataSample()] * 64)['loss']
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    tests, answers = make_pictures(2 * seed + 1, 2048)
+    tests, answers = make_images(2 * seed + 1, 2048)
     with torch.no_grad():
-        votes = knn_scores(model.backbone(pictures)[0].flatten(1), labels, model.backbone(tests)[0].flatten(1), 10)
+        votes = knn_scores(model.backbone(images)[0].flatten(1), labels, model.backbone(tests)[0].flatten(1), 10)
     return (votes[10].argmax(1) == answers).double().mean().item()
 
 

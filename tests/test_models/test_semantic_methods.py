@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from distributed import run_distributed
 from mmengine.logging import MessageHub
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from testing.distributed import run_distributed
 from torch import nn
 
 CONVOLUTION = dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4, strides=(2, 2, 2, 2))
@@ -97,7 +97,7 @@ def test_is_the_base_method_without_weights(method):
 def test_masking_nothing_is_the_base_method(method):
     samples = make_samples([(index, index) for index in range(4)])
     loss, _ = train_steps(build(method), [DataSample()] * 4, steps=1)
-    # Each picture's other view is its positive, and the queue holds no known picture yet.
+    # Each image's other view is its positive, and the queue holds no known image yet.
     masked, _ = train_steps(build(f'Semantic{method}', mask_known_positives=True), samples, steps=1)
     assert masked == loss
 
@@ -160,14 +160,14 @@ def slow_simclr(model, views, samples, weight, mask):
     if len(views) == 3:
         terms = [(1, (0, 0), [1.0] * len(samples)), (2, (0, 1), [weight * sample.is_semantic for sample in samples])]
     total = 0
-    for view, pictures, weights in terms:
+    for view, images, weights in terms:
         items = [
-            (number, side, everything[(0, view)[side]][number], sample.image_ids[pictures[side]], sample.partner_ids)
+            (number, side, everything[(0, view)[side]][number], sample.image_ids[images[side]], sample.partner_ids)
             for number, sample in enumerate(samples)
             for side in (0, 1)
         ]
         for number, side, embedding, image, partners in items:
-            known = {image, *partners[pictures[side]].tolist()} - {-1}
+            known = {image, *partners[images[side]].tolist()} - {-1}
             denominator = 0
             for other, other_side, other_embedding, other_image, _ in items:
                 if (other, other_side) == (number, side):
@@ -285,7 +285,7 @@ def test_bad_input_is_explained():
         build('SemanticMoCo').loss(random_views(batch=3, side=16), PAIRED[:3])
 
 
-def share_of_gradients(rank, world_size, method, options):
+def gradients_of_rank(rank, world_size, method, options):
     """Loss and gradients as DistributedDataParallel would average them."""
     torch.manual_seed(0)
     model = build(f'Semantic{method}', dict(type='LinearPixels'), semantic_weight=0.3, **options)
@@ -310,8 +310,8 @@ def share_of_gradients(rank, world_size, method, options):
 @pytest.mark.parametrize(('method', 'mask'), [*((name, False) for name in METHODS), ('MoCo', True), ('SimCLR', True)])
 def test_two_processes_are_one(method, mask):
     options = dict(mask_known_positives=True) if mask else {}
-    one = run_distributed(share_of_gradients, method, options, world_size=1)[0]
-    two = run_distributed(share_of_gradients, method, options, world_size=2)
+    one = run_distributed(gradients_of_rank, method, options, world_size=1)[0]
+    two = run_distributed(gradients_of_rank, method, options, world_size=2)
     for losses, gradients, state in two:
         assert losses == pytest.approx(one[0], rel=1e-5)
         for value, expected in zip(gradients, one[1], strict=True):

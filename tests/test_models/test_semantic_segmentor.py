@@ -35,7 +35,7 @@ def make_batch(sizes=((20, 28), (24, 17))):
     return batch
 
 
-def test_the_loss_leaves_padding_and_unlabelled_pixels_out():
+def test_the_loss_leaves_padding_and_unlabeled_pixels_out():
     model = make_segmentor()
     batch = make_batch()
     batch['data_samples'][0].gt_sem_seg.sem_seg[0, :5] = 255
@@ -45,8 +45,8 @@ def test_the_loss_leaves_padding_and_unlabelled_pixels_out():
 
     logits = interpolate(model(data['inputs']).double(), size=(24, 32), mode='bilinear', align_corners=False)
     terms = [
-        cross_entropy(logits[picture, :, row, column][None], label[None])
-        for picture, label_map in enumerate(labels)
+        cross_entropy(logits[image, :, row, column][None], label[None])
+        for image, label_map in enumerate(labels)
         for row, line in enumerate(label_map)
         for column, label in enumerate(line)
         if label != 255
@@ -54,7 +54,7 @@ def test_the_loss_leaves_padding_and_unlabelled_pixels_out():
     assert loss.item() == pytest.approx(sum(terms).item() / len(terms), rel=1e-5)
 
 
-def test_a_picture_without_labels_gives_no_loss():
+def test_a_image_without_labels_gives_no_loss():
     model = make_segmentor()
     batch = make_batch()
     for sample in batch['data_samples']:
@@ -140,7 +140,7 @@ def test_sliding_windows_against_a_loop():
     assert torch.allclose(model._slide(images), total / count, atol=1e-6)
 
 
-def test_one_window_is_the_whole_picture():
+def test_one_window_is_the_whole_image():
     model = make_segmentor(window=dict(size=(64, 64), stride=(32, 32))).eval()
     images = torch.randn(2, 3, 24, 40)
     assert torch.equal(model._slide(images), model._logits(images))

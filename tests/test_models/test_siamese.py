@@ -1,9 +1,9 @@
 import pytest
 import torch
-from distributed import run_distributed
 from mmengine.logging import MessageHub
 from mmpretrain.registry import MODELS
-from siamese_models import RESNET, VIT, build_siamese, mlp, non_linear, objective, siamese_config, views
+from testing.distributed import run_distributed
+from testing.siamese_models import RESNET, VIT, build_siamese, mlp, non_linear, objective, siamese_config, views
 from torch import nn
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 from torch.nn.parallel import DistributedDataParallel
@@ -369,7 +369,7 @@ def test_features_of_a_network_with_its_own_global_vector():
 
 
 def one_step(rank, world_size, method):
-    """Losses and gradients of two accumulated batches on this rank's share, and the state afterwards."""
+    """Losses and gradients of two accumulated batches on this rank's part, and the state afterwards."""
     model = build_siamese(method, local=dict(num_cells=4))
     wrapped = model if world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     totals = []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmpretrain.registry import MODELS
-from siamese_models import objective, siamese_config
+from testing.siamese_models import objective, siamese_config
 
 from mm_sop.functional import redundancy
 
@@ -13,8 +13,8 @@ BACKBONE = dict(
 )
 
 
-def pictures(size, generator):
-    """Squares, discs, crosses and rings of any colour on noise, and what they are."""
+def images(size, generator):
+    """Squares, discs, crosses and rings of any color on noise, and what they are."""
     kinds = torch.randint(4, (size,), generator=generator)
     axis = torch.linspace(-1, 1, SIDE)
     y, x = torch.meshgrid(axis, axis, indexing='ij')
@@ -37,18 +37,18 @@ def view(images, generator):
 
 
 def learn(method, local, seed, num_steps=45):
-    """Losses, and mean redundancy of the student's maps on new pictures, before and after."""
+    """Losses, and mean redundancy of the student's maps on new images, before and after."""
     torch.manual_seed(seed)
     model = MODELS.build(siamese_config(method, local=local, batch_norm=True, backbone=BACKBONE))
     model.train()
     model.init_weights()
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    test_images, _ = pictures(64, torch.Generator().manual_seed(1))
+    test_images, _ = images(64, torch.Generator().manual_seed(1))
     measured, losses = [mean_redundancy(model, test_images)], []
     for _ in range(num_steps):
-        images, _ = pictures(32, generator)
-        values = model.loss([view(images, generator) for _ in range(2)])
+        batch, _ = images(32, generator)
+        values = model.loss([view(batch, generator) for _ in range(2)])
         loss = objective(values)
         loss.backward()
         optimizer.step()

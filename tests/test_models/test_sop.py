@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from distributed import run_distributed
 from mmpretrain.registry import MODELS
-from sop_models import WIDTH, batch, build_sop, objective, prototypes, sop_config
+from testing.distributed import run_distributed
+from testing.sop_models import WIDTH, batch, build_sop, objective, prototypes, sop_config
 from torch.nn.parallel import DistributedDataParallel
 
 from mm_sop.functional import koleo_loss, prototype_log_probs
@@ -91,16 +91,16 @@ def test_gradient_reaches_the_student_only_and_every_parameter_of_it():
     assert not missing, missing
 
 
-@pytest.mark.parametrize('share', [0.0, 1.0])
-def test_empty_and_full_masks(share):
+@pytest.mark.parametrize('fraction', [0.0, 1.0])
+def test_empty_and_full_masks(fraction):
     model = build_sop()
-    views, samples = batch(mask_share=share)
+    views, samples = batch(mask_fraction=fraction)
     losses = model.loss(views, samples)
     objective(losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert model.backbone.mask_token.grad is not None
-    torch.testing.assert_close(losses['masked_share'], torch.tensor(share * 0.75))
-    if share == 0:
+    torch.testing.assert_close(losses['masked_fraction'], torch.tensor(fraction * 0.75))
+    if fraction == 0:
         assert losses['loss_mim'] == 0
 
 
@@ -122,7 +122,7 @@ def test_diagnostics_stay_out_of_the_objective():
     diagnostics = {k for k in log if 'loss' not in k}
     assert diagnostics == {
         'support_cosine', 'support_cosine_max', 'key_cosine', 'target_entropy', 'mean_target_entropy', 'max_entropy',
-        'embedding_std', 'distinct_targets', 'agreement', 'masked_share',
+        'embedding_std', 'distinct_targets', 'agreement', 'masked_fraction',
     }  # fmt: skip
     assert not any(log[name].requires_grad for name in diagnostics)
 
@@ -218,7 +218,7 @@ def test_state_dict_round_trip_continues_identically(tmp_path):
 
 
 def one_step(rank, world_size):
-    """Losses, gradients and banks after two steps on this rank's share of the batch."""
+    """Losses, gradients and banks after two steps on this rank's part of the batch."""
     model = build_sop(head=dict(koleo_weight=0.1), key_views=(0, 1))
     wrapped = model if world_size == 1 else DistributedDataParallel(model, broadcast_buffers=False)
     totals = []
@@ -280,6 +280,6 @@ def test_refuses_batches_that_do_not_fit():
 
 
 def model_masks(samples):
-    from mm_sop.models.utils.masks import MaskedTokens
+    from mm_sop.models.utils.tokens import MaskedTokens
 
     return MaskedTokens.from_samples(samples, torch.device('cpu'))

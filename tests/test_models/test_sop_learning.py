@@ -1,4 +1,4 @@
-"""Some hundred steps on a handful of noisy pictures: the whole method learns, frozen anchors collapse."""
+"""Some hundred steps on a handful of noisy images: the whole method learns, frozen anchors collapse."""
 
 import math
 
@@ -7,30 +7,30 @@ import pytest
 import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from sop_models import objective, prototypes, sop_config
+from testing.sop_models import objective, prototypes, sop_config
 from torch.nn.functional import interpolate, normalize
 
 NUM_ANCHORS, STEPS, BATCH = 16, 300, 32
 
 
-def noisy_pictures(seed, num_objects=16, repeats=4):
-    """Smooth random pictures, every one several times under different noise."""
+def noisy_images(seed, num_objects=16, repeats=4):
+    """Smooth random images, every one several times under different noise."""
     generator = torch.Generator().manual_seed(seed)
     objects = interpolate(torch.randn(num_objects, 3, 4, 4, generator=generator), size=16, mode='bilinear')
     labels = torch.arange(num_objects).repeat_interleave(repeats)
     return objects[labels] + 0.5 * torch.randn(len(labels), 3, 16, 16, generator=generator), labels
 
 
-def augment(pictures, generator):
+def augment(images, generator):
     shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
-    contrast = 0.8 + 0.4 * torch.rand(len(pictures), 1, 1, 1, generator=generator)
-    return contrast * torch.roll(pictures, shift, (2, 3)) + 0.7 * torch.randn(pictures.shape, generator=generator)
+    contrast = 0.8 + 0.4 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return contrast * torch.roll(images, shift, (2, 3)) + 0.7 * torch.randn(images.shape, generator=generator)
 
 
-def nearest_neighbour_accuracy(model, pictures, labels):
+def nearest_neighbor_accuracy(model, images, labels):
     model.eval()
     with torch.no_grad():
-        features = normalize(model.extract_feat(pictures)[0])
+        features = normalize(model.extract_feat(images)[0])
     model.train()
     similarity = (features @ features.T).fill_diagonal_(-2)
     return (labels[similarity.argmax(1)] == labels).float().mean().item()
@@ -48,13 +48,13 @@ def learning_model(seed, fix_anchors_after):
     return model
 
 
-def train(model, pictures, precision):
+def train(model, images, precision):
     """The losses and diagnostics of every step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.04)
     generator, mask_generator = torch.Generator().manual_seed(1), np.random.default_rng(0)
     history = []
     for _ in range(STEPS):
-        chosen = pictures[torch.randperm(len(pictures), generator=generator)[:BATCH]]
+        chosen = images[torch.randperm(len(images), generator=generator)[:BATCH]]
         views = [augment(chosen, generator), augment(chosen, generator)]
         samples = [DataSample(metainfo=dict(mask=mask)) for mask in mask_generator.random((BATCH, 2, 4, 4)) < 0.3]
         with torch.autocast('cpu', dtype=torch.bfloat16, enabled=precision == 'bf16'):
@@ -70,12 +70,12 @@ def train(model, pictures, precision):
 @pytest.mark.learning
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_it_learns(precision, seed, expect):
-    pictures, labels = noisy_pictures(seed)
+    images, labels = noisy_images(seed)
     model = learning_model(seed, fix_anchors_after=None)
-    untrained = nearest_neighbour_accuracy(model, pictures, labels)
-    history = train(model, pictures, precision)
+    untrained = nearest_neighbor_accuracy(model, images, labels)
+    history = train(model, images, precision)
     assert all(math.isfinite(value) for step in history for value in step.values())
-    trained = nearest_neighbour_accuracy(model, pictures, labels)
+    trained = nearest_neighbor_accuracy(model, images, labels)
     gain = mean_at_end(history, 'support_cosine') - history[5]['support_cosine']
     expect('gain of accuracy', trained - untrained, above=0.05)
     expect('accuracy', trained, above=0.85)
@@ -85,7 +85,7 @@ def test_it_learns(precision, seed, expect):
 
 @pytest.mark.learning
 def test_frozen_anchors_collapse_to_uniform_votes(seed, expect):
-    history = train(learning_model(seed, fix_anchors_after=20), noisy_pictures(seed)[0], 'fp32')
+    history = train(learning_model(seed, fix_anchors_after=20), noisy_images(seed)[0], 'fp32')
     for name, bound in dict(target_entropy=0.75, loss_cls=0.8).items():
         expect(f'{name} of frozen anchors', mean_at_end(history, name) / math.log(NUM_ANCHORS), above=bound)
 

@@ -23,7 +23,7 @@ def test_gives_unit_rows_token_by_token():
     assert neck(tokens[:0]).shape == (0, 4)
 
 
-def test_normalisation_after_hidden_layers_and_output():
+def test_normalization_after_hidden_layers_and_output():
     neck = SOPNeck(8, 16, 4, norm_cfg=dict(type='BN1d'), norm_output=True)
     names = ['Linear', 'BatchNorm1d', 'GELU', 'Linear', 'BatchNorm1d', 'GELU', 'Linear', 'BatchNorm1d']
     assert [type(layer).__name__ for layer in neck.layers] == names

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 from mm_sop.models import MaskedVisionTransformer
 from mm_sop.models.backbones import WindowedVisionTransformer
-from mm_sop.models.utils.windows import WindowAttention, merge, partition
+from mm_sop.models.utils.attention import WindowAttention, merge, partition
 
 ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=48)
 
@@ -27,11 +27,11 @@ def windowed_oracle(query, key, value, grid, side):
     for top in range(0, height, side):
         for left in range(0, width, side):
             rows, columns = range(top, min(top + side, height)), range(left, min(left + side, width))
-            places = [0] + [1 + row * width + column for row in rows for column in columns]
-            weights = (query[:, :, places] @ key[:, :, places].mT / query.shape[-1] ** 0.5).softmax(-1)
-            attended = weights @ value[:, :, places]
-            output[:, :, places[1:]] = attended[:, :, 1:]
-            cls += attended[:, :, 0] * (len(places) - 1) / (height * width)
+            positions = [0] + [1 + row * width + column for row in rows for column in columns]
+            weights = (query[:, :, positions] @ key[:, :, positions].mT / query.shape[-1] ** 0.5).softmax(-1)
+            attended = weights @ value[:, :, positions]
+            output[:, :, positions[1:]] = attended[:, :, 1:]
+            cls += attended[:, :, 0] * (len(positions) - 1) / (height * width)
     output[:, :, 0] = cls
     return output
 

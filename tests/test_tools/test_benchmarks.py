@@ -23,10 +23,10 @@ def test_sop_step_measures_both_sides(repository, tmp_path):
     assert '| patch part |' in out.with_suffix('.md').read_text()
 
 
-def test_train_speed_of_variants_and_inputs(repository, pictures, tmp_path):
+def test_train_speed_of_variants_and_inputs(repository, images, tmp_path):
     out = tmp_path / 'train_speed.json'
     small = (
-        f'{repository}/configs/sop/quickstart.py --data {pictures} --variants eager checkpointed --batch-size 4 '
+        f'{repository}/configs/sop/quickstart.py --data {images} --variants eager checkpointed --batch-size 4 '
         '--turns 2 --iterations 1 --peak-tflops 1'
     )
     results = run(repository / 'tools/benchmarks/train_speed.py', small, out)
@@ -47,10 +47,10 @@ def test_mining_stays_in_its_clusters(repository, tmp_path):
     assert '| memory beside the features, at most |' in out.with_suffix('.md').read_text()
 
 
-def test_picture_search_times_every_width(repository, tmp_path):
-    out = tmp_path / 'picture_search.json'
-    small = '--pictures 300 --widths 8 16 --matches 5 --searches 2 --threads 1'
-    results = run(repository / 'tools/benchmarks/picture_search.py', small, out)
+def test_image_search_times_every_width(repository, tmp_path):
+    out = tmp_path / 'image_search.json'
+    small = '--images 300 --widths 8 16 --matches 5 --searches 2 --threads 1'
+    results = run(repository / 'tools/benchmarks/image_search.py', small, out)
     assert list(results) == ['8', '16']
     assert all(times['median'] <= times['p95'] for times in results.values())
     assert '| 16 | ' in out.with_suffix('.md').read_text()

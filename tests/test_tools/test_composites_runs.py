@@ -11,10 +11,10 @@ from mmcv.transforms import Compose
 from mmengine.config import Config, DictAction
 from mmpretrain.registry import MODELS
 
-from mm_sop.datasets.composites import CompositeSettings, classification
-from mm_sop.datasets.composites.assets import Assets
-from mm_sop.engine.launch import merge_options
-from mm_sop.evaluation.records import KNNRecords
+from mm_sop.demo import CompositeSettings, classification
+from mm_sop.demo.assets import Assets
+from mm_sop.evaluation.classification.knn_records import KNNRecords
+from mm_sop.utils.config import merge_options
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ class FakeTraining:
         records = KNNRecords(command[command.index('--work-dir') + 1])
         right = self.accuracy[command[2].rsplit('/', 1)[1]] + int(command[command.index('--seed') + 1])
         for iteration, correct in ((None, 2), (0, 1), (10, right)):
-            score = dict(accuracy=correct / 20, right_by_identity=[correct, 0], pictures_by_identity=[10, 10])
+            score = dict(accuracy=correct / 20, right_by_identity=[correct, 0], images_by_identity=[10, 10])
             scores = dict(seen_class_k20=dict(score, standard_error=0.1))
             network = 'raw_pixels' if iteration is None else 'teacher'
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def test_runs_are_made_once_and_compared(runs, monkeypatch, tmp_path, capsys):
 
 def test_pairs_are_judged_by_the_objects_that_were_drawn(runs, monkeypatch, tmp_path):
     import methods_on_composites
-    from composite_assets import make_assets
+    from testing.composite_assets import make_assets
 
     (tmp_path / '.cache').mkdir()
     assets = make_assets(tmp_path).rename(tmp_path / '.cache/composite-assets')
@@ -100,9 +100,9 @@ def test_pairs_are_judged_by_the_objects_that_were_drawn(runs, monkeypatch, tmp_
     monkeypatch.setattr(
         classification, 'compose', lambda cutouts, *args: drawn.append(cutouts[0]) or pasted(cutouts, *args)
     )
-    pictures = classification.PretrainSet(CompositeSettings(), Assets.load(assets))
+    images = classification.PretrainSet(CompositeSettings(), Assets.load(assets))
     for index in range(12):
-        pictures.render(index, tmp_path)
+        images.render(index, tmp_path)
     pairs = [(first, second) for first in range(12) for second in range(first)]
     np.savez(tmp_path / 'pairs.npz', pairs=pairs)
     shares = methods_on_composites.judge_pairs([tmp_path / 'pairs.json'])

@@ -1,4 +1,4 @@
-"""Comparison of initialisations downstream; training itself is replaced."""
+"""Comparison of initializations downstream; training itself is replaced."""
 
 import json
 import sys
@@ -55,7 +55,7 @@ def run(downstream, monkeypatch, arguments):
     return json.loads(args.out.read_text()), args.out.with_suffix('.md').read_text()
 
 
-def test_initialisations_are_compared_seed_by_seed(downstream, monkeypatch, tmp_path, arguments, capsys):
+def test_initializations_are_compared_seed_by_seed(downstream, monkeypatch, tmp_path, arguments, capsys):
     training = FakeTraining()
     monkeypatch.setattr('composites_runs.run_command', training)
     report, page = run(downstream, monkeypatch, arguments)
@@ -67,7 +67,7 @@ def test_initialisations_are_compared_seed_by_seed(downstream, monkeypatch, tmp_
     assert boxes['scratch']['values'] == pytest.approx([20, 21, 22])
     assert boxes['SOP']['values'] == pytest.approx([30, 32, 34])
     assert boxes['SOP']['deviation'] == pytest.approx(2)
-    # Differences 10, 11 and 12 have a deviation of 1.
+    # Differences 10, 11 and 12 have an std of 1.
     assert boxes['SOP']['gain'] == pytest.approx(dict(mean=11, standard_error=3**-0.5))
     assert boxes['SOP']['curves'][1] == [[100, 200], pytest.approx([22, 32])]
     masks = report['results']['detection']['scores']['coco/segm_mAP']

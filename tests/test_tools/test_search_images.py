@@ -5,8 +5,8 @@ from http.server import HTTPServer
 import pytest
 import torch
 from mmengine.config import Config
-from sample_pictures import write_pictures
-from sop_models import build_sop, sop_config
+from testing.sample_images import write_images
+from testing.sop_models import build_sop, sop_config
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def call(repository, tmp_path, monkeypatch):
 
 
 def test_index_and_page(call, checkpoint, tmp_path, monkeypatch, capsys):
-    write_pictures(tmp_path / 'mine', 5)
+    write_images(tmp_path / 'mine', 5)
     (tmp_path / 'mine/broken.png').write_bytes(b'x')
     call(checkpoint, tmp_path / 'mine', '--index-only')
-    assert '5 pictures can be searched, 5 were encoded' in capsys.readouterr().out
+    assert '5 images can be searched, 5 were encoded' in capsys.readouterr().out
 
     def interrupt(server):
         assert len(server.index) == 5 and server.max_upload == 2**20
@@ -42,7 +42,7 @@ def test_index_and_page(call, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(HTTPServer, 'serve_forever', interrupt)
     call(checkpoint, tmp_path / 'mine', '--port', 0, '--max-upload', 1)
     out = capsys.readouterr().out
-    assert '5 pictures can be searched, 0 were encoded' in out and 'Search at http://127.0.0.1:' in out
+    assert '5 images can be searched, 0 were encoded' in out and 'Search at http://127.0.0.1:' in out
     assert '1 files cannot be read' in out and 'unreadable.txt' in out
 
 
@@ -51,7 +51,7 @@ def test_bad_arguments_and_a_full_disk_are_explained_in_one_line(call, checkpoin
         call(checkpoint, tmp_path / 'nowhere')
     with pytest.raises(SystemExit, match='search_images.py: no checkpoint .*missing.pth'):
         call(tmp_path / 'missing.pth', tmp_path)
-    write_pictures(tmp_path / 'mine', 2)
+    write_images(tmp_path / 'mine', 2)
     with full_disk(), pytest.raises(SystemExit, match='search_images.py: .*bytes are needed.*index'):
         call(checkpoint, tmp_path / 'mine', '--index-only')
     with pytest.raises(SystemExit, match='cannot listen on 192.0.2.1:0: .*--host'):

@@ -168,7 +168,7 @@ def test_quickstart_runs_all_steps_and_shows_the_results(run_quickstart, tmp_pat
     ]
     *_, times, report = result.stdout.splitlines()
     assert 'TABLE' in result.stdout
-    assert all(f'{step} ' in times for step in ('Environment', 'Pictures', 'Training'))
+    assert all(f'{step} ' in times for step in ('Environment', 'Images', 'Training'))
     assert report == f'Report: {tmp_path}/work_dirs/quickstart/report/index.html'
 
 

@@ -6,23 +6,22 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from distributed import run_distributed
+from testing.distributed import run_distributed
+from testing.toy_training import differences, state_of, toy_config, train
 
+from mm_sop.apps.cli import train as train_command
+from mm_sop.engine.hooks.bad_image_hook import TooManyBadImagesError
+from mm_sop.engine.hooks.collapse_guard_hook import CollapseError
 from mm_sop.engine.launch import launch
-from mm_sop.engine.run_starts import list_starts
-
-TOY = Path(__file__).parents[1] / 'test_engine'
-sys.path.insert(0, str(TOY))
-
-from toy_training import differences, state_of, toy_config, train  # noqa: E402
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError
+from mm_sop.utils.run_starts import list_starts
 
 
 @pytest.fixture
 def environment(repository):
-    path = os.pathsep.join([str(TOY), str(TOY.parent), str(repository)])
+    path = os.pathsep.join([str(repository / 'tests'), str(repository)])
     return dict(os.environ, PYTHONPATH=path, PYTHON=sys.executable, OMP_NUM_THREADS='1')
 
 
@@ -40,7 +39,7 @@ def run(command, environment):
     return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=540)
 
 
-def test_killed_and_stopped_run_ends_as_if_nothing_had_happened(repository, work_dir, environment):
+def test_killed_and_stopped_run_equals_a_straight_one(repository, work_dir, environment):
     command = [sys.executable, repository / 'tools/train.py', work_dir / 'toy.py']
 
     write_config(work_dir, name='SIGKILL', iteration=9)
@@ -74,7 +73,7 @@ def resumed_and_straight(rank, world_size, work_dir):
     return states
 
 
-def test_two_processes_killed_and_signalled_through_the_script(repository, work_dir, environment):
+def test_two_processes_killed_and_signaled_through_the_script(repository, work_dir, environment):
     command = ['bash', repository / 'tools/dist_train.sh', work_dir / 'toy.py', '2']
 
     write_config(work_dir, 2, name='SIGKILL', iteration=9, rank=1)
@@ -138,33 +137,21 @@ def test_wrong_use_is_explained(repository, work_dir, environment, tmp_path):
     assert unknown.stderr.splitlines()[-1].startswith(f'train.py: no config {work_dir}/toy.py')
 
 
-@pytest.mark.parametrize('error', ['TooManyBadImagesError', 'NonFiniteLossError', 'CollapseError', 'FileNotFoundError'])
-def test_what_ends_a_run_is_said_without_a_traceback(repository, monkeypatch, error):
-    script = load_script(repository)
-
+@pytest.mark.parametrize('error', [TooManyBadImagesError, NonFiniteLossError, CollapseError, FileNotFoundError])
+def test_errors_that_end_a_run_have_no_traceback(monkeypatch, error):
     def fail(**arguments):
-        raise getattr(script, error, FileNotFoundError)('the reason')
+        raise error('the reason')
 
-    monkeypatch.setattr(script, 'launch', fail)
+    monkeypatch.setattr('mm_sop.engine.launch.launch', fail)
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py'])
     with pytest.raises(SystemExit, match='train.py: the reason'):
-        script.main()
+        train_command.main()
 
 
-def load_script(repository):
-    import importlib.util
-
-    specification = importlib.util.spec_from_file_location('train_script', repository / 'tools/train.py')
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def test_arguments(repository, monkeypatch, capsys):
-    script = load_script(repository)
+def test_arguments(monkeypatch, capsys):
     options = ['--data', 'd', '--pretrained', 'p', '--seed', '4', '--trust', '--cfg-options', 'a.b=1', 'c=[x,2]']
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--resume', '--amp', *options])
-    assert vars(script.parse_args()) == dict(
+    assert vars(train_command.parse_args()) == dict(
         config='config.py',
         work_dir=None,
         resume=True,
@@ -178,7 +165,7 @@ def test_arguments(repository, monkeypatch, capsys):
     )
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', '--cfg-options', 'lr', '3'])
     with pytest.raises(SystemExit):
-        script.parse_args()
+        train_command.parse_args()
     assert '--cfg-options: expected KEY=VALUE ..., got lr 3' in capsys.readouterr().err
 
 

@@ -8,11 +8,17 @@ from pathlib import Path
 import torch
 from composites_runs import format_gain, processor_name
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.records import describe_score
-from mm_sop.evaluation.seeds import format_summary, paired_gain, read_curve, read_run, summarize
-from mm_sop.visualization.charts import seeds_chart
-from mm_sop.visualization.style import LIGHT, render
+from mm_sop.evaluation.classification.knn_records import (
+    describe_score,
+    format_summary,
+    paired_gain,
+    read_curve,
+    read_run,
+    summarize,
+)
+from mm_sop.report.charts import seeds_chart
+from mm_sop.report.style import LIGHT, render
+from mm_sop.utils.files import write_atomically
 
 
 def parse_args():
@@ -28,7 +34,7 @@ def parse_args():
 
 
 def summarize_score(runs, score):
-    """Mean and deviation over the seeds by features, and the gain over the other features."""
+    """Mean and standard deviation over the seeds by features, and the gain over the other features."""
     summary = {
         features: summarize([run[features][score]['accuracy'] for run in runs])
         for features in runs[0]
@@ -44,7 +50,7 @@ def format_table(summaries, name, title, command, iterations, environment):
     lines += [
         f'{environment["seeds"]} seed(s), {iterations} iterations, {environment["cores"]} cores of '
         f'{environment["processor"]}, torch {environment["torch"]}. '
-        'Accuracy in percent, mean ± deviation over the seeds.',
+        'Accuracy in percent, mean ± std over the seeds.',
         '',
         f'| | {" | ".join(name.replace("_", " ") for name in features)} |',
         f'| --- |{" ---: |" * len(features)}',
@@ -65,8 +71,8 @@ def format_table(summaries, name, title, command, iterations, environment):
         for score, summary in summaries.items():
             cells = [format_gain(summary['gains'][rival]) for rival in rivals]
             lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
-    picture = f'![Accuracy over the iterations]({name}.png)'
-    lines += ['', picture, '', 'The composites are semi-synthetic: see docs/data.md.']
+    image = f'![Accuracy over the iterations]({name}.png)'
+    lines += ['', image, '', 'The composites are semi-synthetic: see docs/data.md.']
     return '\n'.join(lines) + '\n'
 
 

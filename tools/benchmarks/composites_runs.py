@@ -1,4 +1,4 @@
-"""What benchmarks that compare training runs on the photo composites share."""
+"""Shared code of the benchmarks that compare training runs on the photo composites."""
 
 import argparse
 import json
@@ -21,18 +21,23 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from mm_sop.engine.atomic import write_atomically  # noqa: E402
-from mm_sop.evaluation.records import describe_score  # noqa: E402
-from mm_sop.evaluation.seeds import format_summary, paired_gain, read_run, summarize  # noqa: E402
-from mm_sop.visualization.charts import comparison_chart  # noqa: E402
-from mm_sop.visualization.style import LIGHT, Theme, render  # noqa: E402
+from mm_sop.evaluation.classification.knn_records import (  # noqa: E402
+    describe_score,
+    format_summary,
+    paired_gain,
+    read_run,
+    summarize,
+)
+from mm_sop.report.charts import comparison_chart  # noqa: E402
+from mm_sop.report.style import LIGHT, Theme, render  # noqa: E402
+from mm_sop.utils.files import write_atomically  # noqa: E402
 
 CONDITIONS = """\
 Every run is one process of one thread with the whole batch of 128: BatchNorm sees batches of one size in all of them.
-Learning rate and augmentation are those of the config. 20-nearest-neighbour accuracy in percent of the teacher, or of
-the only network, after the last step; mean ± deviation over the seeds. *Seen* pictures show training objects on new
-photos, *test* pictures new objects on new photos. Processor time is of training with data loading and evaluation: the
-least of the seeds, as other work on the machine makes the others longer, and in brackets mean ± deviation.
+Learning rate and augmentation are those of the config. 20-nearest-neighbor accuracy in percent of the teacher, or of
+the only network, after the last step; mean ± std over the seeds. *Seen* images show training objects on new
+photos, *test* images new objects on new photos. Processor time is of training with data loading and evaluation: the
+least of the seeds, as other work on the machine makes the others longer, and in brackets mean ± std.
 """
 
 
@@ -89,7 +94,7 @@ class Runs:
         if (folder / 'finished.json').is_file():
             self._check_settings(name, seed, settings)
             return
-        # Begun anew: its time would lack what an interrupted run had already taken.
+        # Restarted: the time of a resumed run would lack what the interrupted one took.
         shutil.rmtree(folder, ignore_errors=True)
         if variant.prepare:
             base = ROOT / 'configs' / self.variants[variant.base].config
@@ -171,7 +176,7 @@ class Comparison(Runs):
 
 def _references(runs: list[dict]) -> dict[str, dict]:
     """Accuracies without training, and of the untrained networks of a variant."""
-    names = {'raw_pixels': 'raw pixels', 'color_histogram': 'colour histogram', 'untrained': 'untrained'}
+    names = {'raw_pixels': 'raw pixels', 'color_histogram': 'color histogram', 'untrained': 'untrained'}
     return {
         title: {score: summarize([run[name][score]['accuracy'] for run in runs]) for score in runs[0]['trained']}
         for name, title in names.items()
@@ -200,7 +205,7 @@ def processor_name() -> str:
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
-def format_page(report: dict, picture: str, title: str, explanation: str, appendix: str) -> str:
+def format_page(report: dict, image: str, title: str, explanation: str, appendix: str) -> str:
     """A readable page."""
     results = report['results']
     scores = list(next(iter(results.values()))['accuracy'])
@@ -212,7 +217,7 @@ def format_page(report: dict, picture: str, title: str, explanation: str, append
         lines.append(f'| {name} | {" | ".join(cells)} | {format_minutes(row["cpu_minutes"])} |')
     for name, summaries in report['references'].items():
         lines.append(f'| *{name}* | {" | ".join(format_summary(summaries[score]) for score in scores)} | |')
-    lines += ['', f'![Accuracies]({picture})']
+    lines += ['', f'![Accuracies]({image})']
     gains = {name: row['gain_over_base'] for name, row in results.items() if 'gain_over_base' in row}
     if gains:
         lines += ['', 'Gain in points, ± one standard error (paired, bootstrap over the objects shown):', '', *head]
@@ -222,9 +227,9 @@ def format_page(report: dict, picture: str, title: str, explanation: str, append
 
 
 def format_minutes(minutes: dict) -> str:
-    """The least of several processor times, then mean and deviation where there is one."""
-    deviation = '' if minutes['deviation'] is None else f' ({minutes["mean"]:.1f} ± {minutes["deviation"]:.1f})'
-    return f'{min(minutes["values"]):.1f}{deviation}'
+    """The least of several processor times, then mean and standard deviation where there is one."""
+    std = '' if minutes['deviation'] is None else f' ({minutes["mean"]:.1f} ± {minutes["deviation"]:.1f})'
+    return f'{min(minutes["values"]):.1f}{std}'
 
 
 def format_gain(gain: dict | None) -> str:
@@ -233,7 +238,7 @@ def format_gain(gain: dict | None) -> str:
 
 
 def write_report(report: dict, out: Path, title: str, explanation: str, appendix: str = '') -> None:
-    """Write a JSON file, a page and a picture, and print the page.
+    """Write a JSON file, a page and an image, and print the page.
 
     Args:
         report: That of a :class:`Comparison`.

@@ -3,7 +3,7 @@
 ``python tools/benchmarks/downstream_on_composites.py SOP=a.pth ReSA=b.pth CO=c.pth`` trains every task from random
 weights and from each checkpoint, with the same schedule and seeds. Checkpoints are those of the ResNet-18 of
 ``configs/sop/r18_composites.py``. Interrupted, the same command goes on: finished runs are kept. It writes a JSON file,
-a readable page and a picture of the learning curves.
+a readable page and an image of the learning curves.
 """
 
 import argparse
@@ -16,18 +16,18 @@ from typing import NamedTuple
 import numpy as np
 from composites_runs import Runs, Variant, absolute_path, add_run_arguments, write_files
 
-from mm_sop.evaluation.encoders import hash_file
-from mm_sop.evaluation.seeds import summarize
-from mm_sop.visualization.charts import Curve, spread_chart
-from mm_sop.visualization.run_log import read_scalars
+from mm_sop.evaluation.classification.knn_records import summarize
+from mm_sop.report.charts import Curve, spread_chart
+from mm_sop.report.run_log import read_scalars
+from mm_sop.utils.files import hash_file
 
 SCRATCH = 'scratch'
 CONDITIONS = """\
 All runs of a task differ in nothing but the weights from which the encoder starts, and in their seed. Figures are those
-after the last step, in percent: mean ± deviation over the seeds. AP is COCO's, of boxes and of masks; mIoU counts the
+after the last step, in percent: mean ± std over the seeds. AP is COCO's, of boxes and of masks; mIoU counts the
 background as a class. Validation scenes show objects and photos that are in no training scene. Gains are over random
 weights with the same seed, ± one standard error of their mean over the seeds. Each checkpoint is of one pretraining
-run: the chance in that is in none of the deviations.
+run: that randomness is not part of the std.
 """
 
 
@@ -59,7 +59,7 @@ PRESETS = {
 
 
 class Downstream(Runs):
-    """Runs of every task from every initialisation.
+    """Runs of every task from every initialization.
 
     Args:
         args: With the attributes that :func:`parse_args` gives.
@@ -110,7 +110,7 @@ class Downstream(Runs):
         )
 
     def _compare(self, task: str, score: str) -> dict[str, dict]:
-        """Results by initialisation."""
+        """Results by initialization."""
         curves = {name: self.curves(task, score, name) for name in self.args.checkpoints}
         last = {name: [values[-1] for _, values in runs] for name, runs in curves.items()}
         return {
@@ -127,12 +127,12 @@ def mean_gain(values: list[float], base: list[float]) -> dict:
 
 
 def format_number(mean: float, spread: float | None, sign: str = '') -> str:
-    """A figure with its deviation or error, where there is one."""
+    """A score with its standard deviation or error, where there is one."""
     # Adding zero turns -0.0 into 0.0.
     return f'{round(mean, 1) + 0.0:{sign}.1f}' + ('' if spread is None else f' ± {spread:.1f}')
 
 
-def format_page(report: dict, picture: str) -> str:
+def format_page(report: dict, image: str) -> str:
     """A readable page."""
     lines = ['# Downstream of pretraining on photo composites', '', f'`{report["command"]}`', '']
     lines += [report['environment'], '', CONDITIONS]
@@ -148,7 +148,7 @@ def format_page(report: dict, picture: str) -> str:
             cells = [cell for row in rows for cell in _format_cells(row, name)]
             lines.append(f'| {name} | {" | ".join(cells)} | {minutes["mean"]:.1f} |')
         lines.append('')
-    lines += [f'![Learning curves]({picture})', '', 'Lines are means over the seeds, bands one deviation.', '']
+    lines += [f'![Learning curves]({image})', '', 'Lines are means over the seeds, bands one std.', '']
     return '\n'.join([*lines, 'The composites are semi-synthetic: see docs/data.md.', ''])
 
 
@@ -158,7 +158,7 @@ def _format_cells(row: dict, name: str) -> tuple[str, str]:
 
 
 def write_report(report: dict, out: Path) -> None:
-    """Write a JSON file, a page and a picture, and print the page."""
+    """Write a JSON file, a page and an image, and print the page."""
     curves = {
         f'{task}: {TITLES[score]}': {name: row['curves'] for name, row in rows.items()}
         for task, result in report['results'].items()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.clustering import agreement, k_means
+from mm_sop.evaluation.representation.clustering import agreement, k_means
+from mm_sop.utils.files import write_atomically
 
 SIZES = ((1_000, 128, 150), (5_000, 384, 100))
 """Features, dimensions and clusters."""
@@ -41,7 +41,7 @@ METHODS = {
 
 
 def spread(features: Tensor, clusters: np.ndarray) -> float:
-    """Mean squared distance to the centre of the cluster, which k-means minimises."""
+    """Mean squared distance to the center of the cluster, which k-means minimizes."""
     members = torch.from_numpy(np.unique(clusters, return_inverse=True)[1])
     sums = torch.zeros(int(members.max()) + 1, features.shape[1]).index_add_(0, members, features)
     centers = sums / members.bincount()[:, None]
@@ -49,7 +49,7 @@ def spread(features: Tensor, clusters: np.ndarray) -> float:
 
 
 def make_features(count: int, dim: int, num_clusters: int) -> tuple[Tensor, np.ndarray]:
-    """Unit rows around as many centres, and the centre of each."""
+    """Unit rows around as many centers, and the center of each."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(num_clusters, (count,), generator=generator)
     centers = normalize(torch.randn(num_clusters, dim, generator=generator), dim=1)
@@ -78,7 +78,7 @@ def format_report(results: list[dict], machine: str) -> str:
         '# k-means',
         '',
         f'Medians over repetitions from different seeds, interleaved in one process; {machine}.',
-        'The spread is the mean squared distance to the centre, which k-means minimises; ARI is with the true groups.',
+        'The spread is the mean squared distance to the center, which k-means minimizes; ARI is with the true groups.',
         '',
         '| features | clusters | method | seconds | spread | ARI |',
         '|---|---:|---|---:|---:|---:|',

@@ -20,7 +20,7 @@ import torch
 from composites_runs import processor_name
 from mmengine.utils import track_iter_progress
 
-from mm_sop.engine.atomic import write_atomically
+from mm_sop.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTION_SETS = {

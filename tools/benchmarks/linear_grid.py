@@ -1,7 +1,7 @@
 """What a whole grid of linear classifiers costs beside one: ViT-S/16 at 224 pixels, 1,000 classes.
 
 python tools/benchmarks/linear_grid.py writes docs/benchmarks/linear_grid.json and linear_grid.md. A step of the linear
-protocol encodes a batch of augmented pictures and trains all classifiers on it.
+protocol encodes a batch of augmented images and trains all classifiers on it.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 import mm_sop  # noqa: F401
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.cache import READOUTS, encode_arrays
-from mm_sop.evaluation.encoders import FrozenEncoder
-from mm_sop.evaluation.linear_grid import LinearGrid
-from mm_sop.evaluation.protocols.linear import LinearProtocol
+from mm_sop.encoders.encoder import Encoder, EncoderSpecification
+from mm_sop.evaluation.classification.linear import LinearProtocol
+from mm_sop.evaluation.classification.linear_grid import LinearGrid
+from mm_sop.evaluation.features.readouts import READOUTS, encode_arrays
+from mm_sop.utils.files import write_atomically
 
 CLASSES = 1000
 BACKBONE = dict(type='VisionTransformer', arch='deit-small', img_size=224, patch_size=16, out_type='raw')
@@ -50,7 +50,7 @@ class Timer:
         return result, time.perf_counter() - started
 
 
-def encode(encoder: FrozenEncoder, images: torch.Tensor, choices: list[str]) -> dict[str, torch.Tensor]:
+def encode(encoder: Encoder, images: torch.Tensor, choices: list[str]) -> dict[str, torch.Tensor]:
     device = next(encoder.parameters()).device
     names = list(dict.fromkeys(array for choice in choices for array in READOUTS[choice]))
     with torch.no_grad():
@@ -65,7 +65,8 @@ def train(grids: dict[str, LinearGrid], features: dict, labels: torch.Tensor) ->
 
 def measure(batch_size: int, repeats: int, device: str) -> dict[str, list[float]]:
     torch.manual_seed(0)
-    encoder = FrozenEncoder(MODELS.build(BACKBONE), (120.0,) * 3, (60.0,) * 3, False, {}).to(device)
+    specification = EncoderSpecification(None, (120.0,) * 3, (60.0,) * 3, channel_order='bgr')
+    encoder = Encoder(MODELS.build(BACKBONE), specification).to(device)
     images = torch.randint(0, 256, (batch_size, 3, 224, 224), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch_size,), device=device)
     choices, timer = list(LinearProtocol().choices), Timer(device)

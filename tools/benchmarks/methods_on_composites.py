@@ -1,8 +1,8 @@
-"""Compare all methods on the photo composites: same backbone, pictures, epochs and seeds; k-NN and training time.
+"""Compare all methods on the photo composites: same backbone, images, epochs and seeds; k-NN and training time.
 
 ``python tools/benchmarks/methods_on_composites.py --amp`` takes about an hour and a half on two cores, a third less
 without the combinations (``--names``). Interrupted, the same
-command goes on: finished runs are kept. It writes a JSON file, a readable page and a picture.
+command goes on: finished runs are kept. It writes a JSON file, a readable page and an image.
 """
 
 import sys
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from composites_runs import ROOT, Comparison, Variant, parse_args, run_command, write_report
 
-from mm_sop.datasets.composites import CompositeSettings
-from mm_sop.datasets.composites.assets import Assets
-from mm_sop.datasets.composites.classification import PretrainSet
-from mm_sop.evaluation.seeds import format_summary, summarize
+from mm_sop.demo import CompositeSettings
+from mm_sop.demo.assets import Assets
+from mm_sop.demo.classification import PretrainSet
+from mm_sop.evaluation.classification.knn_records import format_summary, summarize
 
 EXPLANATION = """\
-Pairs for SePP come from its base's encoder of the same seed, in the mode that keeps the number of pictures; its time is
+Pairs for SePP come from its base's encoder of the same seed, in the mode that keeps the number of images; its time is
 without the base's training and without mining.
 """
 
@@ -35,9 +35,9 @@ def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
 
 
 def judge_pairs(manifests: Iterable[Path]) -> dict[str, dict]:
-    """Shares of pairs that show the same class, and the same object: the pictures do not tell, their generator does."""
-    pictures = PretrainSet(CompositeSettings(), Assets.load(ROOT / '.cache/composite-assets'))
-    objects = [pictures.draw_cutout(pictures.rng(index)) for index in range(len(pictures))]
+    """Fractions of pairs with the same class and with the same object, which the generator of the images knows."""
+    images = PretrainSet(CompositeSettings(), Assets.load(ROOT / '.cache/composite-assets'))
+    objects = [images.draw_cutout(images.rng(index)) for index in range(len(images))]
     shares = {'same class': [], 'same object': []}
     for manifest in manifests:
         pairs = [(objects[first], objects[second]) for first, second in np.load(manifest.with_suffix('.npz'))['pairs']]

@@ -16,8 +16,8 @@ from composites_runs import processor_name
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mm_sop.engine.atomic import write_atomically
 from mm_sop.functional import mine_semantic_pairs
+from mm_sop.utils.files import write_atomically
 
 PAGE = """\
 # Mining of semantic pairs
@@ -40,14 +40,14 @@ of {block_size:,}. {threads} threads, {processor}, torch {torch}.
 
 
 def make_features(count: int, width: int) -> tuple[Tensor, Tensor]:
-    """Features, and the cluster of each: five around each centre, with cosines of about 0.96, in random order."""
+    """Features, and the cluster of each: five around each center, with cosines of about 0.96, in random order."""
     generator = torch.Generator().manual_seed(0)
     features = torch.empty(count, width)
     order = torch.randperm(count, generator=generator)
     for rows in order.split(5):
-        centre = normalize(torch.randn(width, generator=generator), dim=0)
+        center = normalize(torch.randn(width, generator=generator), dim=0)
         noise = normalize(torch.randn(len(rows), width, generator=generator), dim=1)
-        features[rows] = centre + 0.2 * noise
+        features[rows] = center + 0.2 * noise
     return features, order.argsort() // 5
 
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: this project against faiss, scikit-learn and plain torch, interleaved in one process.
+"""Exact nearest neighbors: this project against faiss, scikit-learn and plain torch, interleaved in one process.
 
 python tools/benchmarks/search.py writes docs/benchmarks/search.json and search.md.
 """
@@ -20,12 +20,12 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.functional import knn
-from mm_sop.functional.knn import nearest_neighbors
+from mm_sop.functional import neighbors
+from mm_sop.functional.neighbors import nearest_neighbors
+from mm_sop.utils.files import write_atomically
 
 Search = Callable[[Tensor, Tensor, int], np.ndarray]
-"""Rows of the nearest neighbours, (n, k), of normalised queries in a normalised bank."""
+"""Rows of the nearest neighbors, (n, k), of normalized queries in a normalized bank."""
 
 
 def search_ours(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def search_ours(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
 
 
 def search_without_faiss(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
-    with patch.object(knn, 'find_spec', return_value=None):
+    with patch.object(neighbors, 'find_spec', return_value=None):
         return search_ours(queries, bank, count)
 
 
@@ -63,13 +63,13 @@ SEARCHES: dict[str, Search] = {
 
 
 def brute_force(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
-    """Neighbours in fp64; of equal cosines the smaller row comes first."""
+    """Neighbors in fp64; of equal cosines the smaller row comes first."""
     cosines = queries.double() @ bank.double().T
     return cosines.sort(dim=1, descending=True, stable=True).indices[:, :count].numpy()
 
 
 def recall(rows: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the true neighbours that were found."""
+    """Recall of the true neighbors."""
     return float(np.mean([len(np.intersect1d(*pair)) / len(pair[1]) for pair in zip(rows, truth, strict=True)]))
 
 

@@ -1,4 +1,4 @@
-"""Use the search page in a real browser and keep pictures of it: search_page.py CHECKPOINT DIR.
+"""Use the search page in a real browser and keep images of it: search_page.py CHECKPOINT DIR.
 
 Every step is what a user does: look, click a match, go back, search by name, upload, paste, drop, use the keyboard. The
 check fails with what went wrong. Needs Chromium.
@@ -17,9 +17,9 @@ from browser import Browser
 from mmengine.registry import init_default_scope
 
 import mm_sop
-from mm_sop.engine.atomic import write_atomically
-from mm_sop.evaluation.picture_index import PictureIndex
-from mm_sop.visualization.search_page import SearchServer
+from mm_sop.apps.search import SearchServer
+from mm_sop.evaluation.retrieval.image_index import ImageIndex
+from mm_sop.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = '<img src=x onerror="document.title=1">&amp;.png'
@@ -38,21 +38,21 @@ TRANSFER = """(() => {
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint')
-    parser.add_argument('folder', type=Path, metavar='DIR', help='folder with at least 100 pictures')
+    parser.add_argument('folder', type=Path, metavar='DIR', help='folder with at least 100 images')
     parser.add_argument('--browser', help='default: the first Chromium on the path')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/images', help='folder of the pictures (%(default)s)')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/images', help='folder of the images (%(default)s)')
     return parser.parse_args()
 
 
-def copy_pictures(source: Path, target: Path) -> Path:
-    """A folder with some of the pictures, a nasty name and a broken file; its first picture."""
+def copy_images(source: Path, target: Path) -> Path:
+    """A folder with some of the images, a nasty name and a broken file; its first image."""
     target.mkdir()
-    pictures = sorted(path for path in source.rglob('*') if path.suffix in ('.png', '.jpg'))
-    for number, path in enumerate(pictures[:: max(1, len(pictures) // 600)]):
+    images = sorted(path for path in source.rglob('*') if path.suffix in ('.png', '.jpg'))
+    for number, path in enumerate(images[:: max(1, len(images) // 600)]):
         shutil.copy(path, target / f'{number:04d}_{path.parent.name}{path.suffix}')
-    shutil.copy(pictures[0], target / NASTY)
-    (target / 'broken.png').write_bytes(b'no picture')
-    return pictures[0]
+    shutil.copy(images[0], target / NASTY)
+    (target / 'broken.png').write_bytes(b'no image')
+    return images[0]
 
 
 def expect(condition: object, what: str) -> None:
@@ -86,38 +86,38 @@ def check_names(browser: Browser) -> None:
 
 def check_clicks(browser: Browser) -> None:
     browser.evaluate('document.querySelector(".tile").click()')
-    wait_for(browser, f'Like {NASTY}')
+    wait_for(browser, f'Images similar to {NASTY}')
     browser.wait(f'{TILES} === 48')
-    expect(browser.evaluate('+document.querySelector(".score").textContent') > 0.999, 'the equal picture comes first')
+    expect(browser.evaluate('+document.querySelector(".score").textContent') > 0.999, 'the equal image comes first')
     browser.evaluate('history.back()')
-    wait_for(browser, 'Pictures with')
+    wait_for(browser, 'Images with')
     expect(browser.evaluate(TILES) == 1, 'back goes back')
 
 
-def check_uploads(browser: Browser, picture: Path) -> None:
-    transfer = TRANSFER % base64.b64encode(picture.read_bytes()).decode()
-    browser.choose_file('#file', str(picture))
-    wait_for(browser, f'Like {picture.name}')
+def check_uploads(browser: Browser, image: Path) -> None:
+    transfer = TRANSFER % base64.b64encode(image.read_bytes()).decode()
+    browser.choose_file('#file', str(image))
+    wait_for(browser, f'Images similar to {image.name}')
     expect(browser.evaluate('+document.querySelector(".score").textContent') > 0.999, 'a chosen file finds itself')
     for event, receiver, field in (('ClipboardEvent', 'paste', 'clipboardData'), ('DragEvent', 'drop', 'dataTransfer')):
         browser.evaluate('location.hash = ""')
-        wait_for(browser, 'Some pictures')
+        wait_for(browser, 'Random images')
         browser.evaluate(f'document.dispatchEvent(new {event}("{receiver}", {{ {field}: {transfer}, bubbles: true }}))')
-        wait_for(browser, 'Like given.png')
+        wait_for(browser, 'Images similar to given.png')
         expect(browser.evaluate(TILES) == 48, f'{receiver} searches')
 
 
 def check_broken_upload(browser: Browser, folder: Path) -> None:
     browser.choose_file('#file', str(folder / 'broken.png'))
     browser.wait('document.getElementById("status").className === "alert"')
-    expect('no picture' in browser.evaluate('document.getElementById("status").textContent'), 'broken upload explained')
+    expect('no image' in browser.evaluate('document.getElementById("status").textContent'), 'broken upload explained')
     # The browser reports the refusal.
     browser.problems = [problem for problem in browser.problems if '400' not in problem]
 
 
 def check_keyboard(browser: Browser) -> None:
     browser.evaluate('location.hash = ""')
-    wait_for(browser, 'Some pictures')
+    wait_for(browser, 'Random images')
     browser.evaluate('document.querySelector(".tile").focus()')
     for key in ('ArrowRight', 'ArrowDown', 'ArrowLeft'):
         browser.press(key)
@@ -125,9 +125,9 @@ def check_keyboard(browser: Browser) -> None:
     columns = browser.evaluate(
         'getComputedStyle(document.getElementById("results")).gridTemplateColumns.split(" ").length'
     )
-    expect(browser.evaluate(position) == columns, 'arrow keys move between pictures')
+    expect(browser.evaluate(position) == columns, 'arrow keys move between images')
     browser.press('Enter')
-    wait_for(browser, 'Like ')
+    wait_for(browser, 'Images similar to ')
     expect(
         browser.evaluate('document.activeElement.id') == 'title', 'Enter searches and the focus stays in the results'
     )
@@ -136,14 +136,14 @@ def check_keyboard(browser: Browser) -> None:
     expect(browser.evaluate(unnamed) == 0, 'everything that takes the focus has a name')
 
 
-def take_pictures(browser: Browser, url: str, out: Path) -> None:
+def take_images(browser: Browser, url: str, out: Path) -> None:
     for name, size, dark in (
         ('search_page', (1200, 860), False),
         ('search_page_dark', (1200, 860), True),
         ('search_page_phone', (390, 800), False),
     ):
         browser.open('about:blank')
-        browser.open(f'{url}#picture-7', *size, dark)
+        browser.open(f'{url}#image-7', *size, dark)
         browser.wait(f'{TILES} === 48')
         browser.wait(f'{IMAGES}.every((image) => image.naturalWidth > 0)')
         write_atomically(out / f'{name}.webp', browser.screenshot())
@@ -151,12 +151,12 @@ def take_pictures(browser: Browser, url: str, out: Path) -> None:
     expect(width <= 390, 'nothing sticks out on a telephone')
 
 
-def check(browser: Browser, url: str, picture: Path, folder: Path) -> None:
+def check(browser: Browser, url: str, image: Path, folder: Path) -> None:
     browser.open(url)
     check_looking(browser)
     check_names(browser)
     check_clicks(browser)
-    check_uploads(browser, picture)
+    check_uploads(browser, image)
     check_broken_upload(browser, folder)
     check_keyboard(browser)
     expect(not browser.problems, f'the browser has nothing to complain of {browser.problems or ""}')
@@ -168,14 +168,14 @@ def main() -> None:
     encoder = mm_sop.load(args.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, args.folder.resolve().name)
-        picture = copy_pictures(args.folder, folder)
-        index = PictureIndex(folder, Path(scratch, 'index'))
+        image = copy_images(args.folder, folder)
+        index = ImageIndex(folder, Path(scratch, 'index'))
         print(index.update(encoder))
         with SearchServer(index, encoder) as server, Browser(args.browser) as browser:
             Thread(target=server.serve_forever, daemon=True).start()
             try:
-                check(browser, server.url, picture, folder)
-                take_pictures(browser, server.url, args.out)
+                check(browser, server.url, image, folder)
+                take_images(browser, server.url, args.out)
             finally:
                 server.shutdown()
 

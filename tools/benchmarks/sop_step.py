@@ -37,7 +37,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.functional import normalize  # noqa: E402
 
 import mm_sop  # noqa: E402, F401
-from mm_sop.engine.atomic import write_atomically  # noqa: E402
+from mm_sop.utils.files import write_atomically  # noqa: E402
 
 MODEL_CONFIG = ROOT / 'configs/_base_/models/sop_vit.py'
 GRID, LOCAL_GRID = (14, 14), (6, 6)
@@ -53,7 +53,7 @@ of anchors and supports, both losses, the backward pass down to the backbone's t
 
 *Released* is the procedure of the authors' code, written out in `tests/reference/sop_released.py`: banks of columns
 that are cloned in every step, gathered candidates, a dense contribution matrix, heads on every token, a double loop
-over the views; its synchronisations with the host are left out. *MM-SOP* is `SOP.loss` on a stand-in for the backbone
+over the views; its synchronizations with the host are left out. *MM-SOP* is `SOP.loss` on a stand-in for the backbone
 that returns given tokens. Both have the same tokens, masks, head weights and bank contents. Masks are the block masks
 of the iBOT recipe: of each view, nothing or 10 to 50 % is masked, 15 % on average.
 
@@ -88,6 +88,8 @@ class Part(NamedTuple):
 
 class TokenBackbone(nn.Module):
     """Stands in for a vision transformer and returns given tokens, global or local ones."""
+
+    accepts_mask = True
 
     def __init__(self, tokens: dict[int, Tensor]) -> None:
         super().__init__()
@@ -172,7 +174,7 @@ def build_released(model: nn.Module) -> ReleasedStep:
 
 
 def draw_masks(batch: int, num_batches: int = 101) -> Tensor:
-    """Masks of the iBOT recipe, (B, 2, h, w); out of many batches the one with the median masked share."""
+    """Masks of the iBOT recipe, (B, 2, h, w); the batch with the median masked fraction out of many."""
     generator = TRANSFORMS.build({'type': 'BlockMaskGenerator', 'grid': GRID})
     batches = [np.stack([generator.draw_masks() for _ in range(batch)]) for _ in range(num_batches)]
     return torch.from_numpy(sorted(batches, key=np.mean)[num_batches // 2])
@@ -274,7 +276,7 @@ def measure(parts: list[Part], problem: Problem, args: argparse.Namespace) -> di
                     turns.append(measured)
             print(f'\r{part.name}: {turn}/{args.repeats} turns', end='', file=sys.stderr)
         print(file=sys.stderr)
-        results[part.name] = summarise(times)
+        results[part.name] = summarize(times)
         for side in times:
             problem.forget_gradients()
             results[part.name][side]['peak_mib'] = round(peak_memory(getattr(part, side), args) / 2**20, 1)
@@ -284,11 +286,11 @@ def measure(parts: list[Part], problem: Problem, args: argparse.Namespace) -> di
 
 def time_call(function: Callable[[], object], args: argparse.Namespace) -> tuple[float, float]:
     """Elapsed time and CPU time of a call in milliseconds."""
-    synchronise(args.device)
+    synchronize(args.device)
     start, cpu_start = time.perf_counter(), time.process_time()
     with autocast(args):
         function()
-    synchronise(args.device)
+    synchronize(args.device)
     return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
 
 
@@ -315,12 +317,12 @@ def autocast(args: argparse.Namespace) -> torch.autocast:
     )
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize()
 
 
-def summarise(times: dict[str, list[tuple[float, float]]]) -> dict[str, dict]:
+def summarize(times: dict[str, list[tuple[float, float]]]) -> dict[str, dict]:
     """Times of both sides and their ratios, turn by turn."""
     result = {side: {} for side in times} | {'ratio': {}}
     for index, clock in enumerate(('ms', 'cpu_ms')):
@@ -387,8 +389,8 @@ def figures(report: dict[str, dict]) -> str:
     where = machine['cpu'] if machine['device'] == 'cpu' else f'{machine["device"]}, {machine["cpu"]}'
     parts = [
         f'Batch {settings["batch"]}, 2 global and {settings["local_crops"]} local crops, ViT-S/16 tokens, bank '
-        f'{settings["bank"]:,}, patch bank {settings["patch_bank"]:,}, {settings["masked_share"]:.1%} of the patches '
-        f'masked, {settings["repeats"]} turns. PyTorch {machine["torch"]}, {machine["precision"]}, {where}, '
+        f'{settings["bank"]:,}, patch bank {settings["patch_bank"]:,}, {settings["masked_fraction"]:.1%} of the '
+        f'patches masked, {settings["repeats"]} turns. PyTorch {machine["torch"]}, {machine["precision"]}, {where}, '
         f'{machine["threads"]} threads; load average before the run {machine["load_before"]}.'
     ]
     for title, results in report['results'].items():
@@ -441,7 +443,7 @@ def main() -> None:
             [cls_selection(paper), cls_loss(paper)], paper, args
         )
     settings = {name: getattr(args, name) for name in ('batch', 'local_crops', 'bank', 'patch_bank', 'repeats', 'seed')}
-    settings['masked_share'] = round(problem.masks.float().mean().item(), 4)
+    settings['masked_fraction'] = round(problem.masks.float().mean().item(), 4)
     report = {'machine': machine, 'settings': settings, 'results': results}
     write_atomically(args.out, json.dumps(report, indent=2) + '\n')
     write_atomically(args.out.with_suffix('.md'), '\n'.join([METHOD, figures(report), FOOTNOTE]))

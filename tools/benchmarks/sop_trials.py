@@ -1,7 +1,7 @@
 """What matters in SOP at small scale: one change at a time to the recipes for the photo composites.
 
 ``python tools/benchmarks/sop_trials.py --amp --seeds 0`` takes about an hour on two cores. Interrupted, the same
-command goes on: finished runs are kept. It writes a JSON file, a readable page and a picture.
+command goes on: finished runs are kept. It writes a JSON file, a readable page and an image.
 """
 
 from composites_runs import Comparison, Variant, parse_args, write_report

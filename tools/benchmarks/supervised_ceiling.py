@@ -1,6 +1,6 @@
 """Train a config's backbone with labels, on the bank of its k-NN evaluation, and evaluate it by the same k-NN protocol.
 
-The result is a ceiling for self-supervised training of the same backbone on the same pictures. It is written to
+The result is a ceiling for self-supervised training of the same backbone on the same images. It is written to
 ``supervised_ceiling.json`` in the work directory of the config's run, where the report finds it.
 """
 
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mm_sop.engine.atomic import write_atomically  # noqa: E402
-from mm_sop.evaluation.features import evaluation_mode  # noqa: E402
-from mm_sop.evaluation.knn import KNNEvaluator  # noqa: E402
-from mm_sop.evaluation.knn_hook import find_knn_settings  # noqa: E402
-from mm_sop.evaluation.records import describe_score, format_score  # noqa: E402
-from mm_sop.models.utils.tokens import split_features  # noqa: E402
-from mm_sop.visualization.report import CEILING  # noqa: E402
+from mm_sop.evaluation.classification.knn_evaluator import KNNEvaluator
+from mm_sop.evaluation.classification.knn_records import describe_score, format_score
+from mm_sop.evaluation.features.extraction import evaluation_mode
+from mm_sop.models.utils.tokens import split_features
+from mm_sop.report.report import CEILING
+from mm_sop.utils.config import find_knn_settings
+from mm_sop.utils.files import write_atomically
 
 
 @MODELS.register_module()
@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def view_pipeline(config: Config) -> list[dict]:
-    """Loading and the augmentations of the first view of the config's training pictures."""
+    """Loading and the augmentations of the first view of the config's training images."""
     dataset = config.train_dataloader.dataset
     load, *rest = dataset.get('dataset', dataset).pipeline
     views = next((transform for transform in rest if transform['type'] == 'MultiView'), None)
@@ -117,7 +117,7 @@ def train(config: Config, bank: dict, work_dir: Path, args: argparse.Namespace) 
         train_cfg=dict(by_epoch=False, max_iters=10**9),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=args.lr, weight_decay=0.05)),
         custom_hooks=[dict(type='TimeBudgetHook', minutes=args.minutes)],
-        # The number of iterations is not known, so there is no time to guess.
+        # The number of iterations is unknown, so no remaining time is shown.
         default_hooks=dict(checkpoint=None, timer=None, logger=dict(type='LoggerHook', interval=50)),
         randomness=dict(seed=args.seed),
         default_scope='mmpretrain',
@@ -144,7 +144,7 @@ def main() -> None:
     init_default_scope(config.get('default_scope', 'mmpretrain'))
     knn = find_knn_settings(config)
     if knn is None:
-        raise SystemExit(f'{args.config} has no KNNHook: there are no labelled pictures')
+        raise SystemExit(f'{args.config} has no KNNHook: there are no labeled images')
     work_dir = args.work_dir or Path('work_dirs', args.config.stem)
     runner = train(config, knn['bank'], work_dir, args)
     scores = evaluate(runner.model, knn)

@@ -1,7 +1,7 @@
-"""Time training steps of a config: pictures per second, memory, share of the device's peak.
+"""Time training steps of a config: images per second, memory, fraction of the device's peak.
 
-``python tools/benchmarks/train_speed.py configs/sop/vitb.py`` needs no data: it makes pictures of noise. With
-``--data`` it also measures with the whole input pipeline on real pictures.
+``python tools/benchmarks/train_speed.py configs/sop/vitb.py`` needs no data: it makes images of noise. With
+``--data`` it also measures with the whole input pipeline on real images.
 """
 
 import argparse
@@ -21,54 +21,55 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing  # noqa: E402
+from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
+from mmpretrain.registry import LOOPS  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-import mm_sop  # noqa: E402, F401
-from mm_sop.engine.atomic import write_atomically  # noqa: E402
-from mm_sop.engine.blocks import compile_blocks, expand_checkpointed  # noqa: E402
-from mm_sop.engine.cpu import prepare_cpu  # noqa: E402
-from mm_sop.engine.launch import enable_bfloat16, merge_options, set_data_root  # noqa: E402
+from mm_sop.engine import PretrainRunner  # noqa: E402
+from mm_sop.engine.launch import enable_bfloat16, set_data_root  # noqa: E402
+from mm_sop.utils.config import merge_options  # noqa: E402
+from mm_sop.utils.files import write_atomically  # noqa: E402
 
 VARIANTS = {
     'eager': {},
     'compiled': dict(compile_blocks=True),
     'checkpointed': dict(activation_checkpointing=['backbone.layers.*']),
 }
-# Dense bf16 TFLOP/s of the makers' data sheets
+# Dense bf16 TFLOP/s according to the manufacturers' data sheets
 PEAK_TFLOPS = {'H200': 989.0, 'H100': 989.0, 'A100': 312.0, 'L40S': 362.0, '4090': 165.0}
 
 FOOTNOTE = """\
 Medians over turns (quartiles in brackets); the variants take turns in one process. A step is augmentation (with real
-input only), forward, backward, optimiser and teacher update. *MFU* is the share of the device's dense bf16 peak that
-the step's matrix products and convolutions reach; recomputed activations do not count as work. Memory is the most that
-PyTorch held on CUDA during a step.
+input only), forward, backward, optimizer and teacher update. *MFU* is the fraction of the device's dense bf16 peak that
+the step's matrix products and convolutions reach; recomputed activations do not count as work. Memory is the peak of
+the CUDA memory that PyTorch allocated during a step.
 """
 
 
+@LOOPS.register_module()
+class ManualLoop(EpochBasedTrainLoop):
+    """Trains nothing: the runner gets ready for training, and the benchmark makes the steps itself."""
+
+    def run(self) -> torch.nn.Module:
+        return self.runner.model.train()
+
+
 class Trainer:
-    """A model with its optimiser and its batches."""
+    """A runner that is ready for training, and its batches."""
 
     def __init__(self, cfg: Config, work_dir: str, options: dict, synthetic: bool) -> None:
         cfg = copy.deepcopy(cfg)
         cfg.merge_from_dict(dict(work_dir=work_dir, experiment_name=str(id(self)), **options))
-        self.runner = Runner.from_cfg(cfg)
-        expand_checkpointed(self.runner)
-        if cfg.get('activation_checkpointing'):
-            turn_on_activation_checkpointing(self.runner.model, self.runner.cfg.activation_checkpointing)
-        compile_blocks(self.runner, cfg.get('compile_blocks'))
-        self.runner.model.train()
-        self.optim_wrapper = self.runner.build_optim_wrapper(cfg.optim_wrapper)
-        self.optim_wrapper.initialize_count_status(self.runner.model, 0, 10**6)
-        loader = self.runner.build_dataloader(cfg.train_dataloader, seed=0)
-        self.batch_size = cfg.train_dataloader.batch_size
+        self.runner = PretrainRunner.from_cfg(cfg)
+        self.runner.train()
+        loader = self.runner.train_dataloader
+        self.batch_size = loader.batch_size
         self.batches = repeat(next(iter(loader))) if synthetic else chain.from_iterable(repeat(loader))
 
     def step(self) -> None:
         """One iteration."""
-        self.runner.model.train_step(next(self.batches), self.optim_wrapper)
+        self.runner.model.train_step(next(self.batches), self.runner.optim_wrapper)
         if hasattr(self.runner.model, 'update_teacher'):
             self.runner.model.update_teacher(0.99)
 
@@ -94,7 +95,7 @@ def measure(trainers: dict[str, Trainer], turns: int, iterations: int) -> dict[s
             for _ in range(iterations):
                 trainer.step()
             synchronize()
-            # The first turn warms up: compilation, choice of algorithms, filling of caches.
+            # The first turn warms up: compilation, choice of algorithms, caches.
             if turn:
                 seconds[name].append((time.perf_counter() - begin) / iterations)
         print(f'\rturn {turn}/{turns}', end='' if turn < turns else '\n', file=sys.stderr, flush=True)
@@ -102,7 +103,7 @@ def measure(trainers: dict[str, Trainer], turns: int, iterations: int) -> dict[s
 
 
 def peak_memory_mib(trainer: Trainer) -> float | None:
-    """Most memory that PyTorch held during a step on CUDA; a process on a CPU cannot tell its variants apart."""
+    """CUDA memory that PyTorch allocated at most during a step; None on the CPU, where variants share the process."""
     if not torch.cuda.is_available():
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -124,7 +125,7 @@ def summarize(trainer: Trainer, seconds: list[float], flops: int, peak: float | 
     return dict(
         images_per_second=dict(median=statistics.median(rates), quartiles=statistics.quantiles(rates)[::2]),
         milliseconds=1000 * statistics.median(seconds),
-        speed_ratio=statistics.median(first / own for first, own in zip(baseline, seconds, strict=True)),
+        speed_ratio=statistics.median(first / second for first, second in zip(baseline, seconds, strict=True)),
         tflops=tflops,
         mfu=tflops / peak if peak else None,
         memory_mib=peak_memory_mib(trainer),
@@ -134,7 +135,7 @@ def summarize(trainer: Trainer, seconds: list[float], flops: int, peak: float | 
 def format_page(report: dict) -> str:
     lines = [f'# Training speed of `{report["config"]}`', '', report['environment'], '']
     lines += [
-        f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for a picture and step.',
+        f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for an image and step.',
         '',
         '| input | variant | images/s | ms | times the first | MFU | memory (MiB) |',
         '| --- | --- | ---: | ---: | ---: | ---: | ---: |',
@@ -162,9 +163,9 @@ def make_noise(folder: Path, count: int) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Time training steps of a config.')
     parser.add_argument('config')
-    parser.add_argument('--data', type=Path, help='folder of pictures, to measure with real input as well')
+    parser.add_argument('--data', type=Path, help='folder of images, to measure with real input as well')
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=['eager'])
-    parser.add_argument('--batch-size', type=int, help='pictures in a step; that of the config by default')
+    parser.add_argument('--batch-size', type=int, help='images in a step; that of the config by default')
     parser.add_argument('--turns', type=int, default=5, help='of each variant, after one that is not counted')
     parser.add_argument('--iterations', type=int, default=20, help='in a turn')
     parser.add_argument('--amp', action='store_true', help='bfloat16')
@@ -184,25 +185,27 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.train_dataloader.batch_size = args.batch_size
     if args.amp:
         enable_bfloat16(cfg)
-    cfg.update(
-        default_hooks={}, custom_hooks=[], log_level='WARNING', launcher='none', vis_backends=[], visualizer=None
-    )
+    # More epochs than will be timed, so that accumulated gradients are never divided by a shorter remainder.
+    cfg.train_cfg = dict(type='mmpretrain.ManualLoop', max_epochs=10**6)
+    for split in ('val', 'test'):
+        cfg.update({f'{split}_{name}': None for name in ('dataloader', 'cfg', 'evaluator')})
+    cfg.update(default_hooks={}, custom_hooks=[], param_scheduler=None, load_from=None, resume=False)
+    cfg.update(log_level='WARNING', launcher='none', vis_backends=[], visualizer=None)
     return cfg
 
 
 def main() -> None:
     args = parse_args()
-    prepare_cpu()
     cfg = prepare(args)
     peak = device_peak(args.peak_tflops)
     results, flops = {}, 0
     with tempfile.TemporaryDirectory() as folder:
         noise = Path(folder, 'noise')
         make_noise(noise, cfg.train_dataloader.batch_size)
-        for source, pictures in (('synthetic', noise), ('real', args.data)):
-            if pictures is None:
+        for source, images in (('synthetic', noise), ('real', args.data)):
+            if images is None:
                 continue
-            set_data_root(cfg, str(pictures))
+            set_data_root(cfg, str(images))
             trainers = {
                 name: Trainer(cfg, folder, VARIANTS[name], synthetic=source == 'synthetic') for name in args.variants
             }

@@ -1,4 +1,4 @@
-# ADE20K of the scene parsing challenge, laid out as it is distributed, in crops of 512 pixels.
+# ADE20K of the scene parsing challenge, in its distributed layout, in crops of 512 pixels.
 data_root = 'data/ADEChallengeData2016'
 num_classes = 150
 crop_size = (512, 512)
@@ -15,7 +15,7 @@ data_preprocessor = dict(
 load_map = dict(type='LoadSegmentationMap', num_classes=num_classes, reduce_zero_label=True)
 pack = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape'))
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     load_map,
     dict(
         type='RandomResize',
@@ -29,9 +29,9 @@ train_pipeline = [
     pack,
 ]
 test_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='mmdet.Resize', scale=(2048, 512), keep_ratio=True),
-    # The labels keep their size: predictions are brought back to it.
+    # The labels keep their size: predictions are resized to it.
     load_map,
     pack,
 ]

@@ -1,7 +1,7 @@
 # CIFAR-10: two views of 32 pixels, without blur. Downloaded into an existing folder `data_root`.
 data_root = 'data/cifar10'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[125.307, 122.961, 113.8575],
@@ -45,17 +45,17 @@ train_dataloader = dict(
     worker_init_fn=dict(type='pretrain_worker_init'),
     dataset=dict(
         type='SeededDataset',
-        dataset=dict(type='CIFAR10Pictures', data_root=data_root, pipeline=train_pipeline)))
+        dataset=dict(type='CIFAR10Images', data_root=data_root, pipeline=train_pipeline)))
 
 knn_hook = dict(
     type='KNNHook',
-    bank=dict(type='CIFAR10Pictures', data_root=data_root, labelled=True, pipeline=test_pipeline),
+    bank=dict(type='CIFAR10Images', data_root=data_root, labeled=True, pipeline=test_pipeline),
     queries=dict(
         test=dict(
-            type='CIFAR10Pictures',
+            type='CIFAR10Images',
             data_root=data_root,
             split='test',
-            labelled=True,
+            labeled=True,
             pipeline=test_pipeline)),
     num_neighbors=[20, 200],
     interval=20)

@@ -1,4 +1,4 @@
-# COCO with boxes and masks, shorter side 480 to 800, half of the pictures cropped before: as in iBOT's evaluation.
+# COCO with boxes and masks, shorter side 480 to 800, half of the images cropped first: as in iBOT's evaluation.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 resize = dict(

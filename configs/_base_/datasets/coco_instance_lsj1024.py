@@ -1,5 +1,5 @@
 # COCO with boxes and masks within 1024 x 1024 pixels, at 0.1 to 2 times their size: as in ViTDet.
-# The data preprocessor fills them up to squares.
+# The data preprocessor pads them to squares.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 image_size = (1024, 1024)
@@ -25,7 +25,7 @@ test_pipeline = [
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-# All become squares: nothing to group.
+# All images become squares, so grouping by aspect ratio is not needed.
 train_dataloader = dict(
     batch_sampler=None,
     worker_init_fn=dict(type='pretrain_worker_init'),

@@ -1,16 +1,16 @@
-# The labelled photo composites: crops of 48 pixels from the bank; validation on unseen objects on unseen photos.
+# The labeled photo composites: crops of 48 pixels from the bank; validation on unseen objects on unseen photos.
 _base_ = './imagenet_finetune.py'
 data_root = 'data/composites/classes'
 
 data_preprocessor = dict(num_classes=10)
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='FastRandomResizedCrop', scale=48),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='TrimLongSide'),
     dict(type='ResizeEdge', scale=48, interpolation='bicubic', backend='pillow'),
     dict(type='CenterCrop', crop_size=48),

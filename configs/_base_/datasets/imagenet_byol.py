@@ -1,7 +1,7 @@
-# Two views of 224 pixels with BYOL's unequal augmentations. Works for any folder of pictures: only `data_root` changes.
+# Two views of 224 pixels with BYOL's unequal augmentations. Works for any folder of images: only `data_root` changes.
 data_root = 'data/imagenet/train'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -39,7 +39,7 @@ view_transforms2 = [
 ]
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(
         type='MultiView',
         num_views=[1, 1],
@@ -59,4 +59,4 @@ train_dataloader = dict(
     dataset=dict(
         type='SeededDataset',
         dataset=dict(
-            type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline)))
+            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))

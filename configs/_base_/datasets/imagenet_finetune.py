@@ -1,8 +1,8 @@
-# ImageNet with labels: `train/<class>/` and `val/<class>/` below `data/imagenet`. Crops and flips alone, as for ResNets and
-# for few labels.
+# ImageNet with labels: `train/<class>/` and `val/<class>/` below `data/imagenet`. Only crops and flips, as for ResNets
+# and for few labels.
 data_root = 'data/imagenet'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='ClsDataPreprocessor',
     num_classes=1000,
@@ -11,13 +11,13 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='FastRandomResizedCrop', scale=224),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='TrimLongSide'),
     dict(type='ResizeEdge', scale=256, interpolation='bicubic', backend='pillow'),
     dict(type='CenterCrop', crop_size=224),
@@ -35,7 +35,7 @@ train_dataloader = dict(
     worker_init_fn=dict(type='pretrain_worker_init'),
     dataset=dict(
         type='SeededDataset',
-        dataset=dict(type='LabelledImages', data_root=data_root + '/train', pipeline=train_pipeline)))
+        dataset=dict(type='LabeledImages', data_root=data_root + '/train', pipeline=train_pipeline)))
 
 val_dataloader = dict(
     batch_size=128,
@@ -43,6 +43,6 @@ val_dataloader = dict(
     persistent_workers=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='LabelledImages', data_root=data_root + '/val', pipeline=test_pipeline))
+    dataset=dict(type='LabeledImages', data_root=data_root + '/val', pipeline=test_pipeline))
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 val_cfg = dict()

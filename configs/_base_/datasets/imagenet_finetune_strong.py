@@ -3,7 +3,7 @@ _base_ = './imagenet_finetune.py'
 
 bgr_mean = [103.53, 116.28, 123.675]
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='FastRandomResizedCrop', scale=224),
     dict(type='RandomFlip', prob=0.5),
     dict(

@@ -1,4 +1,4 @@
-# BYOL's augmentations with the crops of MoCo v3, at least a fifth of the picture.
+# BYOL's augmentations with the crops of MoCo v3, at least a fifth of the image.
 _base_ = './imagenet_byol.py'
 
 crop = dict(type='FastRandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0))

@@ -1,7 +1,7 @@
-# Two views of 224 pixels: the augmentations of MoCo v2, also SimSiam's. Works for any folder of pictures.
+# Two views of 224 pixels: the augmentations of MoCo v2 and SimSiam. Works for any folder of images.
 data_root = 'data/imagenet/train'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -36,7 +36,7 @@ view_pipeline = [
 ]
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs'),
 ]
@@ -53,4 +53,4 @@ train_dataloader = dict(
     dataset=dict(
         type='SeededDataset',
         dataset=dict(
-            type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline)))
+            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))

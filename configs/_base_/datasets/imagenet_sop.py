@@ -1,8 +1,8 @@
 # Two global views of 224 pixels and ten local ones of 96: the augmentations of SOP, which are those of iBOT.
-# Works for any folder of pictures: only `data_root` has to be changed.
+# Works for any folder of images: only `data_root` changes.
 data_root = 'data/imagenet/train'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -54,19 +54,19 @@ local_pipeline = [
 ]
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(
         type='MultiView',
         num_views=[1, 1, 10],
         transforms=[global_pipeline1, global_pipeline2, local_pipeline]),
-    # iBOT's recipe: half of the masks empty, the other half with 10 to 50 % of the patches.
+    # iBOT's recipe: half of the views unmasked, the others with 10 to 50 % of the patches masked.
     # The released SOP code: mask_ratio=0.3, mask_ratio_jitter=0.0
     dict(
         type='BlockMaskGenerator',
         grid=(14, 14),
         mask_ratio=(0.0, 0.3),
         mask_ratio_jitter=(0.0, 0.2)),
-    # As an algorithm key the mask stays an array on the host, where the model works out the masked positions.
+    # As an algorithm key the mask stays an array on the host, where the model computes the masked positions.
     dict(type='PackInputs', algorithm_keys=['mask']),
 ]
 
@@ -82,4 +82,4 @@ train_dataloader = dict(
     dataset=dict(
         type='SeededDataset',
         dataset=dict(
-            type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline)))
+            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))

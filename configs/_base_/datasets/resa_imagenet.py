@@ -1,8 +1,8 @@
-# Two views of 224 pixels: FIRST the weak one, whose encodings make the assignment, then the strong one.
-# Works for any folder of pictures: only `data_root` has to be changed.
+# Two views of 224 pixels: FIRST the weak one, whose encodings determine the assignment, then the strong one.
+# Works for any folder of images: only `data_root` changes.
 data_root = 'data/imagenet/train'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -47,7 +47,7 @@ strong_pipeline = [
 ]
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='MultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
     dict(type='PackInputs'),
 ]
@@ -64,4 +64,4 @@ train_dataloader = dict(
     dataset=dict(
         type='SeededDataset',
         dataset=dict(
-            type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline)))
+            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))

@@ -1,4 +1,4 @@
-# Weak and strong view of 224 pixels, then ten strong local crops of 96 without solarisation.
+# Weak and strong view of 224 pixels, then ten strong local crops of 96 without solarization.
 _base_ = './resa_imagenet.py'
 
 weak_pipeline = [dict(_base_.weak_pipeline[0], crop_ratio_range=(0.32, 1.0)), *_base_.weak_pipeline[1:]]

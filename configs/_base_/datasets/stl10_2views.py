@@ -1,8 +1,8 @@
-# STL-10: two views of 96 pixels from the unlabelled and the training pictures, with the augmentations of MoCo v2.
+# STL-10: two views of 96 pixels from the unlabeled and the training images, with the augmentations of MoCo v2.
 # `data_root` is the unpacked stl10_binary.
 data_root = 'data/stl10_binary'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -51,22 +51,22 @@ train_dataloader = dict(
     worker_init_fn=dict(type='pretrain_worker_init'),
     dataset=dict(
         type='SeededDataset',
-        dataset=dict(type='STL10Pictures', data_root=data_root, pipeline=train_pipeline)))
+        dataset=dict(type='STL10Images', data_root=data_root, pipeline=train_pipeline)))
 
 knn_hook = dict(
     type='KNNHook',
     bank=dict(
-        type='STL10Pictures',
+        type='STL10Images',
         data_root=data_root,
         split='train',
-        labelled=True,
+        labeled=True,
         pipeline=test_pipeline),
     queries=dict(
         test=dict(
-            type='STL10Pictures',
+            type='STL10Images',
             data_root=data_root,
             split='test',
-            labelled=True,
+            labeled=True,
             pipeline=test_pipeline)),
     num_neighbors=[20, 200],
     interval=20)

@@ -1,8 +1,8 @@
-# Two views of 64 pixels with BYOL's unequal augmentations without blur, from a folder of pictures such as
+# Two views of 64 pixels with BYOL's unequal augmentations without blur, from a folder of images such as
 # Tiny-ImageNet's `train`.
 data_root = 'data/tiny-imagenet-200/train'
 
-# Pictures are BGR until the preprocessor, as MMCV's colour functions expect.
+# Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
@@ -33,7 +33,7 @@ view_transforms1 = [
 view_transforms2 = [*view_transforms1, dict(type='Solarize', thr=128, prob=0.2)]
 
 train_pipeline = [
-    dict(type='LoadPicture'),
+    dict(type='LoadImage'),
     dict(type='MultiView', num_views=[1, 1], transforms=[view_transforms1, view_transforms2]),
     dict(type='PackInputs'),
 ]
@@ -50,4 +50,4 @@ train_dataloader = dict(
     dataset=dict(
         type='SeededDataset',
         dataset=dict(
-            type='UnlabelledImages', data_root=data_root, pipeline=train_pipeline)))
+            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))

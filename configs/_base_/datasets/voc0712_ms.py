@@ -24,7 +24,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='ConcatDataset',
-        # Each data set has its own `dataset_type`.
+        # Each dataset has its own `dataset_type`.
         ignore_keys=['dataset_type'],
         datasets=[
             dict(

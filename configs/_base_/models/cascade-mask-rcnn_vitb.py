@@ -1,16 +1,16 @@
 # Cascade Mask R-CNN with FPN on four blocks of a ViT-B/16 with global attention: iBOT's evaluation. The heads for boxes
-# have four convolutions with synchronised BatchNorms and learn the overlap of boxes.
+# have four convolutions with synchronized BatchNorms and a GIoU loss.
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away. No map passes the final norm.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it. The maps skip the final norm.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None, ignored=['ln1.']),
     backbone=dict(
         _delete_=True,
         type='WindowedVisionTransformer',
         arch='base',
-        # Of the learned position embedding; pictures have many sizes.
+        # The size of the learned position embedding; images have many sizes.
         img_size=(672, 1088),
         patch_size=16,
         window_size=None,

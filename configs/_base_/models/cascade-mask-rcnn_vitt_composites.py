@@ -4,7 +4,7 @@ _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 roi_strides = [4, 8, 16]
 norm_cfg = dict(type='BN')
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away. No map passes the final norm.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it. The maps skip the final norm.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None, ignored=['ln1.']),
     backbone=dict(
         _delete_=True,

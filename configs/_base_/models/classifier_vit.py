@@ -3,7 +3,7 @@ model = dict(
     type='ImageClassifier',
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
     backbone=dict(
-        type='VisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
+        type='FreezableVisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
     head=dict(
         type='LinearClsHead',
         num_classes=1000,

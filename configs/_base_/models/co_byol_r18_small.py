@@ -1,4 +1,4 @@
-# CO-BYOL on a ResNet-18 for pictures of 64 pixels: 3x3 stem without max-pooling, map of 8 x 8.
+# CO-BYOL on a ResNet-18 for images of 64 pixels: 3x3 stem without max-pooling, map of 8 x 8.
 projector = dict(
     type='NonLinearNeck',
     in_channels=512,

@@ -1,4 +1,5 @@
-# CO-BYOL on a ResNet-50; with `local_head=None` it is BYOL. On CPU SyncBN is BatchNorm of one process.
+# CO-BYOL on a ResNet-50; with `local_head=None` it is BYOL. On CPU SyncBN becomes BatchNorm with per-process
+# statistics.
 projector = dict(
     type='NonLinearNeck',
     in_channels=2048,

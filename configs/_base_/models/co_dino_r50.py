@@ -1,4 +1,5 @@
-# CO-DINO on a ResNet-50; with `local_head=None` it is DINO. On CPU SyncBN is BatchNorm of one process.
+# CO-DINO on a ResNet-50; with `local_head=None` it is DINO. On CPU SyncBN becomes BatchNorm with per-process
+# statistics.
 num_prototypes = 65536
 projector = dict(
     type='DINONeck',

@@ -1,4 +1,5 @@
-# CO-MoCoV3 for photo composites of 48 pixels: a ResNet-18 of a quarter of the usual width, all 9 cells of its 3 x 3 map.
+# CO-MoCoV3 for photo composites of 48 pixels: a ResNet-18 of a quarter of the usual width, all 9 cells of its 3 x 3
+# map.
 projector = dict(
     type='NonLinearNeck',
     in_channels=128,

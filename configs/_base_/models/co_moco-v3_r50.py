@@ -1,4 +1,5 @@
-# CO-MoCoV3 on a ResNet-50; with `local_head=None` it is MoCo v3. On CPU SyncBN is BatchNorm of one process.
+# CO-MoCoV3 on a ResNet-50; with `local_head=None` it is MoCo v3. On CPU SyncBN becomes BatchNorm with per-process
+# statistics.
 projector = dict(
     type='NonLinearNeck',
     in_channels=2048,
@@ -20,7 +21,7 @@ model = dict(
     backbone=dict(type='ResNet', depth=50, norm_cfg=dict(type='SyncBN'), zero_init_residual=False),
     neck=projector,
     head=dict(type='InfoNCEHead', predictor=predictor, temperature=1.0),
-    # Logits are (cells, batch, global batch): the head makes them for 8 cells at a time.
+    # Logits are (cells, batch, global batch): the head computes them for 8 cells at a time.
     local_head=dict(
         type='LocalGlobalHead',
         projector=projector,

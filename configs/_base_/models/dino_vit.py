@@ -1,4 +1,4 @@
-# DINO on ViT-S/16, with the authors' initial weights and their way of resizing position embeddings.
+# DINO on ViT-S/16, with the authors' weight initialization and resizing of position embeddings.
 model = dict(
     type='DINO',
     backbone=dict(

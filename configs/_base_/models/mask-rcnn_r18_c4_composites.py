@@ -1,5 +1,5 @@
-# Mask R-CNN on the third-stage map of the narrow ResNet-18 of configs/sop/r18_composites.py, stride 8; the last stage is
-# the head, with one more BatchNorm.
+# Mask R-CNN on the third-stage map of the narrow ResNet-18 of configs/sop/r18_composites.py, stride 8; the last stage
+# is the head, with one more BatchNorm.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50-caffe-c4.py'
 
 network = dict(
@@ -10,7 +10,7 @@ network = dict(
     strides=(2, 2, 2, 2),
     zero_init_residual=False)
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None, ignored=['norm.']),
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),

@@ -4,7 +4,7 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 anchor_strides = [4, 8, 16, 32]
 roi_strides = [4, 8, 16]
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
     backbone=dict(
         _delete_=True,

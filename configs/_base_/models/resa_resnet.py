@@ -1,4 +1,4 @@
-# ReSA on ResNet-50, with BatchNorm statistics of the global batch where there are several CUDA devices.
+# ReSA on ResNet-50, with BatchNorm statistics of the global batch if there are several CUDA devices.
 sync_bn = 'torch'
 model = dict(
     type='ReSA',

@@ -1,4 +1,4 @@
-# ReSA on ResNet-18 for small pictures: no predictor, and no zero initialisation of the residual branches.
+# ReSA on ResNet-18 for small images: no predictor, and no zero initialization of the residual branches.
 model = dict(
     type='ReSA',
     backbone=dict(type='ResNet_CIFAR', depth=18, zero_init_residual=False),

@@ -1,8 +1,8 @@
-# ReSA on ViT-S/16 without BatchNorm: fixed position embedding and frozen random patch embedding, as MoCo v3.
+# ReSA on ViT-S/16 without BatchNorm: fixed position embedding and frozen random patch embedding, as in MoCo v3.
 model = dict(
     type='ReSA',
     backbone=dict(
-        type='MoCoV3ViT',
+        type='FixedPositionViT',
         arch=dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536),
         img_size=224,
         patch_size=16,

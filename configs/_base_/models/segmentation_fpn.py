@@ -1,7 +1,7 @@
-# A small decoder on a feature pyramid; the encoder is fine-tuned, model.frozen=True keeps it.
+# A small decoder on a feature pyramid; the encoder is fine-tuned, model.frozen=True freezes it.
 model = dict(
     type='SemanticSegmentor',
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
     neck=dict(type='mmdet.FPN', out_channels=256, num_outs=4),
     head=dict(type='FPNSegmentationHead', in_channels=[256] * 4))

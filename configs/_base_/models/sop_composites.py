@@ -1,5 +1,5 @@
-# SOP for photo composites: at this scale the released 64 anchors learn slowly, 512 of a bank of 2,048 with a little KoLeo
-# faster (docs/recipes.md). A ViT on pictures of 48 pixels in patches of 8.
+# SOP for photo composites: at this scale the released 64 anchors learn slowly, 512 of a bank of 2,048 with a little
+# KoLeo faster (docs/recipes.md). A ViT on images of 48 pixels in patches of 8.
 embed_dims = 128
 bank = dict(type='SupportEmbeddingBank', size=2048, embed_dims=embed_dims)
 model = dict(
@@ -45,6 +45,6 @@ mask_transforms = [
         grid=(6, 6),
         mask_ratio=(0.0, 0.3),
         mask_ratio_jitter=(0.0, 0.2)),
-    # As an algorithm key the mask stays an array on the host, where the model works out the masked positions.
+    # As an algorithm key the mask stays an array on the host, where the model computes the masked positions.
     dict(type='PackInputs', algorithm_keys=['mask']),
 ]

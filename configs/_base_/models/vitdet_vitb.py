@@ -4,7 +4,7 @@ _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
-    # `--pretrained CHECKPOINT` fills it in, `--pretrained none` takes it away.
+    # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None),
     # Squares of 1024 pixels
     data_preprocessor=dict(pad_size_divisor=1024),

@@ -1,5 +1,5 @@
-# ViTDet's parts at a tenth of their size, on the ViT of configs/sop/vitt_composites.py: a map of 16 x 20 patches in
-# windows of 8, the third and the last block with global attention.
+# ViTDet's components at a tenth of their size, on the ViT of configs/sop/vitt_composites.py: a map of 16 x 20 patches
+# in windows of 8, the third and the last block with global attention.
 _base_ = './mask-rcnn_r18_composites.py'
 model = dict(
     backbone=dict(

@@ -1,5 +1,5 @@
-# A short run on photo composites with SGD. The learning rate is for the global batch of 128 and is not scaled: SimSiam's
-# predictor keeps it as a constant.
+# A short run on photo composites with SGD. The learning rate is for the global batch of 128 and is not scaled:
+# SimSiam's predictor keeps it as a constant.
 train_cfg = dict(type='PretrainLoop', max_epochs=12)
 
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-# 12 epochs of batches of 16; the learning rate is scaled to the real batch.
+# 12 epochs of batches of 16; the learning rate is scaled to the actual batch size.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 train_cfg = dict(type='mmpretrain.PretrainLoop')
 optim_wrapper = dict(type='mmpretrain.PretrainOptimWrapper')

@@ -1,4 +1,4 @@
-# DINO on ResNets: LARS as in the authors' arguments for ResNet-50. Prototypes stand still during the first epoch.
+# DINO on ResNets: LARS as in the authors' arguments for ResNet-50. Prototypes are frozen during the first epoch.
 train_cfg = dict(type='PretrainLoop', max_epochs=100)
 
 optim_wrapper = dict(
@@ -7,7 +7,7 @@ optim_wrapper = dict(
     dtype='bfloat16',
     optimizer=dict(type='FastLARS', lr=0.3, momentum=0.9, weight_decay=1e-6, eta=0.001))
 
-# The learning rate is for a global batch of 256 and is scaled to the real one.
+# The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [

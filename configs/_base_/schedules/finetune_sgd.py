@@ -1,4 +1,4 @@
-# SimCLR's fine-tuning of ResNets: Nesterov momentum, no decay, cosine.
+# SimCLR's fine-tuning of ResNets: Nesterov momentum, no weight decay, cosine.
 train_cfg = dict(type='PretrainLoop', max_epochs=30, val_interval=5)
 
 optim_wrapper = dict(

@@ -1,4 +1,5 @@
-# BEiT's recipe as SOP and iBOT use it on ViT-S: 200 epochs, 20 of them warm-up; the rate is one of those that they try.
+# BEiT's recipe as SOP and iBOT use it on ViT-S: 200 epochs, 20 of them warm-up; the learning rate is one of those that
+# they try.
 train_cfg = dict(type='PretrainLoop', max_epochs=200, val_interval=5)
 
 optim_wrapper = dict(

@@ -6,7 +6,7 @@ optim_wrapper = dict(
     dtype='float16',
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.1))
 
-# The learning rate is for a global batch of 256 and is scaled to the real one.
+# The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [
@@ -25,5 +25,5 @@ param_scheduler = [
         convert_to_iter_based=True),
 ]
 
-# The teacher has the momentum of the step that it is used in.
+# The teacher uses the momentum of the step in which it is used.
 custom_hooks = [dict(type='TeacherHook', momentum=0.996, end_momentum=1.0, lead=1)]

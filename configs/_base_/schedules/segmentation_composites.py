@@ -14,4 +14,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, convert_to_iter_based=True),
 ]
-custom_hooks = [dict(type='SegmentationPicturesHook')]
+custom_hooks = [dict(type='SegmentationImagesHook')]

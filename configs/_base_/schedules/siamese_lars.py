@@ -1,4 +1,4 @@
-# LARS for 100 epochs at large batches: BYOL's recipe. Biases and BatchNorm neither decay nor adapt their rate.
+# LARS for 100 epochs at large batches: BYOL's recipe. Biases and BatchNorm neither decay nor adapt.
 train_cfg = dict(type='PretrainLoop', max_epochs=100)
 
 optim_wrapper = dict(
@@ -7,7 +7,7 @@ optim_wrapper = dict(
     dtype='bfloat16',
     optimizer=dict(type='FastLARS', lr=0.45, momentum=0.9, weight_decay=1e-6, eta=0.001))
 
-# The learning rate is for a global batch of 256 and is scaled to the real one.
+# The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [

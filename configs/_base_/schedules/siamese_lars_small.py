@@ -1,4 +1,4 @@
-# LARS for small data sets at a batch of 256: solo-learn's recipe, in which the trust ratio only shortens steps.
+# LARS for small datasets at a batch of 256: solo-learn's recipe, in which the trust ratio only shortens steps.
 train_cfg = dict(type='PretrainLoop', max_epochs=400)
 
 optim_wrapper = dict(

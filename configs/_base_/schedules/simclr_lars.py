@@ -1,5 +1,5 @@
-# LARS with 10 epochs of warm-up; BatchNorm and biases neither decay nor adapt. As in SimCLR's code, the learning rate is
-# inside the momentum. The trust ratio has |g| + b |w| below, where that code has |g + b w|: a difference of at most
+# LARS with 10 epochs of warm-up; BatchNorm and biases neither decay nor adapt. As in SimCLR's code, the learning rate
+# is inside the momentum. The trust ratio has |g| + b |w| below, where that code has |g + b w|: a difference of at most
 # 2 b |w|, with b = 1e-6.
 train_cfg = dict(type='PretrainLoop', max_epochs=800)
 
@@ -15,7 +15,7 @@ optim_wrapper = dict(
             'downsample.1': excluded
         }))
 
-# The learning rate is for a global batch of 256 and is scaled to the real one.
+# The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [

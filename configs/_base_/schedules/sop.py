@@ -1,4 +1,4 @@
-# SOP for 100 epochs. Schedules change in every iteration and end with the run.
+# SOP for 100 epochs. Schedules change in every iteration and span the whole run.
 train_cfg = dict(type='PretrainLoop', max_epochs=100)
 
 optim_wrapper = dict(
@@ -8,7 +8,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.04),
     clip=dict(type='per_tensor', max_norm=3.0))
 
-# The learning rate is for a global batch of 256 and is scaled to the real one.
+# The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [

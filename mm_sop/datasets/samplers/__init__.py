@@ -1,5 +1,5 @@
 """Data samplers."""
 
-from .resumable_sampler import ResumableSampler
+from mm_sop.datasets.samplers.resumable_sampler import ResumableSampler
 
 __all__ = ['ResumableSampler']

@@ -1,22 +1,22 @@
-"""Transforms of pictures and masks."""
+"""Transforms of images and label maps."""
 
-from .block_mask_generator import BlockMaskGenerator
-from .color import FastColorJitter
-from .fit_within import FitWithin
-from .geometry import FastRandomResizedCrop
-from .loading import LoadPicture, UnreadableImageError
-from .pair_views import ApplyToPair, PairMultiView
-from .perturb import Perturb
-from .segmentation import LoadSegmentationMap
-from .trim_long_side import TrimLongSide
+from mm_sop.datasets.transforms.block_mask_generator import BlockMaskGenerator
+from mm_sop.datasets.transforms.color import FastColorJitter
+from mm_sop.datasets.transforms.evaluation import EvaluationTransform, FitWithin, TrimLongSide
+from mm_sop.datasets.transforms.geometry import FastRandomResizedCrop
+from mm_sop.datasets.transforms.loading import LoadImage, UnreadableImageError
+from mm_sop.datasets.transforms.pair_views import ApplyToPair, PairMultiView
+from mm_sop.datasets.transforms.perturb import Perturb
+from mm_sop.datasets.transforms.segmentation import LoadSegmentationMap
 
 __all__ = [
     'ApplyToPair',
     'BlockMaskGenerator',
+    'EvaluationTransform',
     'FastColorJitter',
     'FastRandomResizedCrop',
     'FitWithin',
-    'LoadPicture',
+    'LoadImage',
     'LoadSegmentationMap',
     'PairMultiView',
     'Perturb',

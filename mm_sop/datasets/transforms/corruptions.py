@@ -10,7 +10,7 @@ from PIL import Image
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-# Side of the pictures for which the strengths were published.
+# Side of the images that the published strengths are for.
 _SIDE = 224
 
 
@@ -19,24 +19,25 @@ class Corruption:
     """One kind of corruption.
 
     Attributes:
-        draw: Maps a BGR picture in [0, 1], fp32, (H, W, 3), a strength and a generator to the corrupted picture.
+        apply: Function of a BGR image in [0, 1], fp32, (H, W, 3), a strength and a random generator that returns the
+            corrupted image.
         strengths: Published strengths of the severities 1 ... 5.
         family: ``'noise'``, ``'blur'``, ``'weather'`` or ``'digital'``.
     """
 
-    draw: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
+    apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
     strengths: Sequence
     family: str
 
 
-def corrupt(image: np.ndarray, name: str, severity: int, generator: np.random.Generator) -> np.ndarray:
+def corrupt(image: np.ndarray, name: str, severity: float, generator: np.random.Generator) -> np.ndarray:
     """Corrupt an image as in ImageNet-C (Hendrycks and Dietterich, Benchmarking Neural Network Robustness).
 
-    With images of 224 pixels every corruption equals the published code up to rounding, with these exceptions. Frost is
-    a drawn pattern instead of photos of it. Defocus leaves the mean as it is, where the published kernels of severities
-    4 and 5 brighten by 1 %, and its disc has a soft rim (the change differs by less than 1 %). Results are rounded to
-    whole levels instead of truncated, and not compressed as JPEG of quality 85, as the published files are. With other
-    sizes, lengths follow the shorter side.
+    For images of 224 pixels, every corruption equals the published code up to rounding, with these exceptions: Frost is
+    a synthetic pattern instead of photos. Defocus preserves the mean, whereas the published kernels of severities 4 and
+    5 brighten by 1 %, and its disc has a soft edge (the change differs by less than 1 %). Results are rounded instead
+    of truncated, and not compressed as JPEG of quality 85, unlike the published files. For other sizes, lengths are
+    proportional to the shorter side.
 
     Args:
         image: BGR, uint8, (H, W, 3).
@@ -49,34 +50,41 @@ def corrupt(image: np.ndarray, name: str, severity: int, generator: np.random.Ge
 
     Raises:
         ValueError: Name or severity is unknown.
+
+    Example:
+        >>> corrupt(np.full((8, 8, 3), 100, np.uint8), 'brightness', 1, np.random.default_rng(0))[0, 0].tolist()
+        [126, 126, 126]
     """
     if name not in CORRUPTIONS or severity not in SEVERITIES:
         raise ValueError(
             f'no corruption {name!r} of severity {severity}: choose among {", ".join(CORRUPTIONS)} and 1 ... 5'
         )
     corruption = CORRUPTIONS[name]
-    drawn = corruption.draw(image.astype(np.float32) / 255, corruption.strengths[severity - 1], generator)
-    return (255 * drawn.clip(0, 1)).round().astype(np.uint8)
+    corrupted = corruption.apply(image.astype(np.float32) / 255, corruption.strengths[int(severity) - 1], generator)
+    return (255 * corrupted.clip(0, 1)).round().astype(np.uint8)
 
 
-def _gaussian_noise(image, deviation, generator):
-    return image + deviation * generator.standard_normal(image.shape, np.float32)
+# All corruptions share the interface of `Corruption.apply`, even those that draw no random numbers.
+
+
+def _gaussian_noise(image, std, generator):
+    return image + std * generator.standard_normal(image.shape, np.float32)
 
 
 def _shot_noise(image, photons, generator):
     return generator.poisson(image * photons).astype(np.float32) / photons
 
 
-def _impulse_noise(image, share, generator):
-    drawn = generator.random(image.shape, np.float32)
-    return np.where(drawn < share / 2, 0, np.where(drawn < share, 1, image))
+def _impulse_noise(image, fraction, generator):
+    uniform = generator.random(image.shape, np.float32)
+    return np.where(uniform < fraction / 2, 0, np.where(uniform < fraction, 1, image))
 
 
 def _defocus_blur(image, radius, generator):
     radius = radius * _scale(image)
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    # The rim counts by the share that the disc covers, so that radii need not be whole.
+    # Pixels at the edge count by the fraction that the disc covers, so that radii need not be integers.
     disc = (radius + 0.5 - np.hypot(y, x)).clip(0, 1)
     return _filter(image, disc)
 
@@ -95,28 +103,28 @@ def _motion_blur(image, strength, generator):
 
 
 def _zoom_blur(image, strength, generator):
-    largest, step = strength
-    factors = np.arange(1, largest, step)
+    maximum, step = strength
+    factors = np.arange(1, maximum, step)
     return (image + sum(_zoom(image, factor) for factor in factors)) / (len(factors) + 1)
 
 
 def _snow(image, strength, generator):
-    mean, deviation, zoom, threshold, radius, sigma, visible = strength
-    flakes = _zoom(mean + deviation * generator.standard_normal(image.shape[:2], np.float32), zoom)
+    mean, std, zoom, threshold, radius, sigma, visibility = strength
+    flakes = _zoom(mean + std * generator.standard_normal(image.shape[:2], np.float32), zoom)
     flakes = np.floor(255 * np.where(flakes < threshold, 0, flakes).clip(0, 1)) / 255
     flakes = _streak(flakes, radius, sigma, generator.uniform(-135, -45))[..., None]
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-    hazy = visible * image + (1 - visible) * np.maximum(image, 1.5 * grey + 0.5)
+    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    hazy = visibility * image + (1 - visibility) * np.maximum(image, 1.5 * gray + 0.5)
     return hazy + flakes + flakes[::-1, ::-1]
 
 
 def _frost(image, strength, generator):
-    visible, opacity = strength
-    # Ridges of rough noise look like crystals, which leave holes of clear glass.
+    visibility, opacity = strength
+    # Ridges of rough noise look like ice crystals with clear glass in between.
     crystals = 1 - np.abs(2 * _octaves(image.shape[:2], 1.3, generator) - 1)
     coverage = _octaves(image.shape[:2], 1.8, generator)
     ice = np.array([1.0, 0.96, 0.88], np.float32) * (crystals**3 * (0.3 + coverage))[..., None]
-    return visible * image + opacity * ice
+    return visibility * image + opacity * ice
 
 
 def _fog(image, strength, generator):
@@ -139,23 +147,25 @@ def _contrast(image, factor, generator):
 
 def _elastic_transform(image, strength, generator):
     height, width = image.shape[:2]
-    # 244 instead of 224 as published.
-    alpha, sigma, shift = (244 * share * _scale(image) for share in strength)
-    middle, third = np.array([width, height]) // 2, min(height, width) // 3
-    corners = (middle + third * np.array([[1, 1], [1, -1], [-1, -1]])).astype(np.float32)
+    # 244 instead of 224, as published.
+    alpha, sigma, shift = (244 * fraction * _scale(image) for fraction in strength)
+    center, third = np.array([width, height]) // 2, min(height, width) // 3
+    corners = (center + third * np.array([[1, 1], [1, -1], [-1, -1]])).astype(np.float32)
     moved = corners + generator.uniform(-shift, shift, (3, 2)).astype(np.float32)
     matrix = cv2.getAffineTransform(corners, moved)
     image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     field = generator.uniform(-1, 1, (2, height, width)).astype(np.float32)
-    # Averages of fewer values are larger: with one factor more the offsets, too, follow the side.
+    # Averages of fewer values are larger: one more factor makes the offsets proportional to the side, too.
     offsets = [_scale(image) * alpha * _gaussian_blur(axis, sigma, 3, cv2.BORDER_REFLECT) for axis in field]
-    return _displace(image, offsets)
+    y, x = np.mgrid[:height, :width]
+    columns, rows = (x + offsets[1]).astype(np.float32), (y + offsets[0]).astype(np.float32)
+    return cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _pixelate(image, factor, generator):
     height, width = image.shape[:2]
-    whole = Image.fromarray((255 * image).round().astype(np.uint8))
-    small = whole.resize((max(1, int(width * factor)), max(1, int(height * factor))), Image.Resampling.BOX)
+    full = Image.fromarray((255 * image).round().astype(np.uint8))
+    small = full.resize((max(1, int(width * factor)), max(1, int(height * factor))), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX), np.float32) / 255
 
 
@@ -195,7 +205,7 @@ CORRUPTIONS = dict(
     pixelate=Corruption(_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25), 'digital'),
     jpeg_compression=Corruption(_jpeg_compression, (25, 18, 15, 10, 7), 'digital'),
 )
-"""All corruptions by name, family after family."""
+"""All corruptions by name, grouped by family."""
 
 ALEXNET_ERRORS = dict(
     gaussian_noise=0.886428,
@@ -217,97 +227,93 @@ ALEXNET_ERRORS = dict(
 """Published mean errors of AlexNet over the severities, the unit of mCE (github.com/hendrycks/robustness)."""
 
 
-def _scale(image):
+def _scale(image: np.ndarray) -> float:
+    """Factor for lengths that are published for images of 224 pixels."""
     return min(image.shape[:2]) / _SIDE
 
 
-def _filter(image, kernel, border=cv2.BORDER_REFLECT_101):
+def _filter(image: np.ndarray, kernel: np.ndarray, border: int = cv2.BORDER_REFLECT_101) -> np.ndarray:
     kernel = (kernel / kernel.sum()).astype(np.float32)
     return cv2.filter2D(image, -1, kernel, borderType=border)
 
 
-def _gaussian_blur(image, sigma, truncate=4, border=cv2.BORDER_REPLICATE):
+def _gaussian_blur(
+    image: np.ndarray, sigma: float, truncate: float = 4, border: int = cv2.BORDER_REPLICATE
+) -> np.ndarray:
     side = 2 * int(truncate * sigma + 0.5) + 1
     return cv2.GaussianBlur(image, (side, side), sigma, borderType=border)
 
 
-def _displace(image, offsets):
-    """Take every pixel from a place that lies (rows, columns) away."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
-    places = [(x + offsets[1]).astype(np.float32), (y + offsets[0]).astype(np.float32)]
-    return cv2.remap(image, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+def _shuffle_locally(image: np.ndarray, distance: float, generator: np.random.Generator) -> np.ndarray:
+    """Replace each pixel by a nearby one, in sequence from the last to the first.
 
-
-def _shuffle_locally(image, distance, generator):
-    """Replace the pixels one by one, from the last to the first, by one near them.
-
-    The published code exchanges two pixels, but as NumPy hands out views of them, the second keeps its color. A pixel
-    that takes the color of one that had its turn takes what that one took: chains of references are followed to their
-    ends, for all pixels at once.
+    The published code swaps two pixels, but because NumPy returns views of them, the second keeps its color. A pixel
+    may copy one that has been replaced before: chains of references are followed to their ends, for all pixels at
+    once.
     """
     height, width = image.shape[:2]
-    # Whole distances as published; of others, a share of the pixels has the next larger one.
+    # Integer distances as published; others are rounded up for a fraction of the pixels.
     reach = np.floor(distance + generator.random((height, width)))
     rows, columns = np.floor(reach * generator.uniform(-1, 1, (2, height, width))).astype(int)
     margin = max(1, int(np.ceil(distance)))
     y, x = np.mgrid[:height, :width]
-    takes = np.zeros((height, width), bool)
-    takes[margin + 1 : height - margin + 1, margin + 1 : width - margin + 1] = True
+    copies = np.zeros((height, width), bool)
+    copies[margin + 1 : height - margin + 1, margin + 1 : width - margin + 1] = True
     here = y * width + x
-    source = np.where(takes, (y + rows) * width + x + columns, here).ravel()
-    had_turn = takes.ravel()[source] & (source > here.ravel())
-    while had_turn.any():
-        had_turn, source = had_turn & had_turn[source], np.where(had_turn, source[source], source)
+    source: np.ndarray = np.where(copies, (y + rows) * width + x + columns, here).ravel()
+    is_replaced = copies.ravel()[source] & (source > here.ravel())
+    while is_replaced.any():
+        is_replaced, source = is_replaced & is_replaced[source], np.where(is_replaced, source[source], source)
     return image.reshape(height * width, -1)[source].reshape(image.shape)
 
 
-def _zoom(image, factor):
-    """Enlarge the middle, and cut what is too much."""
+def _zoom(image: np.ndarray, factor: float) -> np.ndarray:
+    """Enlarge the center, and crop to the size of the image."""
     for axis, side in enumerate(image.shape[:2]):
-        kept = int(np.ceil(side / factor))
-        enlarged = round(kept * factor)
-        trimmed = (enlarged - side) // 2
-        places = np.linspace(0, kept - 1, enlarged)[trimmed : trimmed + side] + (side - kept) // 2
-        lower = np.floor(places).astype(int)
+        visible = int(np.ceil(side / factor))
+        enlarged = round(visible * factor)
+        margin = (enlarged - side) // 2
+        positions = np.linspace(0, visible - 1, enlarged)[margin : margin + side] + (side - visible) // 2
+        lower = np.floor(positions).astype(int)
         upper = np.minimum(lower + 1, side - 1)
-        share = (places - lower).astype(np.float32).reshape([-1 if part == axis else 1 for part in range(image.ndim)])
-        image = (1 - share) * image.take(lower, axis) + share * image.take(upper, axis)
+        weight = (positions - lower).astype(np.float32).reshape([-1 if dim == axis else 1 for dim in range(image.ndim)])
+        image = (1 - weight) * image.take(lower, axis) + weight * image.take(upper, axis)
     return image
 
 
-def _streak(image, radius, sigma, angle):
-    """Smear to one side, as a moving camera does; the weight falls as a Gaussian."""
+def _streak(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
+    """Motion blur to one side, with Gaussian weights."""
     steps = np.arange(2 * radius + 1)
     distances, direction = steps * _scale(image), np.deg2rad(angle)
-    y, x = (np.ceil(distances * part - 0.5).astype(int) for part in (np.sin(direction), np.cos(direction)))
+    y, x = (np.ceil(distances * component - 0.5).astype(int) for component in (np.sin(direction), np.cos(direction)))
     reach = int(np.ceil(distances[-1]))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
     np.add.at(kernel, (reach + y, reach + x), np.exp(-(steps**2) / (2 * sigma**2)))
     return _filter(image, kernel, cv2.BORDER_REPLICATE)
 
 
-def _plasma(size, decay, generator):
-    """Fractal in [0, 1] by the diamond-square algorithm on a torus; every octave is ``decay ** 2`` times as weak."""
+def _plasma(size: Sequence[int], decay: float, generator: np.random.Generator) -> np.ndarray:
+    """Fractal in [0, 1] by the diamond-square algorithm on a torus; each octave is ``decay ** 2`` times weaker."""
     side = 1 << (max(size) - 1).bit_length()
     heights = np.zeros((side, side))
-    step, strength = side, 1.0
+    step, amplitude = side, 1.0
     while step > 1:
         half = step // 2
-        noise = strength * generator.uniform(-1, 1, (3, side // step, side // step))
+        noise = amplitude * generator.uniform(-1, 1, (3, side // step, side // step))
         corners, centers = heights[::step, ::step], heights[half::step, half::step]
         rows, columns = corners + np.roll(corners, -1, 0), corners + np.roll(corners, -1, 1)
         centers[:] = (rows + np.roll(rows, -1, 1)) / 4 + noise[0]
         heights[::step, half::step] = (columns + centers + np.roll(centers, 1, 0)) / 4 + noise[1]
         heights[half::step, ::step] = (rows + centers + np.roll(centers, 1, 1)) / 4 + noise[2]
-        step, strength = half, strength / decay**2
+        step, amplitude = half, amplitude / decay**2
     heights -= heights.min()
     return (heights / heights.max())[: size[0], : size[1]].astype(np.float32)
 
 
-def _octaves(size, decay, generator):
-    """Cloudy noise in [0, 1]: every octave is twice as fine and ``decay ** 2`` times as weak."""
-    noise = np.zeros(size, np.float32)
+def _octaves(size: Sequence[int], decay: float, generator: np.random.Generator) -> np.ndarray:
+    """Cloudy noise in [0, 1]; each octave is twice as fine and ``decay ** 2`` times weaker."""
+    noise: Any = np.zeros(size, np.float32)
     for octave in range(1, int(np.ceil(np.log2(max(size)))) + 1):
-        cells = generator.uniform(-1, 1, (2**octave + 1, 2**octave + 1)).astype(np.float32)
-        noise += cv2.resize(cells, size[::-1], interpolation=cv2.INTER_CUBIC) / decay ** (2 * octave)
+        coarse = generator.uniform(-1, 1, (2**octave + 1, 2**octave + 1)).astype(np.float32)
+        noise += cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) / decay ** (2 * octave)
     return (noise - noise.min()) / (noise.max() - noise.min())

@@ -1,4 +1,4 @@
-"""Loading of photographs in any common file format."""
+"""Loading of images in any common file format."""
 
 import io
 import logging
@@ -20,35 +20,39 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
-from mm_sop.datasets.files import open_regular, printable, read_regular
+from mm_sop.utils.failures import UserError
+from mm_sop.utils.files import open_regular, printable, read_regular
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
-"""Formats that are tried, by content and not by extension; others can start foreign programs in Pillow."""
+"""Accepted formats, detected from the content; Pillow would run external programs for some of the others."""
 
 BACKGROUND = 128
-"""Grey level behind transparent pixels."""
+"""Gray level behind transparent pixels."""
+
+MAX_PIXELS = 89_478_485
+"""Number of pixels above which Pillow suspects an attack; it refuses images of more than twice as many."""
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _JPEG_APP1 = 0xE1
 _JPEG_BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 _JPEG_FRAME_HEADERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Warnings of libjpeg after which part of the picture is made up; others are about metadata or harmless oddities.
+# Warnings of libjpeg after which it invents part of the image; others concern metadata or harmless oddities.
 _JPEG_DAMAGE = ('remature end', 'bad Huffman code', 'extraneous bytes', 'instead of RST')
 
 _ORIENTATION = 0x0112
-# By EXIF orientation: whether to transpose, and then OpenCV's code of a flip.
+# By EXIF orientation: whether to transpose, and the code of OpenCV's flip that follows.
 _TURNS = {2: (False, 1), 3: (False, -1), 4: (False, 0), 5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0)}
 
-# Brightest level of 16-bit pictures, of 255, that use their upper four bits.
+# 16-bit images whose maximum is below this level, of 255, do not use their upper four bits.
 _DARK = 16
 _warned_of_dark = False
 
 
-class UnreadableImageError(Exception):
-    """A picture that cannot be used.
+class UnreadableImageError(UserError):
+    """An image cannot be used.
 
     Args:
-        path (str): Its file.
+        path (str): The file.
         reason (str): What is wrong with it, in one line.
     """
 
@@ -62,12 +66,12 @@ class UnreadableImageError(Exception):
 
 
 @TRANSFORMS.register_module()
-class LoadPicture(BaseTransform):
-    """Load a picture as 8-bit colour or grey image, however it is stored.
+class LoadImage(BaseTransform):
+    """Load an image as an 8-bit color or gray image, whatever its format.
 
     Plain JPEG files are decoded by libjpeg-turbo, which refuses damaged ones, and plain PNG files by OpenCV. All others
-    take the slower way through Pillow: palettes, CMYK, 16 bits (the upper 8 are kept), 32-bit integers and floats
-    (stretched from their own minimum to their maximum), transparency (laid over mid-grey) and animations (first frame).
+    are decoded by Pillow, which is slower: palettes, CMYK, 16 bits (the upper 8 are kept), 32-bit integers and floats
+    (scaled from their own minimum and maximum), transparency (on a mid-gray background) and animations (first frame).
     The EXIF orientation is applied.
 
     **Required Keys:** ``img_path``
@@ -75,39 +79,48 @@ class LoadPicture(BaseTransform):
     **Added Keys:** ``img`` (uint8 array of shape (H, W, 3), or (H, W) for ``channels=1``), ``img_shape``, ``ori_shape``
 
     Args:
-        channels (int): 3 for colour or 1 for grey; pictures of the other kind are converted. Defaults to 3.
-        channel_order (str): ``'bgr'``, as the colour transforms of MMCV and MMPretrain expect, or ``'rgb'``.
+        channels (int): 3 for color or 1 for gray; other images are converted. Defaults to 3.
+        channel_order (str): ``'bgr'``, as the color transforms of MMCV and MMPretrain expect, or ``'rgb'``.
             With ``'bgr'`` the data preprocessor needs ``to_rgb=True``. Defaults to ``'bgr'``.
-        max_pixels (int): Larger pictures count as unreadable; found out from the header, before decoding. Defaults to
-            89,478,485, above which Pillow suspects an attack; at most twice that, where Pillow refuses.
+        max_pixels (int): Larger images count as unreadable; checked in the header, before decoding. Defaults to
+            :data:`MAX_PIXELS`; at most twice as many.
         backend_args (dict, optional): Arguments of MMEngine's file backend. Defaults to None.
-        bit_depth (int): Bits that 16-bit files really use, such as 12 of many cameras and scanners: those files become
-            8-bit by ``bit_depth - 8``, instead of 8, bits of less; they lose their transparency. Defaults to 16.
+        bit_depth (int): Number of bits that 16-bit files really use, such as 12 of many cameras and scanners: their
+            values are shifted right by ``bit_depth - 8`` bits instead of 8; they lose their transparency. Defaults
+            to 16.
 
     Raises:
-        UnreadableImageError: The file is missing, empty, truncated, damaged, too large or no picture.
+        UnreadableImageError: The file is missing, empty, truncated, damaged, too large or not an image.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), 'red.png')
+        >>> Image.new('RGB', (5, 4), (255, 0, 0)).save(path)
+        >>> image = LoadImage()(dict(img_path=path))['img']
+        >>> image.shape, image[0, 0].tolist()  # BGR
+        ((4, 5, 3), [0, 0, 255])
     """
 
     def __init__(
         self,
         channels: int = 3,
         channel_order: str = 'bgr',
-        max_pixels: int = Image.MAX_IMAGE_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         backend_args: dict | None = None,
         bit_depth: int = 16,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(
-                f'LoadPicture(channels={channels}): pictures are loaded with 1 (grey) or 3 (colour) channels. '
+                f'LoadImage(channels={channels}): images are loaded with 1 (gray) or 3 (color) channels. '
                 "Set channels=3, and in the model backbone.in_channels=3 with three values in the preprocessor's "
-                '`mean` and `std`; for data with other bands load them with a transform of your own'
+                '`mean` and `std`; for data with other bands load them with a custom transform'
             )
         if channel_order not in ('bgr', 'rgb'):
-            raise ValueError(f"LoadPicture(channel_order='{channel_order}'): expected 'bgr' or 'rgb'")
-        if not 0 < max_pixels <= 2 * Image.MAX_IMAGE_PIXELS:
-            raise ValueError(f'LoadPicture(max_pixels={max_pixels}): expected 1 ... {2 * Image.MAX_IMAGE_PIXELS}')
+            raise ValueError(f"LoadImage(channel_order='{channel_order}'): expected 'bgr' or 'rgb'")
+        if not 0 < max_pixels <= 2 * MAX_PIXELS:
+            raise ValueError(f'LoadImage(max_pixels={max_pixels}): expected 1 ... {2 * MAX_PIXELS}')
         if not 8 <= bit_depth <= 16:
-            raise ValueError(f'LoadPicture(bit_depth={bit_depth}): expected 8 ... 16')
+            raise ValueError(f'LoadImage(bit_depth={bit_depth}): expected 8 ... 16')
         self.channels = channels
         self.channel_order = channel_order
         self.max_pixels = max_pixels
@@ -117,7 +130,7 @@ class LoadPicture(BaseTransform):
     def transform(self, results: dict) -> dict:
         image = read_image(results['img_path'], self.max_pixels, self.backend_args, self.bit_depth)
         if self.channels == 1:
-            # Without a third axis, which Pillow and some functions of OpenCV do not take.
+            # Without a third axis, which Pillow and some functions of OpenCV do not accept.
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         elif self.channel_order == 'rgb':
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -133,11 +146,11 @@ class LoadPicture(BaseTransform):
 
 def read_image(
     path: str | Path,
-    max_pixels: int = Image.MAX_IMAGE_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     backend_args: dict | None = None,
     bit_depth: int = 16,
 ) -> np.ndarray:
-    """Read and decode a picture; see :class:`LoadPicture`.
+    """Read and decode an image; see :class:`LoadImage`.
 
     Returns:
         BGR image, uint8, shape (H, W, 3).
@@ -150,20 +163,18 @@ def read_image(
 def _unreadable(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # decoders raise almost anything on broken bytes
+    except Exception as error:  # decoders raise errors of almost any type
         raise UnreadableImageError(str(path), _reason(error)) from error
 
 
-def decode_image(
-    data: bytes, max_pixels: int = Image.MAX_IMAGE_PIXELS, bit_depth: int = 16, name: str = 'an image'
-) -> np.ndarray:
-    """Decode a picture; see :class:`LoadPicture`.
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, bit_depth: int = 16, name: str = 'an image') -> np.ndarray:
+    """Decode an image; see :class:`LoadImage`.
 
     Args:
         data (bytes): Content of the file.
         max_pixels (int): Largest width times height that is decoded.
-        bit_depth (int): Bits that 16-bit files use.
-        name (str): What a warning calls it.
+        bit_depth (int): Number of bits that 16-bit files use.
+        name (str): Name of the image in warnings.
 
     Returns:
         np.ndarray: BGR image, uint8, shape (H, W, 3).
@@ -186,11 +197,11 @@ def decode_image(
         return _decode_with_pillow(data, max_pixels, bit_depth, name)
     except UnidentifiedImageError as error:
         # Its own message names an address in memory.
-        raise ValueError('not a picture of a known format') from error
+        raise ValueError('not an image of a known format') from error
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse a PNG whose chunks are damaged: decoders differ in how much of that they notice."""
+    """Refuse a PNG with damaged chunks, of which decoders detect more or less."""
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from('>I4s', data, position)
@@ -201,14 +212,14 @@ def _check_png(data: bytes) -> None:
         if is_critical and zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
             data[end : end + 4], 'big'
         ):
-            raise ValueError(f'the {kind.decode()} chunk is damaged: its checksum is another one')
+            raise ValueError(f'the {kind.decode()} chunk is damaged: its checksum differs')
         if kind == b'IEND':
             return
         position = end + 4
 
 
 def _plain_png_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG that OpenCV reads as Pillow does: complete, 8 bits, no palette, alpha or EXIF."""
+    """Width and height of a PNG that OpenCV and Pillow decode alike: complete, 8 bits, no palette, alpha or EXIF."""
     width, height, depth, color_type = struct.unpack_from('>IIBB', data.ljust(26, b'\0'), 16)
     plain = depth == 8 and color_type in (0, 2) and b'tRNS' not in data and b'eXIf' not in data
     return (width, height) if plain and b'IEND' in data[-64:] else None
@@ -220,7 +231,7 @@ class _JpegHeader(NamedTuple):
 
 
 def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
-    """Header of a JPEG that needs no conversion by Pillow: 8 bits, 1 or 3 components, no arithmetic coding."""
+    """Header of a JPEG that does not need Pillow: 8 bits, 1 or 3 components, no arithmetic coding."""
     if not data.startswith(b'\xff\xd8'):
         return None
     position, orientation = 2, 1
@@ -230,7 +241,7 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
             depth, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
             plain = marker in _JPEG_BASELINE_TO_PROGRESSIVE and depth == 8 and components in (1, 3) and height
             return _JpegHeader((width, height), orientation) if plain else None
-        # 0xFF may be repeated before a marker; every other segment up to the frame header has a length.
+        # 0xFF may be repeated before a marker; all other segments before the frame header have a length.
         is_fill = marker == 0xFF
         length = 1 if is_fill else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
         if marker == _JPEG_APP1 and data[position + 4 : position + 10] == b'Exif\0\0':
@@ -240,13 +251,13 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
 
 
 def _decode_jpeg(data: bytes, orientation: int) -> np.ndarray | None:
-    """Decode strictly: OpenCV and Pillow fill what is damaged or missing with grey or noise, and say nothing."""
+    """Decode strictly: OpenCV and Pillow silently fill damaged or missing parts with gray or noise."""
     try:
         image = simplejpeg.decode_jpeg(data, 'BGR', strict=True)
     except ValueError as error:
         if any(sign in str(error) for sign in _JPEG_DAMAGE):
             raise
-        # Odd, but not damaged; or a kind that only another decoder knows.
+        # Unusual, but not damaged; or of a kind that only OpenCV supports.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if image is None else turn_upright(image, orientation)
 
@@ -256,36 +267,36 @@ def _parse_orientation(segment: bytes) -> int:
     try:
         exif.load(segment)
         return exif.get(_ORIENTATION, 1)
-    except Exception:  # of damaged metadata almost anything is raised, and the picture may be sound
+    except Exception:  # damaged metadata raise errors of almost any type, and the image may be intact
         return 1
 
 
 def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn a stored picture or label map, (H, W) or (H, W, C), as its EXIF orientation, 1 ... 8, says."""
+    """Apply an EXIF orientation, 1 ... 8, to a stored image or label map, (H, W) or (H, W, C)."""
     transposed, flip = _TURNS.get(orientation, (False, None))
     image = cv2.transpose(image) if transposed else image
     return image if flip is None else cv2.flip(image, flip)
 
 
 def read_geometry(path: str | Path) -> tuple[tuple[int, int], int]:
-    """Width and height of an upright picture and its EXIF orientation, 1 ... 8, from the header of the file.
+    """Width and height of an upright image and its EXIF orientation, 1 ... 8, from the header of the file.
 
     Raises:
-        UnreadableImageError: It is no picture.
+        UnreadableImageError: It is not an image.
     """
     with _unreadable(path), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             orientation = find_orientation(image)
-            # Of a TIFF Pillow gives the upright size.
+            # Pillow gives the upright size of a TIFF.
             is_transposed = orientation >= 5 and image.format != 'TIFF'
             return (image.size[::-1] if is_transposed else image.size), orientation
 
 
 def find_orientation(image: Image.Image) -> int:
-    """EXIF orientation of an opened picture, 1 ... 8, without decoding it."""
+    """EXIF orientation of an opened image, 1 ... 8, without decoding it."""
     if image.format in ('JPEG', 'MPO', 'PNG'):
-        # Of these Pillow would look further: in the whole PNG, or in XMP, which other decoders do not obey.
+        # For these, Pillow would also search the whole PNG, or XMP metadata, which other decoders ignore.
         orientation = _parse_orientation(image.info.get('exif') or b'')
     else:
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -294,56 +305,56 @@ def find_orientation(image: Image.Image) -> int:
 
 def _decode_with_pillow(data: bytes, max_pixels: int, bit_depth: int, name: str) -> np.ndarray:
     with warnings.catch_warnings():
-        # Remarks on metadata and on sizes, which are checked here.
+        # Warnings about metadata, and about sizes, which are checked here.
         warnings.simplefilter('ignore')
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.size, max_pixels)
-            deep = ';16' in f'{image.mode} {image.tile}'
-            if deep and bit_depth < 16:
-                # OpenCV turns TIFFs by itself.
+            has_16_bits = ';16' in f'{image.mode} {image.tile}'
+            if has_16_bits and bit_depth < 16:
+                # OpenCV applies the orientation of a TIFF itself.
                 orientation = 1 if image.format == 'TIFF' else find_orientation(image)
-                return _decode_deep(data, orientation, bit_depth)
-            colour = np.asarray(to_rgb(image))
-    if deep and colour.max() < _DARK:
-        _warn_of_dark(int(colour.max()), name)
-    return cv2.cvtColor(colour, cv2.COLOR_RGB2BGR)
+                return _decode_16_bits(data, orientation, bit_depth)
+            color = np.asarray(to_rgb(image))
+    if has_16_bits and color.max() < _DARK:
+        _warn_of_dark(int(color.max()), name)
+    return cv2.cvtColor(color, cv2.COLOR_RGB2BGR)
 
 
-def _decode_deep(data: bytes, orientation: int, bit_depth: int) -> np.ndarray:
+def _decode_16_bits(data: bytes, orientation: int, bit_depth: int) -> np.ndarray:
     """Decode 16-bit values of which only the lower bits are used."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None or image.dtype != np.uint16:
         raise ValueError('its 16-bit values cannot be decoded')
-    if image.max() >> bit_depth:
-        raise ValueError(f'has values up to {image.max()}, which bit_depth={bit_depth} does not hold')
-    return turn_upright((image >> (bit_depth - 8)).astype(np.uint8), orientation)
+    if int(image.max()) >> bit_depth:
+        raise ValueError(f'has values up to {image.max()}, which bit_depth={bit_depth} cannot represent')
+    return turn_upright(np.right_shift(image, bit_depth - 8).astype(np.uint8), orientation)
 
 
 def _warn_of_dark(brightest: int, name: str) -> None:
-    """Say once that a 16-bit picture, now with 8 bits, is nearly black."""
-    global _warned_of_dark
+    """Warn once that a 16-bit image, converted to 8 bits, is nearly black."""
+    global _warned_of_dark  # noqa: PLW0603  # once per process
     worker = get_worker_info()
     if _warned_of_dark or not is_main_process() or (worker is not None and worker.id > 0):
         return
     _warned_of_dark = True
-    highest = 256 * brightest + 255
+    maximum = 256 * brightest + 255
     print_log(
-        f'{printable(name)} has 16 bits, but no value above {highest}: it becomes nearly black. If the files hold '
-        f'fewer bits, say so: LoadPicture(bit_depth={max(highest.bit_length(), 8)}). This is said once',
+        f'{printable(name)} has 16 bits, but no value above {maximum}: it becomes nearly black. If the files use '
+        f'fewer bits, set LoadImage(bit_depth={max(maximum.bit_length(), 8)}). This warning appears once',
         'current',
         logging.WARNING,
     )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture as :class:`LoadPicture` does: upright, 8 bits, without transparency.
+    """Convert an image like :class:`LoadImage`: upright, 8 bits, without transparency.
 
     Args:
-        image: Picture of any mode.
+        image: Image of any mode.
 
     Raises:
-        ValueError: It has values that are not finite.
+        ValueError: It contains values that are not finite.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
@@ -355,8 +366,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert('RGB')
 
 
-def _to_8_bits(values):
-    # Of either byte order.
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    # In either byte order.
     if values.dtype.kind == 'u' and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
     low, high = float(values.min()), float(values.max())
@@ -365,13 +376,13 @@ def _to_8_bits(values):
     return ((values - low) * (255 / max(high - low, 1e-12)) + 0.5).astype(np.uint8)
 
 
-def _check_pixels(size, max_pixels):
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise ValueError(f'{size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}')
 
 
-def _reason(error):
-    """Describe an error in one line that is the same in every process."""
+def _reason(error: Exception) -> str:
+    """Describe an error in one line, the same in every process."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return ' '.join(str(error).split()) or type(error).__name__

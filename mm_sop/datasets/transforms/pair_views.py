@@ -1,7 +1,7 @@
-"""Transforms of two pictures that are one positive pair (SePP)."""
+"""Transforms of two images that form a positive pair (SePP)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmcv.transforms import BaseTransform, Compose
 from mmpretrain.datasets import MultiView
@@ -10,7 +10,7 @@ from mmpretrain.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ApplyToPair(BaseTransform):
-    """Apply transforms, such as the loading of a picture, to both pictures of a pair.
+    """Apply transforms, such as the loading of an image, to both images of a pair.
 
     **Required Keys:** those of the transforms; ``partner`` (dict with the same keys) in samples that are a pair
 
@@ -18,9 +18,14 @@ class ApplyToPair(BaseTransform):
 
     Args:
         transforms (Sequence[dict | callable]): The transforms.
+
+    Example:
+        >>> count = ApplyToPair([lambda results: dict(results, width=len(results['row']))])
+        >>> count(dict(row='abc', partner=dict(row='ab')))
+        {'row': 'abc', 'width': 3, 'partner': {'row': 'ab', 'width': 2}}
     """
 
-    def __init__(self, transforms: Sequence[dict]) -> None:
+    def __init__(self, transforms: Sequence[dict | Callable]) -> None:
         self.transforms = Compose(transforms)
 
     def transform(self, results: dict) -> dict:
@@ -36,10 +41,10 @@ class ApplyToPair(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PairMultiView(MultiView):
-    """Make views of one picture, or of the two pictures of a pair, each with the pipeline of its place.
+    """Create views of one image, or of the two images of a pair, each with the pipeline of its position.
 
-    With ``partner_views='odd'`` view 0 shows the first picture, view 1 its partner, and further ones, such as local
-    crops, show them by turns, so that both pictures have equally many. With ``'last'`` only the last view shows the
+    With ``partner_views='odd'``, view 0 shows the first image, view 1 its partner, and further views, such as local
+    crops, show them in turn, so that both images have equally many. With ``'last'``, only the last view shows the
     partner. Samples without ``partner`` are treated as by ``MultiView``, with the same random numbers.
 
     **Required Keys:** ``img``; ``partner`` (dict with ``img``) in samples that are a pair
@@ -55,6 +60,13 @@ class PairMultiView(MultiView):
 
     Raises:
         ValueError: ``partner_views`` is neither, or there are fewer than two views.
+
+    Example:
+        >>> import numpy as np
+        >>> views = PairMultiView([[dict(type='mmpretrain.FastRandomResizedCrop', scale=32)]], num_views=4)
+        >>> first, second = np.zeros((48, 48, 3), np.uint8), np.ones((48, 48, 3), np.uint8)
+        >>> [int(view.max()) for view in views(dict(img=first, partner=dict(img=second)))['img']]
+        [0, 1, 0, 1]
     """
 
     def __init__(
@@ -69,12 +81,11 @@ class PairMultiView(MultiView):
 
     def transform(self, results: dict) -> dict:
         partner = results.pop('partner', results)
+        positions = range(len(self.transforms))
+        of_partner = positions[1::2] if self.partner_views == 'odd' else positions[-1:]
         views = [
-            transform(copy.deepcopy(partner if self._shows_partner(place) else results))['img']
-            for place, transform in enumerate(self.transforms)
+            transform(copy.deepcopy(partner if position in of_partner else results))['img']
+            for position, transform in enumerate(self.transforms)
         ]
         results['img'] = views
         return results
-
-    def _shows_partner(self, place: int) -> bool:
-        return place % 2 == 1 if self.partner_views == 'odd' else place == len(self.transforms) - 1

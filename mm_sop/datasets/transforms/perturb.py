@@ -1,4 +1,4 @@
-"""Pictures made hard to recognise, always in the same way."""
+"""Deterministic perturbations that make images hard to recognize."""
 
 import zlib
 
@@ -14,9 +14,9 @@ OCCLUSION_GRID = 14
 
 @TRANSFORMS.register_module()
 class Perturb(BaseTransform):
-    """Corrupt, occlude or shuffle a picture.
+    """Corrupt, occlude or shuffle an image.
 
-    What is drawn depends on the seed and the picture alone, not on its place in the data set.
+    The random numbers depend on the seed and the image alone, not on its index in the dataset.
 
     **Required Keys:** ``img`` (uint8 BGR image of shape (H, W, 3))
 
@@ -25,53 +25,60 @@ class Perturb(BaseTransform):
     Args:
         name (str): One of :data:`~mm_sop.datasets.transforms.corruptions.CORRUPTIONS`, ``'occlusion'`` or
             ``'shuffle'``.
-        level (float): Severity 1 ... 5 of a corruption, occluded share, or rows and columns of the shuffled patches.
+        level (float): Severity 1 ... 5 of a corruption, occluded fraction, or rows and columns of the shuffled patches.
         seed (int): Seed. Defaults to 0.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: The name is unknown, or the level is not a whole number where it has to be.
+
+    Example:
+        >>> image = np.full((28, 28, 3), 200, np.uint8)
+        >>> bool((Perturb('occlusion', 0.5)(dict(img=image))['img'] == 0).mean() == 0.5)
+        True
     """
 
     def __init__(self, name: str, level: float, seed: int = 0) -> None:
         if name not in (*CORRUPTIONS, 'occlusion', 'shuffle'):
             raise ValueError(f'Perturb(name={name!r}): choose among {", ".join(CORRUPTIONS)}, occlusion, shuffle')
+        if name != 'occlusion' and level != int(level):
+            raise ValueError(f'Perturb(name={name!r}, level={level}): expected a whole number')
         self.name = name
         self.level = level
         self.seed = seed
 
     def transform(self, results: dict) -> dict:
         image = results['img']
-        generator = picture_generator(image, self.seed, zlib.crc32(self.name.encode()), round(1000 * self.level))
+        generator = image_generator(image, self.seed, zlib.crc32(self.name.encode()), round(1000 * self.level))
         if self.name == 'occlusion':
             results['img'] = occlude_patches(image, self.level, generator)
         elif self.name == 'shuffle':
-            results['img'] = shuffle_patches(image, self.level, generator)
+            results['img'] = shuffle_patches(image, int(self.level), generator)
         else:
-            results['img'] = corrupt(image, self.name, self.level, generator)
+            results['img'] = corrupt(image, self.name, int(self.level), generator)
         return results
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(name={self.name!r}, level={self.level}, seed={self.seed})'
 
 
-def picture_generator(image: np.ndarray, *entropy: int) -> np.random.Generator:
-    """Generator that depends on the content of a picture.
+def image_generator(image: np.ndarray, *entropy: int) -> np.random.Generator:
+    """Random generator that depends on the content of an image.
 
     Args:
-        image (np.ndarray): The picture.
-        *entropy (int): Further non-negative numbers.
+        image (np.ndarray): The image.
+        *entropy (int): Additional non-negative numbers.
     """
-    return np.random.default_rng([zlib.crc32(np.ascontiguousarray(image)), *entropy])
+    return np.random.default_rng([zlib.crc32(np.ascontiguousarray(image).data), *entropy])
 
 
 def occlude_patches(
-    image: np.ndarray, share: float, generator: np.random.Generator, grid: int = OCCLUSION_GRID
+    image: np.ndarray, fraction: float, generator: np.random.Generator, grid: int = OCCLUSION_GRID
 ) -> np.ndarray:
     """Blacken random patches (Naseer et al., Intriguing Properties of Vision Transformers).
 
     Args:
         image (np.ndarray): uint8, shape (H, W, C).
-        share (float): Share of the patches, 0 ... 1.
+        fraction (float): Fraction of the patches, in [0, 1].
         generator (np.random.Generator): Source of randomness.
         grid (int): Rows and columns of patches.
 
@@ -79,17 +86,18 @@ def occlude_patches(
         np.ndarray: uint8, shape (H, W, C).
     """
     hidden = np.zeros(grid * grid, dtype=bool)
-    hidden[generator.permutation(grid * grid)[: round(share * grid * grid)]] = True
+    hidden[generator.permutation(grid * grid)[: round(fraction * grid * grid)]] = True
+    # Patch of each row and column of pixels.
     rows, columns = (np.arange(side) * grid // side for side in image.shape[:2])
     return np.where(hidden.reshape(grid, grid)[rows][:, columns, None], np.uint8(0), image)
 
 
 def shuffle_patches(image: np.ndarray, grid: int, generator: np.random.Generator) -> np.ndarray:
-    """Exchange the patches of a regular grid at random.
+    """Randomly permute the patches of a regular grid.
 
     Args:
         image (np.ndarray): uint8, shape (H, W, C).
-        grid (int): Rows and columns of patches. What is left of sides that it does not divide stays where it is.
+        grid (int): Rows and columns of patches. Pixels beyond the last whole patch of a side stay where they are.
         generator (np.random.Generator): Source of randomness.
 
     Returns:
@@ -97,6 +105,7 @@ def shuffle_patches(image: np.ndarray, grid: int, generator: np.random.Generator
     """
     height, width = (side // grid for side in image.shape[:2])
     inner = image[: height * grid, : width * grid]
+    # (grid * height, grid * width, C) -> (grid ** 2, height, width, C)
     patches = inner.reshape(grid, height, grid, width, -1).swapaxes(1, 2).reshape(grid * grid, height, width, -1)
     shuffled = patches[generator.permutation(grid * grid)].reshape(grid, grid, height, width, -1).swapaxes(1, 2)
     result = image.copy()

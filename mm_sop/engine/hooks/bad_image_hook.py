@@ -1,66 +1,66 @@
-"""Pictures that cannot be read: recorded, and too many of them stop the run."""
+"""Records unreadable images, and stops a run that has too many of them."""
 
 from pathlib import Path
 
 from mmengine.dist import all_gather_object, is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from mm_sop.datasets.files import printable
-from mm_sop.engine.atomic import write_atomically
+from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.utils.failures import UserError
+from mm_sop.utils.files import printable, write_atomically
 
 _MAX_LISTED = 20
 
 
-class TooManyBadImagesError(RuntimeError):
-    """More pictures than tolerated cannot be read."""
+class TooManyBadImagesError(UserError, RuntimeError):
+    """More images than tolerated cannot be read."""
 
 
 @HOOKS.register_module()
-class BadImageHook(Hook):
-    """Collects from all processes the pictures that :class:`SeededDataset` had to replace.
+class BadImageHook(PretrainHook):
+    """Collects from all processes the images that :class:`SeededDataset` had to replace.
 
     They are written to ``bad_images.txt`` in the work directory, one line each with path, tab and reason, and survive
-    a resumption. Undecodable bytes of a name are written as they are; control characters are escaped.
+    a resumption. Undecodable bytes of a name are written unchanged; control characters are escaped.
 
     Args:
-        max_share (float, optional): Share of the data set, 0 ... 1, above which the run stops. Defaults to None: the
-            ``max_unreadable`` of the data set, or 0.01 where it has none.
-        interval (int): Iterations between exchanges. Defaults to 50.
+        max_fraction (float, optional): Fraction of the dataset, in [0, 1], above which the run stops. Defaults to None:
+            ``max_unreadable`` of the dataset, or 0.01 if it has none.
+        interval (int): Iterations between exchanges among the processes. Defaults to 50.
 
     Raises:
-        ValueError: ``max_share`` is no share.
+        ValueError: ``max_fraction`` is out of range.
     """
 
     priority = 'NORMAL'
 
-    def __init__(self, max_share: float | None = None, interval: int = 50) -> None:
-        if max_share is not None and not 0 <= max_share <= 1:
-            raise ValueError(f'max_share={max_share} is no share: expected 0 ... 1')
-        self.max_share = max_share
+    def __init__(self, max_fraction: float | None = None, interval: int = 50) -> None:
+        if max_fraction is not None and not 0 <= max_fraction <= 1:
+            raise ValueError(f'max_fraction of BadImageHook must be in [0, 1], got {max_fraction}')
+        self.max_fraction = max_fraction
         self.interval = interval
         self._known: dict[str, str] = {}
         self._new: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Take up what a resumed run knows already."""
+        """Take over the list of a resumed run."""
         self._known = dict(runner.message_hub.get_info('bad_images', {}))
         self._new = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Note the batch's replaced pictures."""
+        """Collect the replaced images of the batch."""
         for sample in data_batch['data_samples']:
             self._new.update(sample.get('unreadable', ()))
         if self.every_n_train_iters(runner, self.interval):
             self._exchange(runner)
 
     def before_checkpoint(self, runner: Runner) -> None:
-        """Let the checkpoint have the whole list."""
+        """Complete the list that the checkpoint contains."""
         self._exchange(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Exchange the rest."""
+        """Exchange the last images."""
         self._exchange(runner)
 
     def _exchange(self, runner: Runner) -> None:
@@ -71,24 +71,23 @@ class BadImageHook(Hook):
         self._known.update(found)
         runner.message_hub.update_info('bad_images', dict(self._known))
         if is_main_process():
-            listing = (f'{printable(path, keep_bytes=True)}\t{printable(reason)}\n' for path, reason in self._sorted())
-            write_atomically(Path(runner.work_dir, 'bad_images.txt'), ''.join(listing))
+            items = sorted(self._known.items())
+            lines = (f'{printable(path, keep_bytes=True)}\t{printable(reason)}\n' for path, reason in items)
+            write_atomically(Path(runner.work_dir, 'bad_images.txt'), ''.join(lines))
         self._stop_if_too_many(runner)
-
-    def _sorted(self) -> list[tuple[str, str]]:
-        return sorted(self._known.items())
 
     def _stop_if_too_many(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        share = getattr(dataset, 'max_unreadable', 0.01) if self.max_share is None else self.max_share
-        if len(self._known) <= share * len(dataset):
+        limit = getattr(dataset, 'max_unreadable', 0.01) if self.max_fraction is None else self.max_fraction
+        if len(self._known) <= limit * len(dataset):
             return
-        listing = [f'  {printable(path)}\t{printable(reason)}\n' for path, reason in self._sorted()[:_MAX_LISTED]]
+        items = sorted(self._known.items())[:_MAX_LISTED]
+        lines = [f'  {printable(path)}\t{printable(reason)}\n' for path, reason in items]
         rest = len(self._known) - _MAX_LISTED
         more = f'  and {rest} more\n' if rest > 0 else ''
         raise TooManyBadImagesError(
-            f'{len(self._known)} of {len(dataset)} pictures cannot be read, more than the tolerated {share:.2%}:\n'
-            f'{"".join(listing)}{more}'
-            f'All are listed in {Path(runner.work_dir, "bad_images.txt")}. Repair or remove them, or raise max_share '
-            'of BadImageHook'
+            f'{len(self._known)} of {len(dataset)} images cannot be read, more than the tolerated {limit:.2%}:\n'
+            f'{"".join(lines)}{more}'
+            f'All are listed in {Path(runner.work_dir, "bad_images.txt")}. Repair or remove them, or raise '
+            'max_fraction of BadImageHook'
         )

@@ -1,50 +1,66 @@
-"""Checkpoints from which a run goes on as if it had never stopped."""
+"""Checkpoints from which a run continues as if it had never stopped."""
 
 import shutil
 import signal
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier, get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from mm_sop.datasets.randomness import collect_random_state, restore_random_state, seed_everything_from
-from mm_sop.engine.atomic import write_atomically
 from mm_sop.engine.checkpoints import check_fits, check_start, list_checkpoints
-from mm_sop.engine.log_history import shorten_histories
+from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import PretrainOptimWrapper
+from mm_sop.engine.processes import EXIT_CODES, StopSignals
 from mm_sop.engine.resumption import adapt_checkpoint, describe_position, describe_settings, samples_seen
-from mm_sop.engine.run_starts import record_start
-from mm_sop.engine.stop_signals import EXIT_CODES, StopSignals
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.utils.files import write_atomically
+from mm_sop.utils.modules import unwrap_model
+from mm_sop.utils.run_starts import record_start
+
+MIN_HISTORY = 1000
+"""Logged values of each kind that a checkpoint keeps at least, 16 kB."""
+
+
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """Local files, written by :func:`write_atomically`; ``backend_args=dict(backend='atomic')``."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes."""
+        write_atomically(filepath, obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write text."""
+        write_atomically(filepath, obj.encode(encoding))
 
 
 @HOOKS.register_module()
-class PretrainCheckpointHook(CheckpointHook):
-    """Saves everything that a bit-identical continuation needs, safely and also when asked to stop.
+class PretrainCheckpointHook(PretrainHook, CheckpointHook):
+    """Saves everything that a bit-identical continuation needs, safely, and also when the run is asked to stop.
 
-    Besides model, optimiser, schedulers and message hub a checkpoint has the random states of all processes. Of every
-    logged value it has the last thousand, or as many as are averaged. It is written atomically, then
-    ``last_checkpoint``, and only then older ones are removed. With gradient accumulation it waits for the next
-    optimiser step, so that no gradient is lost.
+    Besides model, optimizer, schedulers and message hub a checkpoint contains the random states of all processes. Of
+    every logged value it contains the last thousand, or as many as are averaged. The checkpoint is written atomically,
+    then ``last_checkpoint``, and only then are older checkpoints removed. With gradient accumulation, saving waits for
+    the next optimizer step, so that no gradient is lost.
 
     On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 all processes agree, save a checkpoint and exit with code 143, 130 or, for
     SIGUSR1, 0. A second signal, at least two seconds later, ends the process at once.
-
-    Other hooks may have a method ``before_checkpoint(runner)``: it is called on all processes and is the place to
-    gather state into the message hub.
 
     Args:
         interval (int): Iterations between checkpoints; -1 for none. Defaults to -1.
         epochs (int): Epochs between checkpoints; -1 for none. Defaults to 1.
         max_keep_ckpts (int): Recent checkpoints to keep; -1 for all. Defaults to 2.
-        keep_every (int): Every so many epochs a checkpoint is kept for ever, and saved if none is due; -1 for none.
-            Defaults to -1.
-        signal_interval (int): Iterations between agreements on a signal where there are several processes.
-            Defaults to 10.
+        keep_every (int): Epochs between checkpoints that are never removed, and that are saved even if none is due;
+            -1 for none. Defaults to -1.
+        signal_interval (int): Iterations between exchanges of signals if there are several processes. Defaults to 10.
         **kwargs: Further arguments of MMEngine's CheckpointHook, such as ``save_best``, ``save_last``, ``out_dir``.
     """
 
@@ -80,10 +96,10 @@ class PretrainCheckpointHook(CheckpointHook):
         self._stop_signal = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check a checkpoint with which the run starts or goes on, and take its state."""
+        """Check a checkpoint that the run starts or resumes from, and take over its state."""
         if not runner._resume:
             source = str(runner._load_from or 'the checkpoint')
-            # MMEngine looks for the weights under this key alone.
+            # MMEngine reads the weights from this key only.
             checkpoint['state_dict'] = check_start(unwrap_model(runner.model), checkpoint, source)
             return
         check_fits(unwrap_model(runner.model), checkpoint['state_dict'])
@@ -96,7 +112,7 @@ class PretrainCheckpointHook(CheckpointHook):
             self._is_renumbered = checkpoint['meta']['iter'] != saved_at
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare folders and listen to signals."""
+        """Prepare folders and start listening to signals."""
         super().before_train(runner)
         self._is_due = self._is_permanent = False
         self._stop_signal = 0
@@ -108,14 +124,14 @@ class PretrainCheckpointHook(CheckpointHook):
             if existing and runner.iter == 0:
                 runner.logger.warning(
                     f'{self.out_dir} holds checkpoints of an earlier run, up to iteration {max(existing)}. This run '
-                    'starts from the beginning (--resume continues that one); a checkpoint whose number comes again '
+                    'starts from the beginning (--resume continues that one); a checkpoint whose number is used again '
                     'becomes iter_N_earlier.pth'
                 )
         if is_main_process():
             record_start(Path(runner.work_dir, runner.timestamp), runner.iter, len(runner.train_dataloader))
 
     def release(self, runner: Runner) -> None:
-        """Stop listening to signals, however the training ended."""
+        """Stop listening to signals."""
         self.signals.uninstall()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -128,7 +144,7 @@ class PretrainCheckpointHook(CheckpointHook):
         else:
             runner.logger.warning(
                 f'The run had {len(states)} processes and has {get_world_size()} now: their random states cannot be '
-                'restored and are drawn anew from seed, iteration and rank.'
+                'restored and are drawn again from seed, iteration and rank.'
             )
             seed_everything_from(runner.seed, runner.iter, get_rank())
             if torch.cuda.is_available():
@@ -141,12 +157,12 @@ class PretrainCheckpointHook(CheckpointHook):
         self._agree_on_signal(runner, finished)
         self._note_due(runner, finished)
         ends_epoch = finished % len(runner.train_dataloader) == 0 or finished == runner.max_iters
-        # At the end of an epoch the hooks after it come first: their changes belong into the checkpoint.
+        # At the end of an epoch, the hooks of `after_train_epoch` run first: the checkpoint contains their changes.
         if not ends_epoch:
             self._save_if_possible(runner, finished)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save what became due with the last iteration."""
+        """Save if a checkpoint became due with the last iteration."""
         self._save_if_possible(runner, runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -163,7 +179,7 @@ class PretrainCheckpointHook(CheckpointHook):
         self._is_due |= self._is_permanent or (self.save_last and finished == runner.max_iters)
 
     def _agree_on_signal(self, runner: Runner, finished: int) -> None:
-        """Let all processes know of a signal that some of them received."""
+        """Share a signal that some processes have received with all of them."""
         if get_world_size() == 1:
             self._stop_signal = self.signals.received
         elif finished % self.signal_interval == 0:
@@ -174,18 +190,15 @@ class PretrainCheckpointHook(CheckpointHook):
     def _save_if_possible(self, runner: Runner, finished: int) -> None:
         if not (self._is_due or self._stop_signal) or not runner.optim_wrapper.should_update():
             return
-        self._save(runner, finished)
-        if self._stop_signal and finished < runner.max_iters:
-            self._leave(runner)
-
-    def _save(self, runner: Runner, finished: int) -> None:
         runner.logger.info(f'Saving checkpoint at {finished} iterations')
         meta = dict(epoch=finished // len(runner.train_dataloader), iter=finished)
         self._save_checkpoint_with_step(runner, finished, meta)
+        if self._stop_signal and finished < runner.max_iters:
+            self._leave(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, point to it, and only then remove what is no longer kept."""
-        if hasattr(runner.optim_wrapper, 'check_finite'):
+        """Save, update ``last_checkpoint``, and only then remove outdated checkpoints."""
+        if isinstance(runner.optim_wrapper, PretrainOptimWrapper):
             runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
         shorten_histories(runner)
@@ -211,7 +224,7 @@ class PretrainCheckpointHook(CheckpointHook):
         self._is_due = self._is_permanent = False
 
     def _choose_kept(self, runner: Runner, step: int) -> tuple[list[int], list[int]]:
-        """Recent checkpoints with the new one, and those to remove; permanent ones are in neither list."""
+        """Iterations of the recent checkpoints with the new one, and of those to remove; without permanent ones."""
         if self._is_permanent:
             self._permanent.add(step)
         recent = [old for old in runner.message_hub.get_info('keep_ckpt_ids', []) if old != step]
@@ -222,7 +235,7 @@ class PretrainCheckpointHook(CheckpointHook):
         return recent[-self.max_keep_ckpts :], recent[: -self.max_keep_ckpts]
 
     def _keep_namesake(self, runner: Runner, step: int) -> None:
-        """Give a permanent checkpoint another name if its number means another position since the run was resumed."""
+        """Copy a permanent checkpoint whose number has another meaning since the run was resumed to another name."""
         earlier = runner.message_hub.get_info('earlier_ckpt_ids', [])
         runner.message_hub.update_info('earlier_ckpt_ids', [number for number in earlier if number != step])
         path = Path(self.out_dir, self.filename_tmpl.format(step))
@@ -231,13 +244,48 @@ class PretrainCheckpointHook(CheckpointHook):
             shutil.copyfile(path, path.with_stem(f'{path.stem}_earlier'))
 
     def _leave(self, runner: Runner) -> None:
-        name = signal.Signals(self._stop_signal).name
-        runner.logger.info(f'Stopped by {name}. Go on with the same command and --resume {self.last_ckpt}')
+        number = signal.Signals(self._stop_signal)
+        runner.logger.info(f'Stopped by {number.name}. Go on with the same command and --resume {self.last_ckpt}')
         runner.visualizer.close()
         # A launcher ends the other processes with the first one, and the main process may still be writing.
         barrier()
-        sys.exit(EXIT_CODES[self._stop_signal])
+        sys.exit(EXIT_CODES[number])
 
 
 def _is_multiple(number: int, interval: int) -> bool:
     return interval > 0 and number % interval == 0
+
+
+def shorten_histories(runner: Runner) -> None:
+    """Drop logged values that no average needs any more; otherwise checkpoints would grow with every iteration.
+
+    Hooks that average more than :data:`MIN_HISTORY` values declare it as ``history_window``. The values of rules of the
+    log processor over the whole run are all kept.
+
+    Args:
+        runner: The runner; histories in its message hub are replaced by shorter ones.
+    """
+    hooks = (hook for hook in runner.hooks if isinstance(hook, PretrainHook))
+    longest = max((hook.history_window for hook in hooks), default=0)
+    shortest = max(MIN_HISTORY, runner.log_processor.window_size, longest)
+    windows = _windows(runner)
+    scalars = runner.message_hub.log_scalars
+    for key, history in scalars.items():
+        values, counts = history.data
+        # The log processor's name of ``train/loss`` is ``loss``.
+        length = max(shortest, windows[key], windows[key.partition('/')[2]])
+        if len(values) > length:
+            scalars[key] = HistoryBuffer(values[-length:], counts[-length:])
+
+
+def _windows(runner: Runner) -> dict[str, float]:
+    """Number of values that the log processor's custom rules need, by name; 0 for all others."""
+    windows: dict[str, float] = defaultdict(int)
+    for rule in runner.log_processor.custom_cfg:
+        name, window = rule['data_src'], rule.get('window_size')
+        if window == 'epoch':
+            window = len(runner.train_dataloader)
+        elif rule.get('method_name') == 'current':
+            window = 1
+        windows[name] = max(windows[name], window if isinstance(window, int) else float('inf'))
+    return windows

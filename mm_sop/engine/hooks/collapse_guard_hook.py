@@ -1,29 +1,27 @@
-"""Notices that the representation collapses, says why and what to try."""
+"""Detects a collapsing representation, and explains the cause and possible remedies."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.utils.failures import UserError
 
-class CollapseError(RuntimeError):
+
+class CollapseError(UserError, RuntimeError):
     """The representation has collapsed and the run was configured to stop."""
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """A state of the diagnostics that means collapse.
+    """A state of the diagnostics that indicates a collapse.
 
     Attributes:
-        name: Short name.
-        needs: Diagnostics that it reads; without them it is not looked for.
-        holds: Whether the given values show it.
-        cause: What it means.
-        remedy: What to try.
+        needs: Diagnostics that it reads; it is not checked without them.
+        holds: Tells from the values of these diagnostics whether the symptom is present.
     """
 
     name: str
@@ -35,25 +33,25 @@ class Symptom:
 
 SYMPTOMS = (
     Symptom(
-        'keys alike',
+        'similar keys',
         ('key_cosine',),
         lambda key_cosine: key_cosine > 0.95,
         'the teacher gives nearly the same embedding for every image',
         'lower the learning rate, put BatchNorm into the neck, or, for SOP, raise the weight of KoLeo (about 0.05)',
     ),
     Symptom(
-        'supports alike',
+        'similar supports',
         ('support_cosine',),
         lambda support_cosine: support_cosine > 0.98,
-        'anchors and their supports are nearly identical, so that the prototypes tell nothing apart',
+        'anchors and their supports are nearly identical, so that the prototypes distinguish nothing',
         'use more anchors with fewer supports (num_anchors 512 to 1024, num_supports 1 to 4), a bank not larger '
-        'than the data set, or a KoLeo weight of about 0.05',
+        'than the dataset, or a KoLeo weight of about 0.05',
     ),
     Symptom(
         'uniform targets',
         ('loss_cls', 'target_entropy', 'max_entropy'),
         lambda loss_cls, target_entropy, max_entropy: min(loss_cls, target_entropy) > 0.99 * max_entropy,
-        'the loss stands at ln M and the targets are uniform: the teacher prefers no prototype',
+        'the loss stays at ln M and the targets are uniform: the teacher prefers no prototype',
         'lower the teacher temperature, check that the bank is filled with keys of this run, or warm up the learning '
         'rate for longer',
     ),
@@ -61,7 +59,7 @@ SYMPTOMS = (
         'few prototypes',
         ('mean_target_entropy', 'max_entropy'),
         lambda mean_target_entropy, max_entropy: mean_target_entropy < 0.35 * max_entropy,
-        'over the batch, the targets use few of the prototypes',
+        'the targets of the batch use few of the prototypes',
         'raise the teacher temperature, lower its final momentum, or lower the learning rate',
     ),
     Symptom(
@@ -72,37 +70,37 @@ SYMPTOMS = (
         'lower the weight of KoLeo, weaken the augmentation, or lower the learning rate',
     ),
     Symptom(
-        'encodings alike',
+        'similar encodings',
         ('encoding_cosine', 'cross_view_top1', 'cross_view_chance'),
         lambda encoding_cosine, cross_view_top1, cross_view_chance: (
             encoding_cosine > 0.98 and cross_view_top1 <= 2 * cross_view_chance
         ),
         'the encodings of all images are nearly the same, and no image finds its other view',
-        'lower the learning rate or warm it up for longer; a nearly uniform assignment alone is no reason to stop, so '
-        'look at k-NN or a probe first',
+        'lower the learning rate or warm it up for longer; a nearly uniform assignment alone is not a reason to '
+        'stop, so look at k-NN or a probe first',
     ),
 )
 
 
 @HOOKS.register_module()
-class CollapseGuardHook(Hook):
+class CollapseGuardHook(PretrainHook):
     """Watches the diagnostics of a method, averaged over an interval, for the symptoms of a collapse.
 
-    A symptom that holds at several checks in a row is reported once, and again if it returns after it went. Values
-    that are not finite are reported at once. Diagnostics that a model does not give are not looked for, so that the
-    hook serves any method.
+    A symptom that is present at several checks in a row is reported once, and again if it disappears and returns. NaN
+    and infinite values are reported at once. Only the diagnostics that a model logs are checked, so that the hook works
+    with any method.
 
     Args:
         interval (int): Iterations between checks, and over which values are averaged. Defaults to 100.
         action (str): ``'warn'`` or ``'stop'``, which raises :class:`CollapseError`. Defaults to ``'warn'``.
-        patience (int): Checks in a row that must show a symptom. Defaults to 3.
+        patience (int): Consecutive checks that must show a symptom. Defaults to 3.
         begin (int): Iterations before the first check, while the bank fills. Defaults to 500.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
-    # After the logged values arrived in the message hub.
+    # After the logged values have arrived in the message hub.
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 100, action: str = 'warn', patience: int = 3, begin: int = 500) -> None:
@@ -110,19 +108,14 @@ class CollapseGuardHook(Hook):
             raise ValueError(f"action must be 'warn' or 'stop', got {action!r}")
         if interval < 1 or patience < 1 or begin < 0:
             raise ValueError(f'expected interval >= 1, patience >= 1, begin >= 0, got {interval}, {patience}, {begin}')
-        self.interval = interval
+        self.interval = self.history_window = interval
         self.action = action
         self.patience = patience
         self.begin = begin
         self._counts: dict[str, int] = {}
 
-    @property
-    def history_window(self) -> int:
-        """Logged values that are averaged."""
-        return self.interval
-
     def before_train(self, runner: Runner) -> None:
-        """Forget what an earlier run showed."""
+        """Forget the symptoms of an earlier run."""
         self._counts = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -131,15 +124,14 @@ class CollapseGuardHook(Hook):
             self.check(runner)
 
     def check(self, runner: Runner) -> None:
-        """Look for all symptoms in the message hub.
-
-        Args:
-            runner: The runner.
+        """Look for all symptoms in the averages of the message hub.
 
         Raises:
-            CollapseError: A symptom has lasted and ``action`` is ``'stop'``.
+            CollapseError: A symptom has persisted and ``action`` is ``'stop'``.
         """
-        values = self._smoothed(runner.message_hub)
+        watched = {name for symptom in SYMPTOMS for name in symptom.needs} | {'loss'}
+        scalars = runner.message_hub.log_scalars
+        values = {name: scalars[f'train/{name}'].mean(self.interval) for name in watched if f'train/{name}' in scalars}
         bad = sorted(name for name, value in values.items() if not math.isfinite(value))
         if bad:
             self._report(runner, f'Not finite: {", ".join(bad)}. Lower the learning rate or use float32.')
@@ -150,20 +142,14 @@ class CollapseGuardHook(Hook):
             read = {name: values[name] for name in symptom.needs}
             self._counts[symptom.name] = self._counts.get(symptom.name, 0) + 1 if symptom.holds(**read) else 0
             if self._counts[symptom.name] == self.patience:
-                self._report(runner, _explain(symptom, read))
-
-    def _smoothed(self, hub: MessageHub) -> dict[str, float]:
-        watched = {name for symptom in SYMPTOMS for name in symptom.needs} | {'loss'}
-        scalars = hub.log_scalars
-        return {name: scalars[f'train/{name}'].mean(self.interval) for name in watched if f'train/{name}' in scalars}
+                readings = ', '.join(f'{name} {value:.4g}' for name, value in read.items())
+                self._report(
+                    runner,
+                    f'Signs of collapse ({symptom.name}; {readings}): {symptom.cause}. Try this: {symptom.remedy}.',
+                )
 
     def _report(self, runner: Runner, message: str) -> None:
         message = f'Iteration {runner.iter + 1}: {message}'
         if self.action == 'stop':
             raise CollapseError(message)
         runner.logger.warning(message)
-
-
-def _explain(symptom: Symptom, values: dict[str, float]) -> str:
-    readings = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
-    return f'Signs of collapse ({symptom.name}; {readings}): {symptom.cause}. Try this: {symptom.remedy}.'

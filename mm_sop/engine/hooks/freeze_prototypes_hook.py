@@ -1,24 +1,24 @@
-"""Keeps learned prototypes as they are while the rest of a network warms up."""
+"""Freezes learned prototypes while the rest of a network warms up."""
 
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
-from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
-class FreezePrototypesHook(Hook):
+class FreezePrototypesHook(PretrainHook):
     """Removes the gradients of the prototypes before every step of the first epochs (DINO, ``freeze_last_layer``).
 
-    Without a gradient an optimiser leaves a parameter alone: there is no weight decay either, and no momentum gathers.
+    An optimizer skips parameters without a gradient: weight decay does not apply either, and no momentum accumulates.
     The parameters still take part in the backward pass, as DistributedDataParallel requires.
 
     Args:
         epochs (float): Length in epochs. Defaults to 1.
-        module (str): Name that the modules of the prototypes have, at any depth. Defaults to ``'prototypes'``.
+        module (str): Name of the modules that contain the prototypes, at any depth. Defaults to ``'prototypes'``.
 
     Raises:
         ValueError: ``epochs`` is negative, or the model has no such parameters.
@@ -29,11 +29,18 @@ class FreezePrototypesHook(Hook):
             raise ValueError(f'epochs must not be negative, got {epochs}')
         self.epochs = epochs
         self.module = module
-        self._handle = None
+        self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Attach to the optimiser."""
-        parameters = self._find(unwrap_model(runner.model))
+        """Attach to the optimizer."""
+        model = unwrap_model(runner.model)
+        parameters = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and self.module in name.split('.')
+        ]
+        if not parameters:
+            raise ValueError(f'no module called {self.module!r} with trained parameters in {type(model).__name__}')
         duration = round(self.epochs * len(runner.train_dataloader))
 
         def remove_gradients(optimizer: Optimizer, args, kwargs) -> None:
@@ -44,14 +51,7 @@ class FreezePrototypesHook(Hook):
         self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(remove_gradients)
 
     def release(self, runner: Runner) -> None:
-        """Detach from the optimiser, however the training ended."""
+        """Detach from the optimizer."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-    def _find(self, model: nn.Module) -> list[nn.Parameter]:
-        named = model.named_parameters()
-        found = [parameter for name, parameter in named if parameter.requires_grad and self.module in name.split('.')]
-        if not found:
-            raise ValueError(f'no module called {self.module!r} with trained parameters in {type(model).__name__}')
-        return found

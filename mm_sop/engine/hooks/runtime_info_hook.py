@@ -1,4 +1,4 @@
-"""Logged values without a host synchronisation in every iteration."""
+"""Logged values without a host synchronization in every iteration."""
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
@@ -7,19 +7,21 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from mm_sop.datasets.labelled_images import check_classes
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.datasets.labeled.folders import check_classes
+from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import PretrainOptimWrapper
+from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
-class DeferredRuntimeInfoHook(RuntimeInfoHook):
-    """MMEngine's RuntimeInfoHook, with one copy from the device for each log interval.
+class DeferredRuntimeInfoHook(PretrainHook, RuntimeInfoHook):
+    """MMEngine's RuntimeInfoHook with one copy from the device per log interval.
 
-    The values of the model's outputs, and the gradient norm where the optimiser wrapper has one, stay tensors until
-    they are logged or saved. The message hub then receives the same numbers in the same order as always.
+    The values of the model's outputs, and the gradient norm of a :class:`PretrainOptimWrapper`, stay tensors until
+    they are logged or saved. The message hub then receives the same numbers in the same order as from MMEngine's hook.
 
     Args:
-        interval (int, optional): Iterations of an epoch between copies. Defaults to None, that of the LoggerHook.
+        interval (int, optional): Iterations of an epoch between copies. Defaults to None: that of the LoggerHook.
     """
 
     def __init__(self, interval: int | None = None) -> None:
@@ -27,7 +29,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._pending: list[dict[str, Tensor | float]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Start with nothing pending; a classifier must learn and be validated on the same classes."""
+        """Reset, and refuse to validate a classifier on other classes than it is trained on."""
         super().before_train(runner)
         if isinstance(unwrap_model(runner.model), BaseClassifier) and runner.val_loop is not None:
             check_classes(dict(train=runner.train_dataloader.dataset, val=runner.val_dataloader.dataset))
@@ -37,18 +39,18 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self.interval = min(intervals, default=10)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Keep the outputs, and pass them on when they are about to be logged."""
+        """Collect the outputs, and pass them on when they are about to be logged."""
         values = dict(outputs or {})
-        grad_norm = getattr(runner.optim_wrapper, 'grad_norm', None)
-        if grad_norm is not None:
-            values['grad_norm'] = grad_norm
-        self._pending.append({name: _detach(value) for name, value in values.items()})
+        if isinstance(runner.optim_wrapper, PretrainOptimWrapper) and runner.optim_wrapper.grad_norm is not None:
+            values['grad_norm'] = runner.optim_wrapper.grad_norm
+        detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+        self._pending.append(detached)
         ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
         if ends or self.every_n_inner_iters(batch_idx, self.interval):
             self._flush(runner)
 
     def before_checkpoint(self, runner: Runner) -> None:
-        """Let the checkpoint have all values."""
+        """Pass on all values, so that the checkpoint contains them."""
         self._flush(runner)
 
     def _flush(self, runner: Runner) -> None:
@@ -58,29 +60,23 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._pending = []
 
 
-def _detach(value):
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 def to_numbers(records: list[dict[str, Tensor | float]]) -> list[dict[str, float]]:
-    """Turn all tensors of several records into Python numbers with a single copy.
+    """Convert all tensors in several records to Python numbers with a single copy from the device.
 
     Args:
         records: Values by name; tensors have one element.
 
     Returns:
-        The same records with numbers, exactly as ``item()`` would give them.
+        The same records with the numbers that ``item()`` would give.
     """
     tensors = [value for record in records for value in record.values() if isinstance(value, Tensor)]
-    if not tensors:
-        return records
-    # float64 holds every float32, bfloat16 and int32 exactly.
-    copied = iter(torch.stack([tensor.reshape(()).double() for tensor in tensors]).tolist())
-    return [{name: _number(value, copied) for name, value in record.items()} for record in records]
+    # float64 represents every float32, bfloat16 and int32 exactly.
+    copied = iter(torch.stack([tensor.reshape(()).double() for tensor in tensors]).tolist() if tensors else ())
 
+    def convert(value: Tensor | float) -> float:
+        if not isinstance(value, Tensor):
+            return value
+        number = next(copied)
+        return number if value.is_floating_point() else int(number)
 
-def _number(value, copied):
-    if not isinstance(value, Tensor):
-        return value
-    number = next(copied)
-    return number if value.is_floating_point() else int(number)
+    return [{name: convert(value) for name, value in record.items()} for record in records]

@@ -1,23 +1,24 @@
-"""Schedules of the teacher: its momentum and its temperature."""
+"""Schedules of the teacher's momentum and temperature."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from mm_sop.engine.utils import unwrap_model
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import accumulation_of
 from mm_sop.functional.schedules import cosine_schedule, linear_schedule
+from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
 class TeacherHook(Hook):
-    """Moves the teacher towards the student after every optimiser step.
+    """Moves the teacher towards the student after every optimizer step.
 
-    Calls ``model.update_teacher(momentum)`` with the student already updated. Iterations that only accumulate
-    gradients leave the teacher alone, and the momentum follows a cosine over optimiser steps (as DINO, iBOT and SOP).
+    Calls ``model.update_teacher(momentum)`` after the update of the student. The teacher does not move in iterations
+    that only accumulate gradients. The momentum follows a cosine over optimizer steps (as in DINO, iBOT and SOP).
 
     Args:
-        momentum (float): Share of the teacher that is kept at the first step, in [0, 1]. Defaults to 0.996.
-        end_momentum (float): Share towards which the cosine leads. Defaults to 1.0.
+        momentum (float): Weight of the old teacher at the first step, in [0, 1]. Defaults to 0.996.
+        end_momentum (float): Value at the end of the cosine, in [0, 1]. Defaults to 1.0.
         lead (int): Steps by which the cosine is ahead. With 1, the update after a step has the momentum of the next
             one, as in methods that move the teacher before the forward pass (ReSA). Defaults to 0.
 
@@ -37,29 +38,29 @@ class TeacherHook(Hook):
         self.lead = lead
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Update the teacher if the optimiser made a step."""
+        """Update the teacher if the optimizer made a step."""
         if not runner.optim_wrapper.should_update():
             return
-        accumulation = runner.optim_wrapper._accumulative_counts
+        accumulation = accumulation_of(runner.optim_wrapper)
         num_steps = -(-runner.max_iters // accumulation)
         step = runner.iter // accumulation + self.lead
         momentum = cosine_schedule(step, num_steps, self.momentum, self.end_momentum)
-        unwrap_model(runner.model).update_teacher(momentum)
+        unwrap_model(runner.model).update_teacher(momentum)  # type: ignore[operator]  # declared by the model's class
         runner.message_hub.update_scalar('train/teacher_momentum', momentum)
 
 
 @HOOKS.register_module()
 class TeacherTemperatureHook(Hook):
-    """Changes the teacher's temperature linearly over the first iterations and keeps it constant afterwards.
+    """Changes the teacher's temperature linearly over the first iterations; it is constant afterwards.
 
-    Calls ``model.set_teacher_temperature(value)``. Runs shorter than the change end with ``end``.
+    Calls ``model.set_teacher_temperature(value)``. Runs that are shorter than the change end with ``end``.
 
     Args:
         start (float): Temperature of the first iteration. Defaults to 0.04.
         end (float): Temperature after the change. Defaults to 0.04.
-        warmup_epochs (float, optional): Length of the change in epochs. Defaults to None, that is 30 unless
-            ``warmup_iters`` is given.
-        warmup_iters (int, optional): Length in iterations instead.
+        warmup_epochs (float, optional): Length of the change in epochs. Defaults to 30 unless ``warmup_iters`` is
+            given.
+        warmup_iters (int, optional): Length of the change in iterations.
 
     Raises:
         ValueError: A temperature is not positive, or both lengths are given.
@@ -89,5 +90,5 @@ class TeacherTemperatureHook(Hook):
         if duration is None:
             duration = round(self.warmup_epochs * len(runner.train_dataloader))
         temperature = linear_schedule(runner.iter, min(duration, runner.max_iters), self.start, self.end)
-        unwrap_model(runner.model).set_teacher_temperature(temperature)
+        unwrap_model(runner.model).set_teacher_temperature(temperature)  # type: ignore[operator]  # as above
         runner.message_hub.update_scalar('train/teacher_temperature', temperature)

@@ -1,4 +1,4 @@
-"""Speed of training and what limits it."""
+"""Measures the speed of training and whether data loading limits it."""
 
 import resource
 from time import perf_counter
@@ -12,27 +12,27 @@ from mmpretrain.registry import HOOKS
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Logs images per second of all processes, the share of time spent waiting for data, and memory.
+    """Logs images per second of all processes, the fraction of time spent waiting for data, and memory.
 
-    Validation, checkpoints and logging do not count. Warns once if training waits for its data. Needs
-    :class:`PretrainLoop` for the waiting time. On CUDA, MMEngine logs the peak memory of tensors itself; elsewhere
-    ``memory`` is the peak of the process, in MiB.
+    Validation, checkpoints and logging do not count. Warns once if training waits for its data. Requires
+    :class:`PretrainLoop`, which measures the waiting time. MMEngine logs the peak memory on CUDA; on the CPU ``memory``
+    is the peak of the resident memory of the process, in MiB.
 
     Args:
         interval (int): Iterations of an epoch between measurements; a divisor of the LoggerHook's. Defaults to 50.
-        max_data_wait (float): Share of waiting time above which to warn, 0 ... 1. Defaults to 0.3.
+        max_data_wait (float): Fraction of waiting time above which to warn, in [0, 1]. Defaults to 0.3.
     """
 
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 50, max_data_wait: float = 0.3) -> None:
         if interval < 1 or not 0 <= max_data_wait <= 1:
-            raise ValueError(f'expected interval >= 1 and a share, got {interval} and {max_data_wait}')
+            raise ValueError(f'expected interval >= 1 and max_data_wait in [0, 1], got {interval} and {max_data_wait}')
         self.interval = interval
         self.max_data_wait = max_data_wait
 
     def before_train(self, runner: Runner) -> None:
-        """Start the first interval, in which waiting is no fault: workers begin to load."""
+        """Start the first interval, in which waiting is normal because workers start to load."""
         self._warns = self._has_warned = False
         self._reset(runner)
 
@@ -60,21 +60,13 @@ class ThroughputHook(Hook):
         hub.update_scalar('train/images_per_second', self._num_images * get_world_size() / seconds)
         hub.update_scalar('train/data_wait', wait / seconds)
         if not torch.cuda.is_available():
-            hub.update_scalar('train/memory', _peak_mebibytes())
+            # Linux reports kB.
+            hub.update_scalar('train/memory', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         if self._warns and wait / seconds > self.max_data_wait:
-            self._warn(runner, wait / seconds)
+            self._has_warned = True
+            runner.logger.warning(
+                f'Training waits for data {wait / seconds:.0%} of the time. Raise train_dataloader.num_workers '
+                f'(now {runner.train_dataloader.num_workers} for each process), store the images smaller (shorter side '
+                '256), or lighten the pipeline; reported once.'
+            )
         self._warns = not self._has_warned
-
-    def _warn(self, runner: Runner, share: float) -> None:
-        self._has_warned = True
-        loader = runner.train_dataloader
-        runner.logger.warning(
-            f'Training waits for data {share:.0%} of the time. Raise train_dataloader.num_workers '
-            f'(now {loader.num_workers} for each process), store the pictures smaller (shorter side 256), or lighten '
-            'the pipeline; said once.'
-        )
-
-
-def _peak_mebibytes() -> int:
-    """Most memory that this process ever held in RAM."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

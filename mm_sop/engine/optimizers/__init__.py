@@ -1,9 +1,9 @@
-"""Optimisers, their wrapper and its constructor."""
+"""Optimizers, their wrapper and its constructor."""
 
-from .constructor import PretrainOptimWrapperConstructor
-from .lars import FastLARS
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .pretrain_optim_wrapper import NonFiniteLossError, PretrainOptimWrapper
+from mm_sop.engine.optimizers.constructor import PretrainOptimWrapperConstructor
+from mm_sop.engine.optimizers.lars import FastLARS
+from mm_sop.engine.optimizers.layer_decay import LayerDecayOptimWrapperConstructor
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError, PretrainOptimWrapper
 
 __all__ = [
     'FastLARS',

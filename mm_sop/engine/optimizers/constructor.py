@@ -1,4 +1,4 @@
-"""Which parameters are trained, and which of them decay."""
+"""Parameter groups: which parameters are trained, and which of them decay."""
 
 import inspect
 
@@ -10,14 +10,14 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class PretrainOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Two parameter groups: everything that decays, and biases and one-dimensional tensors, which do not.
+    """Two parameter groups: biases and one-dimensional tensors without weight decay, and all others with it.
 
     This is the rule of DINO, iBOT and SOP; class token, position and mask embeddings decay. Frozen parameters such
-    as the teacher's are left out. Two groups instead of MMEngine's one for each parameter let fused optimisers update
-    the network in two launches. Fused kernels are used where the optimiser has them.
+    as the teacher's are excluded. MMEngine makes a group per parameter; with two groups, fused optimizers update the
+    network in two launches. Fused kernels are used if the optimizer has them.
 
     Args:
-        optim_wrapper_cfg (dict): Config of the optimiser wrapper with ``optimizer``.
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper with ``optimizer``.
         paramwise_cfg (dict, optional): Must be None: for other rules use MMEngine's DefaultOptimWrapperConstructor.
 
     Raises:
@@ -33,13 +33,13 @@ class PretrainOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build optimiser and wrapper for a model.
+        """Build optimizer and wrapper for a model.
 
         Args:
             model: The model, wrapped or not.
 
         Returns:
-            The optimiser wrapper.
+            The optimizer wrapper.
         """
         options = dict(self.optimizer_cfg)
         with OPTIMIZERS.switch_scope_and_registry(None) as registry:
@@ -59,10 +59,10 @@ def parameter_groups(model: nn.Module) -> list[dict]:
         model: The model.
 
     Returns:
-        Groups for an optimiser: the decaying parameters, then the others with ``weight_decay=0``.
+        Groups for an optimizer: the decaying parameters, then the others with ``weight_decay=0``.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decays = [parameter for name, parameter in trained if parameter.ndim > 1 and not name.endswith('.bias')]
     others = [parameter for name, parameter in trained if parameter.ndim <= 1 or name.endswith('.bias')]
-    groups = [dict(params=decays), dict(params=others, weight_decay=0.0)]
+    groups: list[dict] = [dict(params=decays), dict(params=others, weight_decay=0.0)]
     return [group for group in groups if group['params']]

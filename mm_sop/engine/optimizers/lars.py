@@ -13,8 +13,8 @@ class FastLARS(Optimizer):
     """Layer-wise adaptive rate scaling for SGD, of `Large Batch Training of Convolutional Networks`_.
 
     ``v <- m v + trust (g + b w)`` and ``w <- w - lr v``, where ``trust = eta |w| / |g + b w|`` is the trust ratio of a
-    tensor, or 1 where a norm is zero. Biases and parameters of normalization layers (tensors of one dimension) have no
-    trust ratio. This is the optimizer of the authors' code of BYOL, MoCo v3, DINO and Barlow Twins. Others differ:
+    tensor, or 1 if a norm is zero. Biases and parameters of normalization layers (one-dimensional tensors) have no
+    trust ratio. This is the optimizer in the authors' code of BYOL, MoCo v3, DINO and Barlow Twins. Others differ:
 
     ============================  ===================  ==================  ========
     code                          ``lr_in_momentum``   ``separate_norms``  ``clip``
@@ -25,7 +25,7 @@ class FastLARS(Optimizer):
     MMPretrain, LARS's paper      True                 True                False
     ============================  ===================  ==================  ========
 
-    The norms stay on the device, where MMPretrain's LARS makes the host wait for them twice for each tensor.
+    The norms stay on the device, whereas MMPretrain's LARS synchronizes with the host twice per tensor.
 
     .. _Large Batch Training of Convolutional Networks: https://arxiv.org/abs/1708.03888
 
@@ -35,11 +35,11 @@ class FastLARS(Optimizer):
         momentum: m.
         weight_decay: b.
         eta: Trust coefficient.
-        clip: Whether the trust ratio is ``min(trust / lr, 1)`` instead, as for small batches in solo-learn: it then
-            only ever shortens steps.
-        eps: Keeps the trust ratio of separate norms finite.
-        lr_in_momentum: Whether steps are multiplied by the learning rate before they enter the velocity, so that the
-            velocity keeps learning rates of the past: ``v <- m v + lr trust (g + b w)`` and ``w <- w - v``.
+        clip: Whether the trust ratio is ``min(trust / lr, 1)``, as for small batches in solo-learn: it then never
+            lengthens a step.
+        eps: Added to the denominator of the trust ratio of separate norms.
+        lr_in_momentum: Whether steps are multiplied by the learning rate before they enter the velocity, which then
+            contains past learning rates: ``v <- m v + lr trust (g + b w)`` and ``w <- w - v``.
         separate_norms: Whether ``trust = eta |w| / (|g| + b |w| + eps)``.
 
     Raises:
@@ -66,12 +66,12 @@ class FastLARS(Optimizer):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            # Checkpoints without these were trained so, and their velocities contain the learning rate.
+            # Older checkpoints lack these options; they were trained this way.
             group.setdefault('lr_in_momentum', True)
             group.setdefault('separate_norms', True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # tensors
         """Update the parameters that have a gradient.
 
         Args:
@@ -93,10 +93,10 @@ class FastLARS(Optimizer):
         return loss
 
     def _update(self, parameters: list[Tensor], group: dict, adapted: bool) -> None:
-        grads = [parameter.grad for parameter in parameters]
-        steps = torch._foreach_add(grads, parameters, alpha=group['weight_decay'])
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        steps = list(torch._foreach_add(grads, parameters, alpha=group['weight_decay']))
         if adapted:
-            torch._foreach_mul_(steps, _trust_ratios(parameters, grads, steps, group).unbind())
+            torch._foreach_mul_(steps, list(_trust_ratios(parameters, grads, steps, group).unbind()))
         entering, leaving = (group['lr'], 1.0) if group['lr_in_momentum'] else (1.0, group['lr'])
         torch._foreach_mul_(steps, entering)
         states = [self.state[parameter] for parameter in parameters]

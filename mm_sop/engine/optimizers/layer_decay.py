@@ -1,27 +1,27 @@
-"""Smaller learning rates for the layers near the picture."""
+"""Layer-wise learning rate decay: smaller rates for layers near the input."""
 
 import re
 from collections.abc import Callable
+from typing import Any
 
-from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS as DETECTION_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
-from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 LayerDepth = Callable[[str], tuple[int, int]]
 
 
-@DETECTION_CONSTRUCTORS.register_module()
+# In MMEngine's registry, so that MMPretrain and MMDetection find it.
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
     """MMPretrain's layer-wise learning rate decay for every model with a ``backbone``, such as detectors.
 
-    A layer is a block of a transformer or a stage of a ResNet; everything behind the backbone has the full rate,
-    except for the last stage that a C4 detector keeps in its head. Parameters of one layer with equal settings share a
-    group, so that fused optimisers make few launches.
+    A layer is a block of a transformer or a stage of a ResNet. Everything after the backbone has the full rate, except
+    for the last stage of a C4 detector, which is part of its head. Parameters of a layer with equal settings share a
+    group, so that fused optimizers make few launches.
 
     Args:
-        optim_wrapper_cfg (dict): Config of the optimiser wrapper with ``optimizer``.
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper with ``optimizer``.
         paramwise_cfg (dict): ``layer_decay_rate``, ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` and
             ``custom_keys`` as in the parent.
     """
@@ -38,10 +38,11 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
         Args:
             params: Groups, extended in place.
-            module: The model, or within the recursion a part of it.
-            prefix: Name of the part.
-            get_layer_depth: Depth of a parameter, and number of depths. Defaults to None, that of the model.
-            **kwargs: Passed on.
+            module: The model, or within the recursion a submodule.
+            prefix: Name of the submodule.
+            get_layer_depth: Maps a parameter's name to its depth and the number of depths. Defaults to that of the
+                model.
+            **kwargs: Passed to the parent.
         """
         super().add_params(params, module, prefix, get_layer_depth or find_layer_depth(module), **kwargs)
         if not prefix:
@@ -49,13 +50,13 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:
-    """Join groups that differ in nothing but their parameters' names.
+    """Merge groups that differ only in their parameters and names.
 
     Args:
-        groups: Groups of an optimiser.
+        groups: Groups of an optimizer.
 
     Returns:
-        Groups without ``param_name``, in the order of their first members.
+        Groups without ``param_name``, in the order of their first parameters.
     """
     merged: dict[tuple, dict] = {}
     for group in groups:
@@ -66,18 +67,15 @@ def merge_groups(groups: list[dict]) -> list[dict]:
 
 
 def find_layer_depth(model: nn.Module) -> LayerDepth:
-    """How deep a parameter of a model lies.
+    """Function that maps a parameter's name to its zero-based depth and the number of depths.
 
     Args:
         model: The model.
 
-    Returns:
-        Function of a name that gives the depth, from 0, and the number of depths.
-
     Raises:
         ValueError: The backbone is of an unknown kind.
     """
-    backbone = getattr(model, 'backbone', None)
+    backbone: Any = getattr(model, 'backbone', None)
     if hasattr(backbone, 'res_layers'):
         return _resnet_depth
     if hasattr(backbone, 'get_layer_depth'):
@@ -89,7 +87,7 @@ def find_layer_depth(model: nn.Module) -> LayerDepth:
 
 
 def _resnet_depth(name: str) -> tuple[int, int]:
-    """Stem 0, stages 1 to 4, the rest 5; the fourth stage of a C4 detector stands in its head."""
+    """Depth 0 for the stem, 1 to 4 for the stages, 5 for the rest; a C4 detector has the fourth stage in its head."""
     stage = re.match(r'(?:backbone|roi_head\.shared_head)\.layer(\d)\.', name)
     if stage:
         return int(stage[1]), 6

@@ -1,7 +1,7 @@
-"""Optimiser wrapper for pretraining on any device."""
+"""Optimizer wrapper for pretraining on any device."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -12,31 +12,34 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mm_sop.engine.optimizers.clipping import CLIPPING
+from mm_sop.utils.failures import UserError
 
 _DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
-class NonFiniteLossError(RuntimeError):
-    """Loss or gradients became infinite or not a number."""
+class NonFiniteLossError(UserError, RuntimeError):
+    """Loss or gradients are NaN or infinite."""
 
 
 @OPTIM_WRAPPERS.register_module()
 class PretrainOptimWrapper(OptimWrapper):
-    """Mixed precision, clipping and a finiteness check that never make the host wait for the device.
+    """Mixed precision, clipping and a check for NaN and infinity that never make the host wait for the device.
 
-    Parameters and optimiser states stay float32; ``dtype`` is that of the autocast around the forward pass.
-    ``grad_norm`` is the joint norm of the last optimiser step's gradients before clipping, as a tensor, or None in
-    iterations that only accumulate.
+    Parameters and optimizer states stay float32; ``dtype`` is that of the autocast around the forward pass.
+
+    Attributes:
+        grad_norm (Tensor, optional): Joint norm of the gradients of the last optimizer step before clipping, a scalar;
+            None in iterations that only accumulate.
 
     Args:
-        optimizer (Optimizer): The optimiser.
+        optimizer (Optimizer): The optimizer.
         dtype (str): ``'float32'``, ``'bfloat16'`` or, on CUDA and with loss scaling, ``'float16'``.
             Defaults to ``'float32'``.
         clip (dict, optional): ``type``, ``'per_tensor'`` (every gradient by itself, as SOP) or ``'global_norm'``,
             and ``max_norm``, 3.0 unless given. Defaults to None, no clipping.
-        check_finite_interval (int): Iterations between reading the losses and gradient norms back to see whether they
-            are finite; 0 for never. Defaults to 50.
-        accumulative_counts (int): Iterations whose gradients make one step. Defaults to 1.
+        check_finite_interval (int): Iterations between checks of the losses and gradient norms for NaN and infinity;
+            0 for never. Defaults to 50.
+        accumulative_counts (int): Iterations whose gradients are accumulated into one step. Defaults to 1.
 
     Raises:
         ValueError: An argument has an unknown value, or float16 is asked for without CUDA.
@@ -70,7 +73,7 @@ class PretrainOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, and no exchange of gradients in iterations that only accumulate.
+        """Enable autocast, and skip the exchange of gradients in iterations that only accumulate.
 
         Args:
             model: The model, wrapped or not.
@@ -80,11 +83,11 @@ class PretrainOptimWrapper(OptimWrapper):
             yield
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
-        """Back-propagate, make a step if it is time to, and note the loss.
+        """Back-propagate, make an optimizer step if it is due, and record the loss.
 
         Args:
             loss: Scalar.
-            step_kwargs: Arguments of the optimiser's step.
+            step_kwargs: Arguments of the optimizer's step.
             zero_kwargs: Arguments of its zero_grad.
 
         Raises:
@@ -94,18 +97,18 @@ class PretrainOptimWrapper(OptimWrapper):
         super().update_params(loss, step_kwargs, zero_kwargs)
         if not self.check_finite_interval:
             return
-        # With loss scaling, infinite gradients are normal: the step is left out.
-        use_norm = self.grad_norm is not None and self.loss_scaler is None
+        # With loss scaling, infinite gradients are normal: the step is skipped.
+        norm = self.grad_norm if self.loss_scaler is None else None
         loss = loss.detach()
-        self._unchecked.append((self._inner_count, loss, self.grad_norm if use_norm else loss))
+        self._unchecked.append((self._inner_count, loss, loss if norm is None else norm))
         if self._inner_count % self.check_finite_interval == 0:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Read back all losses and gradient norms since the last check.
+        """Copy all losses and gradient norms since the last check to the host, and check them.
 
         Raises:
-            NonFiniteLossError: One of them was not finite.
+            NonFiniteLossError: One of them is NaN or infinite.
         """
         if not self._unchecked:
             return
@@ -139,33 +142,30 @@ class PretrainOptimWrapper(OptimWrapper):
         """Clip the gradients and update the parameters.
 
         Args:
-            **kwargs: Arguments of the optimiser's step.
+            **kwargs: Arguments of the optimizer's step.
         """
         if self.loss_scaler is not None:
             self.loss_scaler.unscale_(self.optimizer)
         if self.clip is not None:
-            self._clip_gradients()
+            parameters = (parameter for group in self.optimizer.param_groups for parameter in group['params'])
+            grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            if grads:
+                self.grad_norm = self.clip(grads, self.max_norm)
         if self.loss_scaler is None:
             self.optimizer.step(**kwargs)
         else:
             self.loss_scaler.step(self.optimizer, **kwargs)
             self.loss_scaler.update()
 
-    def _clip_gradients(self) -> None:
-        parameters = (parameter for group in self.optimizer.param_groups for parameter in group['params'])
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if grads:
-            self.grad_norm = self.clip(grads, self.max_norm)
-
     def state_dict(self) -> dict:
-        """State of the optimiser, and of the loss scaler in float16."""
+        """State of the optimizer, and of the loss scaler in float16."""
         state = super().state_dict()
         if self.loss_scaler is not None:
             state['loss_scaler'] = self.loss_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore the state; the loss scaler's is left out where ``dtype`` has changed.
+        """Restore the state; that of the loss scaler is ignored if ``dtype`` has changed.
 
         Args:
             state_dict: From :meth:`state_dict`.
@@ -177,7 +177,12 @@ class PretrainOptimWrapper(OptimWrapper):
         super().load_state_dict(state_dict)
 
 
-def _parse_clip(clip: dict | None):
+def accumulation_of(optim_wrapper: OptimWrapper) -> int:
+    """Iterations per optimizer step; MMEngine has no public attribute for it."""
+    return optim_wrapper._accumulative_counts
+
+
+def _parse_clip(clip: dict | None) -> tuple[Callable[[list[Tensor], float], Tensor] | None, float]:
     if clip is None:
         return None, 0.0
     options = dict(clip)

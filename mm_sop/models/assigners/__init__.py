@@ -1,4 +1,4 @@
-"""Assigners: they turn encodings of a batch into targets."""
+"""Assigners, which turn the encodings of a batch into targets."""
 
 from mm_sop.models.assigners.sinkhorn_assigner import SinkhornAssigner
 

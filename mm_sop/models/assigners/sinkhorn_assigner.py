@@ -1,4 +1,4 @@
-"""Soft assignment of samples to the other samples of a batch."""
+"""Soft assignment of samples to the samples of a batch."""
 
 import torch
 from mmengine.model import BaseModule
@@ -12,12 +12,12 @@ from mm_sop.functional import sinkhorn
 class SinkhornAssigner(BaseModule):
     """Balanced soft assignment by the cosines of encodings, see :func:`mm_sop.functional.sinkhorn`.
 
-    Cosines are computed in float32 under autocast as well: at this temperature their rounding in half precision would
-    change the assignment by up to two percent.
+    Cosines are computed in float32, also under autocast: at this temperature, rounding to half precision would change
+    the assignment by up to two percent.
 
     Args:
         epsilon: Temperature.
-        iterations: Iterations of Sinkhorn-Knopp.
+        iterations: Number of Sinkhorn-Knopp iterations.
 
     Raises:
         ValueError: If ``epsilon`` is not positive or there is no iteration.

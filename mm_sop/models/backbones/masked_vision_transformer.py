@@ -1,35 +1,42 @@
-"""Vision transformer that can hide patches from itself."""
+"""Vision transformer for masked image modeling."""
+
+from typing import Any
 
 import torch
 from mmengine.model.weight_init import trunc_normal_
-from mmpretrain.models import VisionTransformer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from mm_sop.models.backbones.frozen_vision_transformers import FreezableVisionTransformer
 from mm_sop.models.utils.attention import attend
 from mm_sop.models.utils.conv_stem import ConvStem
 
 
 @MODELS.register_module()
-class MaskedVisionTransformer(VisionTransformer):
+class MaskedVisionTransformer(FreezableVisionTransformer):
     """MMPretrain's vision transformer with a mask embedding, as iBOT and SOP pretrain it.
 
     Differences from the parent: masked patches are replaced by a learned vector before the position embedding is added;
-    weights start as in DINO and iBOT (truncated normal of deviation 0.02 for linear layers, [CLS] and position
-    embeddings, zeros for the mask embedding, the framework's default for the patch convolution); the position
+    weights are initialized as in DINO and iBOT (truncated normal of standard deviation 0.02 for linear layers, [CLS]
+    and position embeddings, zeros for the mask embedding, PyTorch's default for the patch convolution); the position
     embedding is resized by DINO's scale factor. All tokens are returned by default. Any crop size works.
 
     Args:
-        interpolate_offset: Added to the target side when the position embedding is resized, as DINO does; 0 resizes to
-            the size exactly.
+        interpolate_offset: Added to the target side when the position embedding is resized, as in DINO; 0 resizes to
+            the exact size.
         stem: ``'patch'``, one convolution with stride ``patch_size``, or ``'conv'``, a stack of 3x3 convolutions.
         **kwargs: Arguments of MMPretrain's ``VisionTransformer``. Note that its arch for ViT-S is ``'deit-small'``.
-            ``frozen_stages`` freezes so many blocks and all that comes before them: stem, embeddings and mask token.
+            ``frozen_stages`` freezes this many blocks and everything before them: stem, embeddings and mask token.
 
     Raises:
         ValueError: ``stem`` is unknown, the [CLS] token is missing, or more stages are frozen than there are blocks.
     """
+
+    accepts_mask = True
+    """Whether :meth:`forward` can hide patches."""
+    mask_token: nn.Parameter
+    patch_embed: Any
 
     def __init__(
         self, *args, interpolate_offset: float = 0.1, stem: str = 'patch', out_type: str = 'raw', **kwargs
@@ -61,7 +68,7 @@ class MaskedVisionTransformer(VisionTransformer):
             self.mask_token.requires_grad = False
 
     def init_weights(self) -> None:
-        """Initialise as DINO and iBOT do, unless a pretrained checkpoint is configured."""
+        """Initialize as DINO and iBOT do, unless a pretrained checkpoint is configured."""
         if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
             super().init_weights()
             return
@@ -106,10 +113,10 @@ class MaskedVisionTransformer(VisionTransformer):
             return self.pos_embed
         extra = self.pos_embed[:, : self.num_extra_tokens]
         grid = self.pos_embed[:, self.num_extra_tokens :].unflatten(1, tuple(self.patch_resolution))
-        grid = grid.permute(0, 3, 1, 2).float()
+        grid = grid.permute(0, 3, 1, 2).float()  # (1, h, w, D) -> (1, D, h, w)
         if self.interpolate_offset:
             sides = zip(resolution, self.patch_resolution, strict=True)
-            size = dict(scale_factor=tuple((new + self.interpolate_offset) / old for new, old in sides))
+            size: dict[str, Any] = dict(scale_factor=tuple((new + self.interpolate_offset) / old for new, old in sides))
         else:
             size = dict(size=tuple(resolution))
         grid = interpolate(grid, mode=self.interpolate_mode, align_corners=False, **size)

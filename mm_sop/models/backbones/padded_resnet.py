@@ -1,4 +1,4 @@
-"""ResNets for small pictures with a margin."""
+"""ResNet for small images with a margin."""
 
 from mmpretrain.models import ResNet_CIFAR
 from mmpretrain.registry import MODELS
@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class PaddedResNetCIFAR(ResNet_CIFAR):
-    """A ResNet for small pictures that first adds a margin of zeros, as ReSA's released code does for CIFAR.
+    """ResNet for small images that first adds a margin of zeros, as ReSA's released code does for CIFAR.
 
-    With one pixel, pictures of 32 pixels give maps of 34, 34, 17, 9 and 5 places instead of 32, 32, 16, 8 and 4.
+    With a margin of one pixel, images of 32 pixels give maps of sides 34, 34, 17, 9 and 5 instead of 32, 32, 16, 8 and
+    4.
 
     Args:
         depth (int): Number of layers, as for ``ResNet_CIFAR``.

@@ -1,4 +1,4 @@
-"""ResNet whose last cells see a bounded part of the picture."""
+"""ResNet with a bounded receptive field."""
 
 from collections.abc import Sequence
 
@@ -26,10 +26,10 @@ _STEMS = ('imagenet', 'no_pool', 'small')
 class RFResNet(ResNet):
     """ResNet with a bounded receptive field, of CO-SSL ("Seeing the Whole in the Parts", arXiv 2501.02860).
 
-    A ResNet of MMPretrain in which most 3x3 convolutions have become 1x1 convolutions, with the same residuals,
-    normalisation, widths, depth and initialisation. After average pooling an MLP turns the mean of the cells into the
-    global representation: it belongs to the encoder, is loaded with it, and is frozen with the last stage. The layout
-    in the paper's figure is not public; of the layouts with its field of 99 pixels, five are named here.
+    MMPretrain's ResNet with most 3x3 convolutions replaced by 1x1 convolutions, and the same residuals, normalization,
+    widths, depth and initialization. After average pooling an MLP turns the mean of the cells into the global
+    representation: it belongs to the encoder, is loaded with it, and is frozen with the last stage. The layout in the
+    paper's figure is not public; the table lists layouts with the same field of 99 pixels, and smaller ones.
 
     The field is computed from the built network and compared with the declared one.
 
@@ -46,20 +46,22 @@ class RFResNet(ResNet):
 
     Args:
         arch: Name of a layout, or a dict with ``depth``, ``kept`` and optionally ``stem``, ``strides``, ``style``
-            and ``receptive_field``. ``kept`` says for each stage which of its 3x3 convolutions stay (a bottleneck has
-            one, a basic block two): the number of the first ones, or a sequence of booleans. ``stem`` is
+            and ``receptive_field``. ``kept`` tells for each stage which of its 3x3 convolutions stay (a bottleneck has
+            one, a basic block two): how many of the first ones, or a sequence of booleans. ``stem`` is
             ``'imagenet'`` (7x7, stride 2, max-pooling), ``'no_pool'`` (without max-pooling) or ``'small'`` (3x3,
             stride 1). Other arguments are those of ResNet.
         mlp: ``num_layers`` (default 2), ``hid_channels`` (default: width of the map) and ``shortcut`` (default False:
             add the pooled vector and end with ReLU) of the MLP after pooling, whose output is as wide as the map; None
             for no MLP.
         receptive_field: Declared field in pixels, instead of that of ``arch``.
-        zero_init_residual: As for ResNet; off, since cells of a new network would see no context.
+        zero_init_residual: As for ResNet; off, because cells of a new network would see no context.
         **kwargs: Arguments of :class:`mmpretrain.models.ResNet`.
 
     Raises:
-        ValueError: An argument is unknown or out of range, or the network has another field than declared.
+        ValueError: An argument is unknown or out of range, or the field of the network differs from the declared one.
     """
+
+    conv1: nn.Conv2d
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class RFResNet(ResNet):
         self._limit_field(kept)
         self.mlp, self.mlp_shortcut = self._build_mlp(mlp)
         self.receptive_field, self.jump = check_receptive_field(self, receptive_field or declared)
-        # The parent froze before the layers were replaced, and `norm_eval` acts in `train` only.
+        # The parent froze parts before the layers were replaced, and `norm_eval` acts in `train` only.
         self.train(self.training)
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
@@ -91,13 +93,15 @@ class RFResNet(ResNet):
         if len(kept) != self.num_stages:
             raise ValueError(f'kept needs one entry for each of the {self.num_stages} stages, got {kept}')
         for name, entry in zip(self.res_layers, kept, strict=True):
-            places = [
+            convolutions = [
                 (block, child_name)
                 for block in getattr(self, name)
                 for child_name, child in block.named_children()
                 if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3)
             ]
-            for (block, child_name), stays in zip(places, _keep_mask(entry, len(places), name), strict=True):
+            for (block, child_name), stays in zip(
+                convolutions, _keep_mask(entry, len(convolutions), name), strict=True
+            ):
                 if not stays:
                     setattr(block, child_name, _with_kernel(getattr(block, child_name), 1))
 
@@ -118,8 +122,8 @@ class RFResNet(ResNet):
             raise ValueError(f'frozen_stages={self.frozen_stages}: the network has {self.num_stages} stages')
         super()._freeze_stages()
         # ResNet calls this before there is an MLP.
-        if self.frozen_stages >= self.num_stages and getattr(self, 'mlp', None) is not None:
-            self.mlp.eval().requires_grad_(False)
+        if self.frozen_stages >= self.num_stages and (mlp := getattr(self, 'mlp', None)) is not None:
+            mlp.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'RFResNet':
         """Set the mode; frozen parts stay in evaluation mode."""
@@ -171,7 +175,7 @@ def _with_kernel(conv: nn.Conv2d, kernel: int, stride: int | None = None) -> nn.
         conv.in_channels,
         conv.out_channels,
         kernel,
-        stride=conv.stride if stride is None else stride,
+        stride=conv.stride if stride is None else stride,  # type: ignore[arg-type]  # a pair
         padding=kernel // 2,
         bias=conv.bias is not None,
     )

@@ -1,4 +1,4 @@
-"""Vision transformer for large pictures."""
+"""Vision transformer for large images."""
 
 from collections.abc import Sequence
 
@@ -7,32 +7,34 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from mm_sop.models.backbones.masked_vision_transformer import MaskedVisionTransformer
-from mm_sop.models.utils.windows import WindowAttention
+from mm_sop.models.utils.attention import WindowAttention
 
 
 @DETECTION_MODELS.register_module()
 @MODELS.register_module()
 class WindowedVisionTransformer(MaskedVisionTransformer):
-    """A pretrained vision transformer as backbone of a detector or segmentor, of "Exploring Plain Vision Transformer
+    """Pretrained vision transformer as backbone of a detector or segmentor, of "Exploring Plain Vision Transformer
     Backbones for Object Detection" (ViTDet, arXiv 2203.16527).
 
-    Most blocks attend within windows; a few, evenly spaced, attend everywhere and carry information between windows.
-    Unlike in ViTDet the [CLS] token stays, as in pretraining: it attends to every window and keeps the mean. Features
-    equal those of the plain transformer where one window covers the map. The weights are those of
+    Most blocks attend within windows; a few, evenly spaced, attend globally and carry information between windows.
+    Unlike in ViTDet the [CLS] token stays, as in pretraining: it attends to every window separately and takes the
+    mean. Features equal those of the plain transformer where one window covers the map. The weights are those of
     :class:`MaskedVisionTransformer` without the mask embedding. :class:`PretrainedBackbone` resizes the position
-    embedding to ``img_size`` once; pictures of another size have it resized on their way, in every forward pass.
+    embedding to ``img_size`` once; for images of another size it is resized in every forward pass.
 
     Args:
         *args: Arguments of MMPretrain's ``VisionTransformer``.
-        window_size: Side of a window in patches; None for attention everywhere. Defaults to 14, the map of a picture of
+        window_size: Side of a window in patches; None for global attention. Defaults to 14, the map of an image of
             224 pixels in patches of 16.
-        global_indices: Blocks that attend everywhere. Defaults to None: the last one of each quarter.
+        global_indices: Blocks that attend globally. Defaults to None: the last one of each quarter.
         out_type: Defaults to ``'featmap'``, maps (B, D, h, w).
         **kwargs: Arguments of :class:`MaskedVisionTransformer`, such as ``frozen_stages``, the number of frozen blocks.
 
     Raises:
         ValueError: ``window_size`` or a global block is out of range.
     """
+
+    accepts_mask = False
 
     def __init__(
         self,
@@ -43,8 +45,8 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
         **kwargs,
     ) -> None:
         super().__init__(*args, out_type=out_type, **kwargs)
-        # Nothing is masked; several processes would wait for its gradient.
-        self.mask_token = None
+        # Nothing is masked; DistributedDataParallel would wait for the gradient of the embedding.
+        self.mask_token = None  # type: ignore[assignment]  # modules accept None for a parameter
         self.windows = None if window_size is None else WindowAttention(window_size)
         if self.windows is not None:
             self._install_windows(global_indices)
@@ -58,18 +60,7 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
         for index in set(range(depth)) - set(global_indices):
             self.layers[index].attn.scaled_dot_product_attention = self.windows
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Encode images.
-
-        Args:
-            images: (B, C, H, W), H and W multiples of the patch size.
-
-        Returns:
-            Output of every layer in ``out_indices``, by default the last one, (B, D, h, w).
-        """
-        return super().forward(images)
-
     def _encode(self, tokens: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, ...]:
         if self.windows is not None:
-            self.windows.grid = tuple(resolution)
+            self.windows.grid = resolution[0], resolution[1]
         return super()._encode(tokens, resolution)

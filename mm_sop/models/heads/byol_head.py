@@ -21,7 +21,7 @@ class BYOLHead(SiameseHead):
         super().__init__(predictor, loss_weight)
 
     def pair_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Negative mean cosine in [-1, 1], see :meth:`SiameseHead.pair_loss`."""
+        """Compute the negative mean cosine, in [-1, 1], see :meth:`SiameseHead.pair_loss`."""
         targets = targets.detach()
         if targets.ndim == 3:
             return -local_global_similarity(targets, predictions).mean()

@@ -10,15 +10,17 @@ from mm_sop.models.heads.siamese_head import SiameseHead
 
 
 class CenteredTargets(nn.Module):
-    """Turns the teacher's scores into targets, and keeps their running mean over all processes.
+    """Turns the teacher's scores into targets, and tracks their running mean over all processes.
 
-    The mean of this step's scores enters the targets of the next step.
+    The mean of this step's scores is used for the targets of the next step.
 
     Args:
-        num_prototypes: K.
+        num_prototypes: Number K of prototypes.
         temperature: Temperature of the targets.
-        momentum: Share of the running mean that is kept.
+        momentum: Momentum of the running mean, in [0, 1].
     """
+
+    center: Tensor
 
     def __init__(self, num_prototypes: int, temperature: float = 0.04, momentum: float = 0.9) -> None:
         super().__init__()
@@ -30,7 +32,7 @@ class CenteredTargets(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor) -> Tensor:
-        """Targets of all views of a step, (..., K) -> (..., K)."""
+        """Compute the targets of all views of a step, (..., K) -> (..., K)."""
         targets = dino_targets(logits, self.center, self.temperature)
         if self.training:
             mean = logits.flatten(0, -2).to(self.center.dtype).mean(0)
@@ -46,10 +48,10 @@ class DINOHead(SiameseHead):
     The scores of the prototypes come from :class:`DINONeck`; there is no predictor.
 
     Args:
-        num_prototypes: Prototypes K of the neck.
+        num_prototypes: Number K of prototypes, that of the neck.
         student_temperature: Temperature of the student.
         teacher_temperature: Temperature of the teacher; a hook may change it during training.
-        center_momentum: Share of the centre that is kept in a step.
+        center_momentum: Momentum of the center.
         loss_weight: Weight of the mean over the ordered pairs of views.
     """
 
@@ -66,5 +68,5 @@ class DINOHead(SiameseHead):
         self.make_targets = CenteredTargets(num_prototypes, teacher_temperature, center_momentum)
 
     def pair_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, see :meth:`SiameseHead.pair_loss`."""
+        """Compute the cross-entropy, see :meth:`SiameseHead.pair_loss`."""
         return dino_loss(predictions, targets, self.student_temperature)

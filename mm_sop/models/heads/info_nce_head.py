@@ -7,22 +7,22 @@ from torch import Tensor
 
 from mm_sop.functional import info_nce_loss
 from mm_sop.models.heads.siamese_head import SiameseHead
-from mm_sop.models.utils.distributed import gather_in_sample_order
+from mm_sop.utils.distributed import gather_in_sample_order
 
 
 @MODELS.register_module()
 class InfoNCEHead(SiameseHead):
-    """Contrast of every prediction with the keys of the global batch (MoCo v3).
+    """InfoNCE loss of predictions against the keys of the global batch (MoCo v3).
 
-    The positive key is that of the other view of the same image; the keys of all other images are negatives.
+    The positive key is the other view of the same image; the keys of all other images are negatives.
 
     Args:
         predictor: Config of the predictor.
         temperature: Divides the cosines.
         loss_weight: Weight of the mean over the ordered pairs of views. Defaults to ``4 temperature``, which is the
             published ``2 temperature`` for each of the two directions.
-        cells_per_chunk: Cells whose logits, (cells, B, global B), exist at once; with more cells they are made in
-            chunks and computed twice.
+        cells_per_chunk: Cells whose logits, (cells, B, global B), exist at once; with more cells, logits are computed
+            in chunks, and again in the backward pass.
     """
 
     def __init__(
@@ -41,8 +41,9 @@ class InfoNCEHead(SiameseHead):
         self.cells_per_chunk = cells_per_chunk
 
     def pair_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of finding the own key, see :meth:`SiameseHead.pair_loss`."""
+        """Compute the cross-entropy of identifying the positive key, see :meth:`SiameseHead.pair_loss`."""
         rank, world_size = get_dist_info()
         keys = gather_in_sample_order(targets)
-        own = rank + world_size * torch.arange(len(predictions), device=predictions.device)
-        return info_nce_loss(predictions, keys, own, self.temperature, self.cells_per_chunk)
+        # Row of the positive key of each prediction, in the order of the global batch.
+        positives = rank + world_size * torch.arange(len(predictions), device=predictions.device)
+        return info_nce_loss(predictions, keys, positives, self.temperature, self.cells_per_chunk)

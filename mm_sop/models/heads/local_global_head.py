@@ -22,7 +22,7 @@ _CHOICES = dict(
 
 
 class Branch(NamedTuple):
-    """What student or teacher make of two views, as :class:`LocalGlobalHead` needs it.
+    """Outputs of the student or the teacher for two views, as :class:`LocalGlobalHead` needs them.
 
     Attributes:
         vectors: Global representation of each view, (B, C).
@@ -42,13 +42,13 @@ class Branch(NamedTuple):
 class LocalGlobalHead(BaseModule):
     """Compares unpooled cells of one view with the pooled vector of the other (CO-SSL, arXiv 2501.02860).
 
-    A linear layer on every cell is a 1x1 convolution, and BatchNorm over the cells of one call is that over the map:
-    local projector and predictor are the same necks as those of the base, applied to cells.
+    A linear layer on every cell is a 1x1 convolution, and BatchNorm over the cells of one call is BatchNorm over the
+    map: local projector and predictor are the same necks as those of the base, applied to cells.
 
-    **Carrying it.** An algorithm needs a ``pair_loss(predictions, targets)`` that gives the mean over images of the
-    loss between two views, for (B, d) against (B, d), and over images and cells for (B, n, d) against (B, d) and for
-    (B, d) against (B, n, d); :class:`SiameseHead` and its subclasses have one. For each step it hands over a
-    :class:`Branch` of each network. The teacher follows :attr:`target_projector`, if there is one. In short::
+    **Use.** An algorithm needs a ``pair_loss(predictions, targets)`` that returns the loss between two views, averaged
+    over images for (B, d) against (B, d), and over images and cells for (B, n, d) against (B, d) and for (B, d) against
+    (B, n, d); :class:`SiameseHead` and its subclasses have one. In each step the algorithm passes a :class:`Branch` of
+    each network. The teacher follows :attr:`target_projector`, if there is one. In short::
 
         local_loss = self.local_head.loss(pair_loss, student_branch, teacher_branch)
         losses = self.local_head.combine(global_loss, local_loss)
@@ -56,18 +56,18 @@ class LocalGlobalHead(BaseModule):
     :class:`~mm_sop.models.selfsup.siamese.SiameseTeacher` does all of it.
 
     Args:
-        projector: Config of the local projector, a neck of MMPretrain on vectors; None to send cells through the
+        projector: Config of the local projector, a neck of MMPretrain on vectors; None to pass cells through the
             base's projector and predictor (one shared head).
         predictor: Config of the local predictor; None for none. Not with a shared head.
         weight: w_s, in (0, 1] with ``'convex'``, positive with ``'additive'``. With weight 0 an algorithm builds no
-            local head, and is the base to the last bit.
+            local head, and equals the base bit for bit.
         combination: ``'convex'``, ``(1 - w) global + w local``, or ``'additive'``, ``global + w local``.
         directions: ``'local_to_global'`` (the student's cells predict the teacher's vector), ``'global_to_local'``
             (the student's vector predicts the teacher's cells), or the mean of ``'both'``. With
-            ``'global_to_local'`` alone in the global space nothing trains the local projector: it stays as initialised.
-        space: ``'global'``: the partners of cells are outputs of the base's heads; ``'own'``: they are the pooled
-            vectors after the local heads.
-        num_cells: n^2, cells that enter the loss where the map has more of them; None for all. A square number for
+            ``'global_to_local'`` alone in the global space the local projector is not trained: it stays as initialized.
+        space: ``'global'``: cells are compared with outputs of the base's heads; ``'own'``: with the pooled vectors
+            after the local heads.
+        num_cells: n^2, the number of cells that enter the loss where the map has more; None for all. A square for
             ``'grid'``.
         selection: ``'grid'`` (regular, with a random phase) or ``'uniform'`` (without replacement). Positions are
             shared by the batch and by all processes, drawn once in a step for the student and once for the teacher; in
@@ -92,7 +92,7 @@ class LocalGlobalHead(BaseModule):
         self.projector = None if projector is None else MODELS.build(projector)
         self.predictor = None if predictor is None else MODELS.build(predictor)
         self.make_targets: nn.Module = nn.Identity()
-        """Rule for targets from the local projector; algorithms put a copy of their head's rule here."""
+        """Turns outputs of the local projector into targets; algorithms assign a copy of their head's."""
         self.weight = weight
         self.combination = combination
         self.directions = directions
@@ -102,7 +102,7 @@ class LocalGlobalHead(BaseModule):
         self.random = SharedRandom()
         self._check_arguments()
         if directions == 'global_to_local' and space == 'global':
-            # DistributedDataParallel refuses parameters that no loss reaches.
+            # DistributedDataParallel refuses parameters without a gradient.
             self.requires_grad_(False)
 
     def _check_arguments(self) -> None:
@@ -120,7 +120,7 @@ class LocalGlobalHead(BaseModule):
 
     @property
     def target_projector(self) -> nn.Module | None:
-        """What the teacher has to follow: the local projector, if targets pass through it."""
+        """Module that the teacher has to follow: the local projector, if targets pass through it."""
         return self.projector if self.space == 'own' or self.directions != 'local_to_global' else None
 
     def predict(self, projections: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class LocalGlobalHead(BaseModule):
         """Mean over directions and ordered pairs of views.
 
         Args:
-            pair_loss: That of the base.
+            pair_loss: Loss between two views, of the base.
             student: Two views of the student.
             teacher: The same views of the teacher, without gradient.
 
@@ -150,8 +150,10 @@ class LocalGlobalHead(BaseModule):
 
     @torch.no_grad()
     def _targets(self, teacher: Branch, cells: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Targets for cells, (B, d) per view, and for vectors, (B, n, d) per view; the rule is applied once."""
-        sources = [[vector[:, None] for vector in teacher.vectors]] if self.space == 'own' else []
+        """Targets for cells, (B, d), and for vectors, (B, n, d), of each view, from one call of ``make_targets``."""
+        sources: list[Sequence[Tensor]] = (
+            [[vector[:, None] for vector in teacher.vectors]] if self.space == 'own' else []
+        )
         if self.directions != 'local_to_global':
             sources.append(cells)
         if not sources:
@@ -163,11 +165,11 @@ class LocalGlobalHead(BaseModule):
         return vectors, targets[-1].unbind()
 
     def combine(self, global_loss: Tensor, local_loss: Tensor) -> dict[str, Tensor]:
-        """Weigh both terms.
+        """Weight both terms.
 
         Args:
             global_loss: Loss of the base.
-            local_loss: From :meth:`loss`, with the base's own weight.
+            local_loss: From :meth:`loss`, multiplied by the loss weight of the base.
 
         Returns:
             ``loss_global`` and ``loss_local``, whose sum is the objective.
@@ -176,11 +178,11 @@ class LocalGlobalHead(BaseModule):
         return dict(loss_global=base_weight * global_loss, loss_local=self.weight * local_loss)
 
     def _select(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The cells that enter the loss, (B, n, C) per view."""
+        """Select the cells that enter the loss, (B, n, C) per view."""
         cells = [view.flatten(2).transpose(1, 2) for view in maps]
-        size = maps[0].shape[-2:]
-        if self.num_cells is None or size.numel() <= self.num_cells:
+        height, width = maps[0].shape[-2:]
+        if self.num_cells is None or height * width <= self.num_cells:
             return cells
         generator = self.random.next_generator() if self.training else None
-        positions = _SELECTIONS[self.selection](size, self.num_cells, generator, maps[0].device)
+        positions = _SELECTIONS[self.selection]((height, width), self.num_cells, generator, maps[0].device)
         return [view[:, positions] for view in cells]

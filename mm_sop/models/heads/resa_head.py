@@ -9,20 +9,20 @@ from torch.nn.functional import normalize
 
 from mm_sop.functional import assigned_keys_loss, symmetric_soft_assignment_loss
 from mm_sop.models.heads.siamese_head import SiameseHead
-from mm_sop.models.utils.distributed import gather_in_sample_order
+from mm_sop.utils.distributed import gather_in_sample_order
 
 
 @MODELS.register_module()
 class ReSAHead(SiameseHead):
-    """Online views learn to resemble the teacher's embeddings of other views as a soft assignment says.
+    """Cross-entropy between a soft assignment and similarities of student and teacher embeddings (ReSA).
 
     Args:
         predictor: Config of the predictor, a neck; None for none, as on CIFAR.
         temperature: Temperature of the softmax over the keys.
-        symmetric: Whether every key's softmax over the samples is compared with the assignment as well, as the paper
-            writes and the first released code did. By default only every sample's softmax over the keys is.
-        grad_scale: Factor of the gradient; the logged value stays. ``1 / processes`` gives the gradient that several
-            processes had in the first released code.
+        symmetric: Whether to compare every key's softmax over the samples with the assignment as well, as in the paper
+            and the first released code; else only every sample's softmax over the keys.
+        grad_scale: Factor of the gradient; the logged value stays. ``1 / processes`` gives the gradient of the first
+            released code with several processes.
         loss_weight: Weight of the objective.
 
     Raises:
@@ -44,32 +44,36 @@ class ReSAHead(SiameseHead):
         self.symmetric = symmetric
         self.grad_scale = grad_scale
 
-    def loss(self, embeddings: Sequence[Tensor], keys: Mapping[int, Tensor], assignment: Tensor) -> dict[str, Tensor]:
+    def loss(  # type: ignore[override]  # the assignment is part of every batch
+        self, embeddings: Sequence[Tensor], keys: Mapping[int, Tensor], assignment: Tensor
+    ) -> dict[str, Tensor]:
         """Compute the objective: the mean over all pairs of a view and the keys of another view.
 
         Args:
             embeddings: Unit rows of V views of this process's samples, (n, d) each.
-            keys: Unit rows of all processes' samples by number of the view, (N, d) each.
+            keys: Unit rows of all processes' samples by index of the view, (N, d) each.
             assignment: Soft assignment of the samples to the N anchors behind the keys, (n, N), the same for all pairs.
 
         Returns:
             ``loss_resa`` and the diagnostic ``assignment_kl``, its excess over the assignment's entropy in nats.
         """
         objective = self._symmetric_loss if self.symmetric else self._loss
-        pairs = []
+        losses = []
         for key_view, view_keys in keys.items():
             others = [rows for view, rows in enumerate(embeddings) if view != key_view]
-            pairs.append(objective(torch.stack(others), view_keys, assignment))
-        loss = torch.stack(pairs).mean()
+            losses.append(objective(torch.stack(others), view_keys, assignment))
+        loss = torch.stack(losses).mean()
         entropy = torch.special.entr(assignment).sum(-1).mean()
         return dict(loss_resa=self.loss_weight * self._scale(loss), assignment_kl=loss.detach() - entropy)
 
-    def pair_loss(self, predictions: Tensor, targets: Tensor, assignment: Tensor) -> Tensor:
+    def pair_loss(  # type: ignore[override]  # the assignment is part of every batch
+        self, predictions: Tensor, targets: Tensor, assignment: Tensor
+    ) -> Tensor:
         """Compare predictions of one view with the teacher's projections of another, for :class:`LocalGlobalHead`.
 
         Args:
-            predictions: Of this process's samples, (n, d), or (n, c, d) for c cells per image.
-            targets: The same images, (n, d), or (n, c, d) if the predictions have no cells.
+            predictions: Predictions for this process's samples, (n, d), or (n, c, d) for c cells per image.
+            targets: Targets for the same images, (n, d), or (n, c, d) if the predictions have no cells.
             assignment: Soft assignment of the samples to all processes' samples, (n, N).
 
         Returns:
@@ -80,12 +84,12 @@ class ReSAHead(SiameseHead):
         if keys.ndim == 3:
             return self._scale(torch.stack([objective(embeddings, cell, assignment) for cell in keys.unbind(1)]).mean())
         if embeddings.ndim == 3:
-            # Cells lead, as views do.
+            # Cells lead, like views: (n, c, d) -> (c, n, d)
             embeddings = embeddings.transpose(0, 1)
         return self._scale(objective(embeddings, keys, assignment))
 
     def _scale(self, loss: Tensor) -> Tensor:
-        """The same value with a scaled gradient."""
+        """Scale the gradient and keep the value."""
         return torch.lerp(loss.detach(), loss, self.grad_scale)
 
     def _loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
@@ -100,5 +104,5 @@ class ReSAHead(SiameseHead):
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """L2-normalised rows in float32 at least: in half precision a row of zeros would be divided by zero."""
+    """L2-normalize rows in float32 at least: half precision would divide rows of zeros by zero."""
     return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

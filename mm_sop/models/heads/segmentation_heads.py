@@ -1,4 +1,4 @@
-"""Heads that give every place of a feature map a class."""
+"""Heads that classify every position of a feature map."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from torch.nn.functional import interpolate
 
 
 class SegmentationHead(BaseModule):
-    """Joins feature maps and classifies their places with one linear layer; subclasses say how they are joined.
+    """Joins feature maps and classifies their positions with one linear layer; subclasses implement :meth:`join`.
 
     Args:
         in_channels: Widths of the maps.
         channels: Width of the joined map.
         num_classes: Number C of classes.
-        ignore_index: Value of pixels without a label. Defaults to 255.
+        ignore_index: Label of pixels to ignore. Defaults to 255.
         loss: Loss of logits, (B, C, H, W), and labels, (B, H, W). Defaults to cross-entropy, averaged over the pixels
-            that have a label.
-        init_cfg: Initialisation. Defaults to a normal distribution of deviation 0.01 for convolutions.
+            that are not ignored.
+        init_cfg: Initialization. Defaults to a normal distribution of standard deviation 0.01 for convolutions.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SegmentationHead(BaseModule):
         raise NotImplementedError
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Classify all places.
+        """Classify all positions.
 
         Args:
             features: Maps, (B, D, h, w) each, the finest first.
@@ -60,7 +60,7 @@ class SegmentationHead(BaseModule):
             Logits, (B, C, h, w), of the size of the first map.
 
         Raises:
-            ValueError: The features are no maps of these widths.
+            ValueError: The features are not maps of these widths.
         """
         shapes = [tuple(feature.shape) for feature in features]
         if [len(shape) for shape in shapes] != [4] * len(self.in_channels) or any(
@@ -73,7 +73,7 @@ class SegmentationHead(BaseModule):
         return self.classifier(self.join(features))
 
     def loss(self, features: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Compare logits, enlarged to the picture, with the labels.
+        """Compare logits, resized to the image, with the labels.
 
         Args:
             features: Maps, the finest first.
@@ -88,12 +88,12 @@ class SegmentationHead(BaseModule):
 
 @MODELS.register_module()
 class LinearSegmentationHead(SegmentationHead):
-    """BatchNorm and a linear classifier on feature maps side by side, as DINOv2 evaluates frozen encoders.
+    """BatchNorm and a linear classifier on concatenated feature maps, as DINOv2 evaluates frozen encoders.
 
     Args:
         in_channels: Widths of the maps, for instance those of the last four blocks.
         num_classes: Number of classes.
-        norm_cfg: Normalisation. Defaults to BatchNorm.
+        norm_cfg: Normalization. Defaults to BatchNorm.
         **kwargs: Arguments of :class:`SegmentationHead`.
     """
 
@@ -103,22 +103,22 @@ class LinearSegmentationHead(SegmentationHead):
         self.norm = build_norm_layer(norm_cfg or dict(type='BN'), channels)[1]
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
-        """Bring the maps to one size, put them side by side and normalise."""
+        """Resize the maps to one size, concatenate and normalize them."""
         return self.norm(torch.cat([resize(feature, features[0].shape[-2:]) for feature in features], dim=1))
 
 
 @MODELS.register_module()
 class FPNSegmentationHead(SegmentationHead):
-    """Small decoder on a feature pyramid: a 3x3 convolution on every level, and their sum at the finest resolution.
+    """Small decoder on a feature pyramid: a 3x3 convolution on every level, summed at the finest resolution.
 
     The semantic branch of `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_ with one
-    convolution for a level instead of one for each doubling of its size.
+    convolution per level instead of one per doubling of the size.
 
     Args:
         in_channels: Widths of the levels.
         num_classes: Number of classes.
         channels: Width of the decoder. Defaults to 128.
-        norm_cfg: Normalisation. Defaults to BatchNorm.
+        norm_cfg: Normalization. Defaults to BatchNorm.
         **kwargs: Arguments of :class:`SegmentationHead`.
     """
 
@@ -137,11 +137,12 @@ class FPNSegmentationHead(SegmentationHead):
         )
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
-        """Sum of the convolved levels at the size of the first."""
+        """Convolve the levels and sum them at the size of the first."""
         size = features[0].shape[-2:]
-        return sum(resize(conv(feature), size) for conv, feature in zip(self.convs, features, strict=True))
+        first, *others = (resize(conv(feature), size) for conv, feature in zip(self.convs, features, strict=True))
+        return sum(others, first)
 
 
 def resize(feature_map: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation of a map, (B, D, h, w), to a size (H, W)."""
+    """Resize a map, (B, D, h, w), to a size (H, W) by bilinear interpolation."""
     return interpolate(feature_map, size=tuple(size), mode='bilinear', align_corners=False)

@@ -1,6 +1,6 @@
-"""What heads that compare a student's predictions with a teacher's targets have in common."""
+"""Base of heads that compare a student's predictions with a teacher's targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class SiameseHead(BaseModule):
-    """Predictor, rule for targets, and a loss between two views.
+    """Predictor, targets, and a loss between two views.
 
-    A subclass gives :meth:`pair_loss`; :attr:`make_targets` turns the teacher's outputs into targets. Whatever is
-    compared may be one vector per image, (B, d), or have n cells per image on one of the two sides, (B, n, d): that is
-    all that :class:`LocalGlobalHead` needs.
+    Subclasses implement :meth:`pair_loss`; :attr:`make_targets` turns the teacher's outputs into targets. Both sides
+    have one vector per image, (B, d), or one of them has n cells per image, (B, n, d): that is all that
+    :class:`LocalGlobalHead` needs.
 
     Args:
         predictor: Config of a neck of MMPretrain that maps the student's projections to predictions; None for none.
@@ -24,10 +24,10 @@ class SiameseHead(BaseModule):
         super().__init__()
         self.predictor = None if predictor is None else MODELS.build(predictor)
         self.loss_weight = loss_weight
-        self.make_targets = nn.Identity()
+        self.make_targets: nn.Module = nn.Identity()
 
     def predict(self, projections: Tensor) -> Tensor:
-        """Predictions of the student, (m, d) -> (m, d)."""
+        """Compute predictions of the student, (m, d) -> (m, d)."""
         return projections if self.predictor is None else self.predictor((projections,))[0]
 
     def pair_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class SiameseHead(BaseModule):
         """Compare every prediction with the targets of all other views.
 
         Args:
-            predictions: Of V views, those with targets first, (B, d) each.
-            targets: Of the first views, (B, d) each.
+            predictions: Predictions of V views, those with targets first, (B, d) each.
+            targets: Targets of the first views, (B, d) each.
 
         Returns:
             Scalar.
@@ -55,13 +55,15 @@ class SiameseHead(BaseModule):
         return self.loss_weight * mean_over_pairs(self.pair_loss, predictions, targets)
 
 
-def mean_over_pairs(pair_loss, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean of a loss over all ordered pairs of different views.
+def mean_over_pairs(
+    pair_loss: Callable[[Tensor, Tensor], Tensor], predictions: Sequence[Tensor], targets: Sequence[Tensor]
+) -> Tensor:
+    """Average a loss over all ordered pairs of different views.
 
     Args:
         pair_loss: Maps predictions and targets to a scalar.
-        predictions: Of V views, those with targets first.
-        targets: Of the first views.
+        predictions: Predictions of V views, those with targets first.
+        targets: Targets of the first views.
 
     Returns:
         Scalar.

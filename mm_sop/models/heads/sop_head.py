@@ -1,4 +1,4 @@
-"""Heads of SOP: the objective on [CLS] and the one on masked patches."""
+"""Heads of SOP: the objectives on [CLS] and on masked patches."""
 
 import torch
 from mmengine.model import BaseModule
@@ -9,12 +9,12 @@ from mm_sop.functional import koleo_loss, prototype_log_probs, sop_cls_loss, sop
 from mm_sop.models.memory import Prototypes
 from mm_sop.models.target_generators.sop_mim_target_generator import MIMTargets
 from mm_sop.models.utils.diagnostics import assignment_diagnostics, support_diagnostics
-from mm_sop.models.utils.distributed import gather_with_gradient
+from mm_sop.utils.distributed import gather_with_gradient
 
 
 @MODELS.register_module()
 class SOPHead(BaseModule):
-    """[CLS] objective of SOP: student views predict how the teacher's views vote for prototypes.
+    """[CLS] objective of SOP: student views predict the votes of the teacher's views for prototypes.
 
     Args:
         prototypes: Config of the :class:`PrototypeSampler` with its bank.
@@ -22,8 +22,8 @@ class SOPHead(BaseModule):
         teacher_temperature: Softmax temperature of the teacher; a hook may change it during training.
         loss_weight: Weight of the objective.
         koleo_weight: Weight of a KoLeo term on the student's global views, with neighbors searched in the global batch.
-            The term is the sum over the two views, as in DINOv2; SOP's and MaSSL's code take their mean and search in
-            the batch of a process: give half of their ``koleo_loss_weight``.
+            The term is the sum over the two views, as in DINOv2; the code of SOP and MaSSL takes the mean and searches
+            in the batch of a process: use half of its ``koleo_loss_weight``.
     """
 
     def __init__(
@@ -47,23 +47,24 @@ class SOPHead(BaseModule):
         self.koleo_weight = koleo_weight
 
     def loss(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Compute the objective and what tells whether it goes well.
+        """Compute the objective and diagnostics.
 
         Args:
             student: Embeddings of V views, global views first, (V, B, d).
             teacher: Embeddings of the two global views, (2, B, d).
 
         Returns:
-            ``loss_cls``, ``loss_koleo`` if it has a weight, and detached diagnostics.
+            ``loss_cls``, ``loss_koleo`` if its weight is positive, and detached diagnostics.
         """
         prototypes = self.prototypes()
-        # Apart from the teacher's rows: in one product with them, the backward pass would go through them as well.
+        # Separate from the teacher's rows: the backward pass of a joint product would include them.
         log_probs = self._log_probs(student, prototypes, self.student_temperature)
         with torch.no_grad():
             targets = self._log_probs(teacher, prototypes, self.teacher_temperature).exp()
         losses = dict(loss_cls=self.loss_weight * sop_cls_loss(log_probs, targets))
         if self.koleo_weight > 0:
-            losses['loss_koleo'] = self.koleo_weight * sum(koleo_loss(*_neighbours(view)) for view in student[:2])
+            first, second = (koleo_loss(view, *gather_with_gradient(view)) for view in student[:2])
+            losses['loss_koleo'] = self.koleo_weight * (first + second)
         num_tasks = len(prototypes.members)
         losses.update(support_diagnostics(prototypes.support_weights))
         losses.update(assignment_diagnostics(log_probs[:2], targets, num_tasks))
@@ -71,14 +72,11 @@ class SOPHead(BaseModule):
 
     @staticmethod
     def _log_probs(views: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
-        """(V, B, d) -> (V, T B, M): the tasks extend the batch, since the loss is the mean over both."""
+        """(V, B, d) -> (V, T B, M): tasks become part of the batch, since the loss is the mean over both."""
         num_views, batch, _ = views.shape
-        log_probs = prototype_log_probs(views.flatten(0, 1), *prototypes, temperature)
+        log_probs = prototype_log_probs(views.flatten(0, 1), prototypes.members, prototypes.weights, temperature)
+        # (T, V B, M) -> (T, V, B, M) -> (V, T B, M)
         return log_probs.unflatten(1, (num_views, batch)).transpose(0, 1).flatten(1, 2)
-
-
-def _neighbours(view: Tensor) -> tuple[Tensor, Tensor, int]:
-    return view, *gather_with_gradient(view)
 
 
 @MODELS.register_module()
@@ -110,7 +108,8 @@ class SOPMIMHead(BaseModule):
         Returns:
             ``loss_mim``.
         """
-        log_probs = prototype_log_probs(student, *targets.prototypes, self.student_temperature)
+        prototypes = targets.prototypes
+        log_probs = prototype_log_probs(student, prototypes.members, prototypes.weights, self.student_temperature)
         num_tasks = len(log_probs)
         token_weights = token_weights.repeat(num_tasks) / num_tasks
         loss = sop_mim_loss(log_probs.flatten(0, 1), targets.probs.flatten(0, 1), token_weights)

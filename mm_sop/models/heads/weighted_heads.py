@@ -9,14 +9,14 @@ from torch.nn.functional import normalize
 
 @MODELS.register_module()
 class WeightedContrastiveHead(ContrastiveHead):
-    """``ContrastiveHead`` of MMPretrain, computed in fp32, whose samples may have weights."""
+    """MMPretrain's ``ContrastiveHead`` with optional weights of samples, computed in fp32."""
 
     def loss(self, pos: Tensor, neg: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Cross entropy of the positive among all.
+        """Compute the cross-entropy of the positive among all candidates.
 
         Args:
             pos: Similarity to the positive, (N, 1).
-            neg: Similarities to the negatives, (N, K); ``-inf`` for those that do not count.
+            neg: Similarities to the negatives, (N, K); ``-inf`` for those to ignore.
             weight: Weights of the samples, (N,). Defaults to None, 1 each.
 
         Returns:
@@ -30,17 +30,17 @@ class WeightedContrastiveHead(ContrastiveHead):
 
 @MODELS.register_module()
 class WeightedLatentPredictHead(LatentPredictHead):
-    """``LatentPredictHead`` of MMPretrain, with its loss in fp32, whose samples may have weights.
+    """MMPretrain's ``LatentPredictHead`` with optional weights of samples and the loss in fp32.
 
     Weights need ``loss=dict(type='CosineSimilarityLoss')``.
     """
 
     def loss(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Distance between the prediction and the target, which gets no gradient.
+        """Compute the distance between the prediction and the target, which gets no gradient.
 
         Args:
             input: Projections, (N, D).
-            target: Projections to be predicted, (N, D).
+            target: Projections to predict, (N, D).
             weight: Weights of the samples, (N,). Defaults to None, 1 each.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Memory banks and what is drawn from them."""
+"""Memory bank, and prototypes drawn from it."""
 
 from mm_sop.models.memory.prototype_sampler import Prototypes, PrototypeSampler
 from mm_sop.models.memory.support_embedding_bank import SupportEmbeddingBank

@@ -1,4 +1,4 @@
-"""Self-organizing prototypes, drawn anew in every step."""
+"""Self-organizing prototypes, drawn in every step."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from mm_sop.models.utils.shared_random import SharedRandom
 
 
 class Prototypes(NamedTuple):
-    """Constant members of M prototypes in each of T tasks, supports by falling cosine, then the anchor.
+    """Constant members of M prototypes in each of T tasks: supports by descending cosine, then the anchor.
 
     Attributes:
         members: Unit rows, (T, M, k + 1, d).
@@ -30,7 +30,7 @@ class Prototypes(NamedTuple):
 
 @MODELS.register_module()
 class PrototypeSampler(BaseModule):
-    """Draws self-organizing prototypes out of a memory bank (SOP, section 3).
+    """Draws self-organizing prototypes from a memory bank (SOP, section 3).
 
     In every call and for every task, anchors are drawn uniformly from the bank and joined by their nearest rows. All
     processes draw the same anchors.
@@ -38,15 +38,15 @@ class PrototypeSampler(BaseModule):
     Args:
         bank: Config of the :class:`SupportEmbeddingBank`.
         num_anchors: Anchors drawn for a task, the paper's K.
-        num_supports: Support embeddings k of an anchor besides itself.
-        num_tasks: Independent tasks T of a step.
+        num_supports: Number k of support embeddings of an anchor, besides itself.
+        num_tasks: Number T of independent tasks of a step.
         anchor_weight: Weight of the anchor in its own prototype, one minus the label smoothing.
-        anchor_selection: Which of the drawn anchors become prototypes. ``'all'``; ``'uniform'``, a random half, which
-            is what the released "low energy" selection amounts to; ``'low_energy'``, the half drawn in proportion to
-            ``1 / cv`` of the supports' cosines, cv their bias-corrected coefficient of variation, which it seems to
-            have meant. Dropped anchors do not become supports either.
-        fix_anchors_after: Number of steps after which the anchors are frozen as vectors, for the collapse that the
-            paper reports for fixed anchors (Table C.7). None, the method, never freezes.
+        anchor_selection: Which of the drawn anchors become prototypes. ``'all'``; ``'uniform'``, a random half, to
+            which the released "low energy" selection amounts; ``'low_energy'``, the half drawn in proportion to
+            ``1 / cv`` of the supports' cosines, cv their bias-corrected coefficient of variation, the apparent
+            intention of that selection. Dropped anchors do not become supports either.
+        fix_anchors_after: Number of steps after which the anchors are frozen as vectors, to reproduce the collapse that
+            the paper reports for fixed anchors (Table C.7). None, as in the method, never freezes them.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class PrototypeSampler(BaseModule):
         return Prototypes(bank[rows], weights)
 
     def _draw_anchors(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows to choose from, the anchors among them, and the rows that cannot be supports."""
+        """Rows to choose from, (N, d), anchors, (T, M), and rows that cannot be supports, (T, M')."""
         bank = self.bank.embeddings
         anchors = sample_anchors(len(bank), self.num_anchors, self.num_tasks, generator, bank.device)
         if self.fix_anchors_after is None or self.random.draws_so_far <= self.fix_anchors_after:
             return bank, anchors, anchors
         if self.random.draws_so_far == self.fix_anchors_after + 1:
             self.fixed_anchors.copy_(bank[anchors])
-        # Frozen vectors follow the rows of the bank, where the queue cannot overwrite them.
+        # Frozen vectors are appended to the rows of the bank, where the queue cannot overwrite them.
         fixed = torch.arange(self.fixed_anchors[..., 0].numel(), device=bank.device) + len(bank)
         bank = torch.cat([bank, self.fixed_anchors.flatten(0, 1)])
         return bank, fixed.view(self.num_tasks, -1), fixed.expand(self.num_tasks, -1)

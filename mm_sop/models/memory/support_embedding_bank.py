@@ -11,9 +11,8 @@ from torch.nn.functional import normalize
 class SupportEmbeddingBank(BaseModule):
     """First-in-first-out bank of unit embeddings, the non-parametric support of SOP (section 3).
 
-    Rows are kept contiguous, (N, d), in fp32, in the state dict, together with the write position. The write position
-    is also known to the host, so neither reading nor writing synchronises with the device. The bank starts with
-    random unit rows.
+    The rows, (N, d), contiguous and in fp32, and the write position are in the state dict. A copy of the write position
+    on the host avoids synchronization with the device. The bank starts with random unit rows.
 
     Args:
         size: Number N of rows.
@@ -36,7 +35,7 @@ class SupportEmbeddingBank(BaseModule):
         """Write keys over the oldest rows, wrapping around at the end.
 
         Args:
-            keys: Unit rows, (B, d), equal on every process.
+            keys: Unit rows, (B, d), the same on every process.
 
         Raises:
             ValueError: If there are more keys than rows.

@@ -7,4 +7,4 @@ from mm_sop.models.necks.resnet_stage import ResNetStage
 from mm_sop.models.necks.simple_feature_pyramid import RescaledMaps, SimpleFeaturePyramid
 from mm_sop.models.necks.sop_neck import SOPNeck
 
-__all__ = ['DINONeck', 'GlobalNeck', 'MLPNeck', 'RescaledMaps', 'ResNetStage', 'SOPNeck', 'SimpleFeaturePyramid']
+__all__ = ['DINONeck', 'GlobalNeck', 'MLPNeck', 'ResNetStage', 'RescaledMaps', 'SOPNeck', 'SimpleFeaturePyramid']

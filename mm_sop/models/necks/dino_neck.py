@@ -1,4 +1,4 @@
-"""Projector of DINO with its prototypes."""
+"""Projector and prototypes of DINO."""
 
 import torch
 from mmengine.model import BaseModule
@@ -10,12 +10,12 @@ from mm_sop.models.necks.sop_neck import SOPNeck
 
 
 class PrototypeLayer(nn.Module):
-    """Weight-normalised linear layer without bias: scores are cosines, times a length where that is learned.
+    """Weight-normalized linear layer without bias: scores are cosines, times the length of the prototype if learned.
 
     Args:
         in_channels: Width d of the unit inputs.
-        num_prototypes: K.
-        learn_length: Whether the lengths of the prototypes are learned; DINO keeps them at 1.
+        num_prototypes: Number K of prototypes.
+        learn_length: Whether to learn the lengths of the prototypes; DINO keeps them at 1.
     """
 
     def __init__(self, in_channels: int, num_prototypes: int, learn_length: bool = False) -> None:
@@ -25,25 +25,25 @@ class PrototypeLayer(nn.Module):
         self.length = nn.Parameter(torch.ones(num_prototypes, 1)) if learn_length else None
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Scores of the prototypes, (m, d) -> (m, K)."""
+        """Compute the scores of the prototypes, (m, d) -> (m, K)."""
         weight = normalize(self.weight, dim=-1)
         return linear(embeddings, weight if self.length is None else self.length * weight)
 
 
 @MODELS.register_module()
 class DINONeck(BaseModule):
-    """Multi-layer perceptron with GELU, L2 normalisation and prototypes ("DINO head" in the paper's code).
+    """Multi-layer perceptron with GELU, L2 normalization and prototypes ("DINO head" in the paper's code).
 
-    Like the necks of MMPretrain it takes and gives a tuple of one tensor.
+    Like MMPretrain's necks it takes and returns a tuple of one tensor.
 
     Args:
         in_channels: Width of the representation.
         hid_channels: Width of the hidden layers.
         bottleneck_channels: Width of the unit embeddings.
-        num_prototypes: K.
+        num_prototypes: Number K of prototypes.
         num_layers: Linear layers before the prototypes.
-        norm_cfg: Normalisation after each hidden layer; DINO uses it with ResNets, not with transformers.
-        learn_length: Whether the lengths of the prototypes are learned.
+        norm_cfg: Normalization after each hidden layer; DINO uses it with ResNets, not with transformers.
+        learn_length: Whether to learn the lengths of the prototypes.
     """
 
     def __init__(
@@ -61,5 +61,5 @@ class DINONeck(BaseModule):
         self.prototypes = PrototypeLayer(bottleneck_channels, num_prototypes, learn_length)
 
     def forward(self, representations: tuple[Tensor]) -> tuple[Tensor]:
-        """Scores of the prototypes, (m, in_channels) -> (m, K)."""
+        """Compute the scores of the prototypes, (m, in_channels) -> (m, K)."""
         return (self.prototypes(self.projector(representations[0])),)

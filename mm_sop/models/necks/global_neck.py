@@ -11,16 +11,16 @@ from mm_sop.models.utils.tokens import split_features
 
 @MODELS.register_module()
 class GlobalNeck(BaseModule):
-    """Passes [CLS], the pooled map or the backbone's own vector on to a classifier's head."""
+    """Selects [CLS], the pooled map or the backbone's own vector for a classification head."""
 
     def forward(self, features: Tensor | Sequence[Tensor]) -> tuple[Tensor]:
-        """Choose the vectors.
+        """Select the global vectors.
 
         Args:
-            features: What a backbone gives: vectors (B, D), or as for :func:`split_features`.
+            features: Output of a backbone: vectors, (B, D), or as for :func:`split_features`.
 
         Returns:
-            Vectors, (B, D).
+            A tuple with the vectors, (B, D).
         """
         if isinstance(features, Tensor) and features.ndim == 2:
             return (features,)

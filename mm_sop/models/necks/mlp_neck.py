@@ -1,4 +1,4 @@
-"""Projector and predictor of transformers."""
+"""Projector and predictor for transformers."""
 
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class MLPNeck(BaseModule):
-    """Multi-layer perceptron with GELU and without batch statistics, as ReSA uses on vision transformers.
+    """Multi-layer perceptron with GELU and without BatchNorm, as ReSA uses with vision transformers.
 
-    The output is not normalised. MMPretrain's ``NonLinearNeck``, for convolutional networks, always has BatchNorm.
+    The output is not normalized. MMPretrain's ``NonLinearNeck``, for convolutional networks, always has BatchNorm.
 
     Args:
         in_channels: Width of the input.
@@ -17,7 +17,7 @@ class MLPNeck(BaseModule):
         out_channels: Width of the output.
         num_layers: Number of linear layers.
         pre_norm: Whether a LayerNorm comes first, as in ReSA's predictor.
-        init_cfg: Initialisation, by default Xavier-uniform weights and zero biases.
+        init_cfg: Initialization, by default Xavier-uniform weights and zero biases.
 
     Raises:
         ValueError: If there is no layer.
@@ -36,7 +36,7 @@ class MLPNeck(BaseModule):
         if num_layers < 1:
             raise ValueError(f'num_layers must be at least 1, got {num_layers}')
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [out_channels]
-        layers = [nn.LayerNorm(in_channels, eps=1e-6)] if pre_norm else []
+        layers: list[nn.Module] = [nn.LayerNorm(in_channels, eps=1e-6)] if pre_norm else []
         for index in range(num_layers):
             layers += [nn.GELU()] if index else []
             layers.append(nn.Linear(widths[index], widths[index + 1]))

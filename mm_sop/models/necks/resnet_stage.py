@@ -10,15 +10,15 @@ from torch import Tensor, nn
 @DETECTION_MODELS.register_module()
 @MODELS.register_module()
 class ResNetStage(BaseModule):
-    """Last stage of any ResNet of MMPretrain, as ``shared_head`` of a detector on the map before it.
+    """Last stage of any ResNet of MMPretrain, as ``shared_head`` of a detector on the previous map.
 
-    MMDetection's ``ResLayer`` has the widths of ImageNet's networks only. Names are those of the whole network, so that
-    :class:`PretrainedBackbone` finds the weights.
+    MMDetection's ``ResLayer`` supports only the widths of ImageNet networks. Parameters have the names of the whole
+    network, so that :class:`PretrainedBackbone` finds the weights.
 
     Args:
         network: Config of the whole ResNet.
-        norm_cfg: Further norm behind the stage, as MoCo's evaluation has it. Defaults to None, no norm.
-        init_cfg: Initialisation.
+        norm_cfg: Norm after the stage, as in MoCo's evaluation. Defaults to None, no norm.
+        init_cfg: Initialization.
     """
 
     def __init__(self, network: dict, norm_cfg: dict | None = None, init_cfg: dict | None = None) -> None:
@@ -29,5 +29,5 @@ class ResNetStage(BaseModule):
         self.norm = nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, whole.feat_dim)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Continue the network, (N, C, h, w) -> (N, 2 C, h / 2, w / 2) in the usual case."""
+        """Apply the stage, usually (N, C, h, w) -> (N, 2 C, h / 2, w / 2)."""
         return self.norm(getattr(self, self.name)(maps))

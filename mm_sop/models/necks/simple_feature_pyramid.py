@@ -1,4 +1,4 @@
-"""Feature pyramids from the maps of a plain vision transformer, which all have one resolution."""
+"""Feature pyramids from the single-resolution maps of a plain vision transformer."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,23 @@ _LAYER_NORM = dict(type='mmpretrain.LN2d', eps=1e-6)
 @DETECTION_MODELS.register_module()
 @MODELS.register_module()
 class RescaledMaps(BaseModule):
-    """Maps of several resolutions, each from one map by transposed convolutions or max-pooling.
+    """Rescales maps to several resolutions by transposed convolutions or max-pooling.
 
-    Maps of four blocks that keep their channels, followed by a pyramid such as FPN, are what BEiT and iBOT evaluate
-    dense tasks with; their norm is ``norm_cfg=dict(type='SyncBN')``.
+    BEiT and iBOT evaluate dense tasks with the maps of four blocks, rescaled without a change of channels and followed
+    by a pyramid such as FPN; their norm is ``norm_cfg=dict(type='SyncBN')``.
 
     Args:
         in_channels: Channels of the maps.
         scales: Resolution of each result relative to its map: 4, 2, 1 or 0.5.
         reduce_channels: Whether transposed convolutions halve the channels. Defaults to False.
-        norm_cfg: Norm between two transposed convolutions. Defaults to that over channels.
-        init_cfg: Initialisation.
+        norm_cfg: Norm between two transposed convolutions. Defaults to LayerNorm over channels.
+        init_cfg: Initialization.
 
     Attributes:
         out_channels: Channels of each result.
 
     Raises:
-        ValueError: A scale is another one.
+        ValueError: A scale is not supported.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RescaledMaps(BaseModule):
             raise ValueError(f'scales={tuple(scales)}: expected 4, 2, 1 or 0.5')
         divisor = 2 if reduce_channels else 1
         half, quarter = in_channels // divisor, in_channels // divisor**2
-        self.out_channels = [{4: quarter, 2: half}.get(scale, in_channels) for scale in scales]
+        self.out_channels = [{4.0: quarter, 2.0: half}.get(scale, in_channels) for scale in scales]
         self.layers = ModuleList(self._build(scale, in_channels, half, quarter, norm_cfg) for scale in scales)
 
     @staticmethod
@@ -56,14 +56,14 @@ class RescaledMaps(BaseModule):
             return nn.Identity()
         if scale == 0.5:
             return nn.MaxPool2d(2)
-        layers = [nn.ConvTranspose2d(full, half, 2, stride=2)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(full, half, 2, stride=2)]
         if scale == 4:
             norm = build_norm_layer(norm_cfg, half)[1]
             layers += [norm, nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, stride=2)]
         return Sequential(*layers)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rescale.
+        """Rescale the maps.
 
         Args:
             maps: One map (B, C, h, w) for every scale, or a single one for all.
@@ -82,15 +82,15 @@ class SimpleFeaturePyramid(BaseModule):
     Detection" (ViTDet, arXiv 2203.16527), section 3.
 
     The map is rescaled with fewer channels at higher resolution; a 1x1 and a 3x3 convolution, each with a norm, give
-    all levels the same channels. Further levels take every second place of the one before.
+    all levels the same channels. Further levels subsample the previous one by 2.
 
     Args:
         in_channels: Channels of the map.
         out_channels: Channels of the levels. Defaults to 256.
         scales: Resolution of the levels relative to the map. Defaults to (4, 2, 1, 0.5).
         num_outs: Number of levels. Defaults to 5.
-        norm_cfg: Norm. Defaults to that over channels.
-        init_cfg: Initialisation.
+        norm_cfg: Norm. Defaults to LayerNorm over channels.
+        init_cfg: Initialization.
 
     Raises:
         ValueError: There are more scales than levels.

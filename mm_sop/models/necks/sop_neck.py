@@ -10,20 +10,21 @@ from torch.nn.functional import normalize
 
 @MODELS.register_module()
 class SOPNeck(BaseModule):
-    """Multi-layer perceptron over single tokens, followed by L2 normalisation.
+    """Multi-layer perceptron over single tokens, followed by L2 normalization.
 
-    One neck serves [CLS] and patch tokens. It works token by token, so only tokens that a loss or a bank needs have to
-    pass through it. The defaults are those of the released implementation: three layers, GELU, no normalisation.
+    One neck serves [CLS] and patch tokens. It treats every token independently, so that only the tokens that a loss or
+    a bank needs pass through it. The defaults are those of the released implementation: three layers, GELU, no
+    normalization.
 
     Args:
         in_channels: Width of the backbone's tokens.
         hid_channels: Width of the hidden layers.
         out_channels: Width of an embedding.
         num_layers: Number of linear layers.
-        norm_cfg: Normalisation after each hidden layer, for instance ``dict(type='BN1d')``. Batch statistics are those
+        norm_cfg: Normalization after each hidden layer, for instance ``dict(type='BN1d')``. Batch statistics are those
             of the tokens of one call. Defaults to None.
-        norm_output: Whether to normalise the output as well, before the L2 normalisation.
-        init_cfg: Initialisation, by default truncated normal weights of deviation 0.02 and zero biases.
+        norm_output: Whether to normalize the output as well, before the L2 normalization.
+        init_cfg: Initialization, by default truncated normal weights of standard deviation 0.02 and zero biases.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class SOPNeck(BaseModule):
         if norm_output and norm_cfg is None:
             raise ValueError('norm_output=True needs norm_cfg')
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [out_channels]
-        layers = []
+        layers: list[nn.Module] = []
         for index in range(num_layers):
             is_last = index == num_layers - 1
             layers.append(nn.Linear(widths[index], widths[index + 1]))

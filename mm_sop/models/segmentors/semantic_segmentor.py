@@ -1,9 +1,9 @@
 """Semantic segmentation with any encoder."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel
 from mmengine.structures import PixelData
 from mmpretrain.registry import MODELS
@@ -11,22 +11,26 @@ from torch import Tensor, nn
 
 from mm_sop.models.heads.segmentation_heads import resize
 
+if TYPE_CHECKING:
+    # Loads all models of MMDetection.
+    from mmdet.structures import DetDataSample
+
 
 @MODELS.register_module()
 class SemanticSegmentor(BaseModel):
-    """Encoder, optional neck, and a head that gives every pixel a class.
+    """Encoder, optional neck, and a head that classifies every pixel.
 
     Data samples are those of MMDetection: labels are ``gt_sem_seg``, predictions ``pred_sem_seg``.
 
     Args:
-        backbone: Encoder that gives feature maps.
+        backbone: Encoder whose outputs are feature maps.
         head: :class:`LinearSegmentationHead` or :class:`FPNSegmentationHead`.
         neck: Neck such as MMDetection's FPN. Defaults to None.
-        frozen: Whether the encoder stays as it is: without gradients and in evaluation mode. Defaults to False.
-        window: ``size`` and ``stride``, (height, width) in pixels, of a window that slides over pictures that are
-            larger when predicting; logits are averaged where windows overlap. Defaults to None, the whole picture.
+        frozen: Whether to freeze the encoder: no gradients, and evaluation mode. Defaults to False.
+        window: ``size`` and ``stride``, (height, width) in pixels, of a window that slides over larger images in
+            prediction; logits are averaged where windows overlap. Defaults to None, the whole image.
         data_preprocessor: Usually MMDetection's ``DetDataPreprocessor`` with ``pad_seg=True``.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Raises:
         ValueError: The stride is larger than the window: there would be pixels without a prediction.
@@ -48,41 +52,41 @@ class SemanticSegmentor(BaseModel):
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck else nn.Identity()
         self.head = MODELS.build(head)
-        self.window = window
+        self.window = window or {}
         self.frozen = frozen
         if frozen:
             self.backbone.requires_grad_(False)
             self.backbone.eval()
 
     def train(self, mode: bool = True) -> 'SemanticSegmentor':
-        """Set the mode of all modules but a frozen encoder."""
+        """Set the mode of all modules except a frozen encoder."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
 
     def extract_feat(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps of normalised images, (B, C, H, W), the finest first."""
+        """Compute feature maps of normalized images, (B, C, H, W), the finest first."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.backbone(images)
         return self.neck(features)
 
     def forward(
-        self, inputs: Tensor, data_samples: Sequence[DetDataSample] | None = None, mode: str = 'tensor'
-    ) -> dict[str, Tensor] | list[DetDataSample] | Tensor:
-        """Losses, predictions or logits.
+        self, inputs: Tensor, data_samples: 'Sequence[DetDataSample]' = (), mode: str = 'tensor'
+    ) -> 'dict[str, Tensor] | Sequence[DetDataSample] | Tensor':
+        """Compute losses, predictions or logits.
 
         Args:
-            inputs: Normalised images, (B, C, H, W).
+            inputs: Normalized images, (B, C, H, W).
             data_samples: Their samples; not needed in mode ``'tensor'``.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
 
         Returns:
-            The losses by name; the samples with ``pred_sem_seg`` at the size of the original pictures; or logits,
+            The losses by name; the samples with ``pred_sem_seg`` at the size of the original images; or logits,
             (B, C, h, w), at the resolution of the head.
 
         Raises:
-            ValueError: The mode is another one.
+            ValueError: The mode is unknown.
         """
         if mode == 'loss':
             labels = torch.cat([sample.gt_sem_seg.sem_seg for sample in data_samples])
@@ -93,13 +97,13 @@ class SemanticSegmentor(BaseModel):
             return self.head(self.extract_feat(inputs))
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
 
-    def _predict(self, images: Tensor, data_samples: Sequence[DetDataSample]) -> list[DetDataSample]:
-        """Drop what was padded, go back to the original size and take the best class."""
+    def _predict(self, images: Tensor, data_samples: 'Sequence[DetDataSample]') -> 'Sequence[DetDataSample]':
+        """Crop the padding, resize to the original size and take the best class."""
         logits = self._slide(images) if self.window else self._logits(images)
         for sample, scores in zip(data_samples, logits, strict=True):
             height, width = sample.img_shape[:2]
-            scores = resize(scores[None, :, :height, :width], sample.ori_shape[:2])
-            sample.pred_sem_seg = PixelData(sem_seg=scores.argmax(1))
+            resized = resize(scores[None, :, :height, :width], sample.ori_shape[:2])
+            sample.pred_sem_seg = PixelData(sem_seg=resized.argmax(1))
         return data_samples
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -122,7 +126,7 @@ def window_slices(length: int, size: int, stride: int) -> list[slice]:
     """Windows along a side.
 
     Args:
-        length: Length of the side.
+        length: Length of a side of the image.
         size: Length of a window; a shorter side is one window.
         stride: Distance of windows; the last one is moved back to end with the side.
     """

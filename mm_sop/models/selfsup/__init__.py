@@ -3,7 +3,6 @@
 from mm_sop.models.selfsup.byol import SiameseBYOL
 from mm_sop.models.selfsup.dino import DINO
 from mm_sop.models.selfsup.moco_v3 import SiameseMoCoV3
-from mm_sop.models.selfsup.predict_mode import add_predict_mode
 from mm_sop.models.selfsup.resa import ReSA
 from mm_sop.models.selfsup.semantic_moco import SemanticMoCo
 from mm_sop.models.selfsup.semantic_siamese import SemanticBYOL, SemanticSimSiam
@@ -11,12 +10,10 @@ from mm_sop.models.selfsup.semantic_simclr import SemanticSimCLR
 from mm_sop.models.selfsup.siamese import SiameseTeacher
 from mm_sop.models.selfsup.sop import SOP
 
-add_predict_mode()
-
 __all__ = [
     'DINO',
-    'ReSA',
     'SOP',
+    'ReSA',
     'SemanticBYOL',
     'SemanticMoCo',
     'SemanticSimCLR',

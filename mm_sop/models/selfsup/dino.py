@@ -9,9 +9,9 @@ from mm_sop.models.selfsup.siamese import SiameseTeacher
 class DINO(SiameseTeacher):
     """`Self-distillation with no labels <https://arxiv.org/abs/2104.14294>`_; CO-DINO with a :class:`LocalGlobalHead`.
 
-    Two global views first, then any number of local crops for the student alone (multi-crop). All views of one size
-    pass through a network together, and all vectors through the projector, as in the authors' code. A local head
-    compares cells of the global views only, has prototypes of its own, and its targets have a centre of their own.
+    Two global views come first, then any number of local crops for the student alone (multi-crop). All views of one
+    size pass through a network together, and all vectors through the projector, as in the authors' code. A local head
+    compares cells of the global views only, and has its own prototypes and its own center of the targets.
 
     Training needs :class:`TeacherHook`, and usually :class:`TeacherTemperatureHook` and :class:`FreezePrototypesHook`.
 
@@ -37,7 +37,7 @@ class DINO(SiameseTeacher):
                 )
 
     def set_teacher_temperature(self, temperature: float) -> None:
-        """Set the temperature of the teacher's targets, of vectors and of cells."""
+        """Set the temperature of the teacher's targets for vectors and for cells."""
         for head in (self.head, self.local_head):
             if head is not None:
                 head.make_targets.temperature = temperature

@@ -9,8 +9,9 @@ from mm_sop.models.selfsup.siamese import SiameseTeacher
 class SiameseMoCoV3(SiameseTeacher):
     """`MoCo v3 <https://arxiv.org/abs/2104.02057>`_; CO-MoCoV3 with a :class:`LocalGlobalHead`.
 
-    On the same weights the loss is that of MMPretrain's MoCoV3, whose momentum encoder moves inside of ``loss()``;
-    hence another name. Both names are one class: ``COMoCoV3`` without a local head, or with weight 0, is MoCo v3.
+    With the same weights the loss equals that of MMPretrain's MoCoV3. The name differs because MMPretrain updates the
+    momentum encoder inside ``loss()``. Both names are one class: ``COMoCoV3`` without a local head, or with weight 0,
+    is MoCo v3.
 
     Args:
         **kwargs: Arguments of :class:`SiameseTeacher`; the head is an :class:`InfoNCEHead` with a predictor.

@@ -1,6 +1,5 @@
-"""MMEngine's validation and test loops for self-supervised models."""
+"""Prediction mode of self-supervised models, for MMEngine's validation and test loops."""
 
-import inspect
 from collections.abc import Sequence
 from functools import wraps
 
@@ -8,13 +7,14 @@ from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mm_sop.models.selfsup.teacher_student import TeacherStudent
 from mm_sop.models.utils.tokens import split_features
 
 
 def add_predict_mode() -> None:
-    """Teach all of MMPretrain's self-supervised models the mode ``'predict'``, which the loops ask for.
+    """Add the mode ``'predict'``, which the loops need, to all self-supervised models of MMPretrain.
 
-    MMPretrain's base class refuses it. The prediction for a picture is its global representation, the field
+    MMPretrain's base class does not support it. The prediction for an image is its global representation, in the field
     ``feature`` of the data sample; for models with a teacher it is the teacher's.
     """
     forward = BaseSelfSupervisor.forward
@@ -31,12 +31,12 @@ def add_predict_mode() -> None:
 def predict_features(
     model: BaseSelfSupervisor, images: Tensor, data_samples: Sequence[DataSample] | None = None
 ) -> list[DataSample]:
-    """Describe every picture by its global representation.
+    """Compute the global representation of every image.
 
     Args:
         model: The model.
-        images: Normalised images, (B, C, H, W).
-        data_samples: One for each image; None for new ones.
+        images: Normalized images, (B, C, H, W).
+        data_samples: One per image; None creates new ones.
 
     Returns:
         The data samples with ``feature``, (D,), fp32.
@@ -49,5 +49,5 @@ def predict_features(
 
 def _global_features(model: BaseSelfSupervisor, images: Tensor) -> Tensor:
     features = model.extract_feat(images)
-    # Models with a teacher say themselves what is global.
-    return features[0] if 'network' in inspect.signature(model.extract_feat).parameters else split_features(features)[0]
+    # Models with a teacher return global and local representations.
+    return features[0] if isinstance(model, TeacherStudent) else split_features(features)[0]

@@ -19,7 +19,7 @@ from mm_sop.models.utils.diagnostics import (
     locality_diagnostics,
     retrieval_diagnostics,
 )
-from mm_sop.models.utils.distributed import gather_in_sample_order, gather_with_gradient, own_samples
+from mm_sop.utils.distributed import gather_in_sample_order, gather_with_gradient, own_samples
 
 ASSIGNMENT_SOURCES = ('online_momentum', 'momentum', 'online')
 
@@ -33,30 +33,30 @@ class ReSA(SiameseTeacher):
     This assignment is the target of a cross-entropy between the student's and the teacher's embeddings.
 
     Batches hold the **weak view first**, then the strong view, then local crops. Views pass through the networks one
-    at a time: with BatchNorm every view is normalised by its own statistics. Over several CUDA processes, set
+    at a time: with BatchNorm every view is normalized by its own statistics. Over several CUDA processes, set
     ``sync_bn='torch'`` in the config for statistics of the global batch; on CPU each process has its own.
 
-    The teacher stays in train mode and collects its own running statistics. It has to be as it was *before* the step:
-    use ``TeacherHook(lead=1)``, which moves it after a step with the momentum of the next one.
+    The teacher stays in train mode and collects its own running statistics. ReSA needs the teacher of *before* the
+    step: use ``TeacherHook(lead=1)``, which updates it after a step with the momentum of the next one.
 
     Args:
-        backbone: Config of the encoder, any backbone that gives a feature map, or tokens with [CLS].
+        backbone: Config of the encoder, any backbone with a feature map, or tokens with [CLS], as output.
         neck: Config of the projector, (n, D) -> (n, d) in tuples as MMPretrain's ``NonLinearNeck`` without pooling.
         head: Config of :class:`ReSAHead`.
         assigner: Config of the assigner. Defaults to :class:`SinkhornAssigner` with ReSA's settings.
-        assignment_source: Encodings that are compared: ``'online_momentum'``, the student's with the teacher's, or
-            ``'momentum'`` or ``'online'`` for those of one network with themselves.
+        assignment_source: Encodings that are compared: ``'online_momentum'``, those of the student with those of the
+            teacher, or ``'momentum'`` or ``'online'`` for those of one network with each other.
         use_teacher: False for the plain form without a second network: the student's weak view against its own strong
             view, with gradients to both. It needs ``assignment_source='online'``, a head without predictor, and no
-            local crops; the paper has ``symmetric=True`` in the head.
+            local crops; the paper uses ``symmetric=True`` in the head.
         local_head: Config of a :class:`LocalGlobalHead`, for the local-global term of CO-SSL under the same assignment;
             None for ReSA as published.
         teacher_buffers: See :class:`TeacherStudent`; ReSA keeps them.
         data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Raises:
-        ValueError: If the arguments do not go together.
+        ValueError: If the arguments are incompatible.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ReSA(SiameseTeacher):
         self.use_teacher = use_teacher
         self._check_arguments()
         if not use_teacher:
-            # Evaluation and export find the network under the usual name.
+            # Evaluation and export expect a teacher.
             self.teacher = self.student
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class ReSA(SiameseTeacher):
 
         Args:
             inputs: Views, (n, C, H, W) each: weak, strong, local crops.
-            data_samples: Labels, where all have one, are for a diagnostic alone.
+            data_samples: Labels, if all have one, are used for a diagnostic alone.
 
         Returns:
             ``loss_resa``, and diagnostics that do not enter the objective.
@@ -126,9 +126,9 @@ class ReSA(SiameseTeacher):
     @torch.no_grad()
     def _teacher_targets(self, encoding: Tensor, teacher: Branch) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Samples (n, D), anchors (N, D) and keys (N, d) of both global views, gathered in one collective."""
-        slow = unit_rows(teacher.vectors[0])
-        samples = slow if self.assignment_source == 'momentum' else encoding
-        anchors = encoding if self.assignment_source == 'online' else slow
+        teacher_encoding = unit_rows(teacher.vectors[0])
+        samples = teacher_encoding if self.assignment_source == 'momentum' else encoding
+        anchors = encoding if self.assignment_source == 'online' else teacher_encoding
         packed = [anchors, *map(unit_rows, teacher.outputs)]
         gathered = gather_in_sample_order(torch.cat(packed, dim=1))
         anchors, *keys = gathered.split([part.shape[1] for part in packed], dim=1)
@@ -136,10 +136,11 @@ class ReSA(SiameseTeacher):
 
     @staticmethod
     def _plain_targets(encoding: Tensor, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """The same without a teacher: keys are the strong view's embeddings, with gradient."""
+        """Targets without a teacher: keys are the embeddings of the strong view, with gradient."""
         if len(embeddings) > 2:
             raise ValueError(f'without a teacher ReSA has no use for local crops, got {len(embeddings)} views')
         rank_order, _ = gather_with_gradient(embeddings[1])
+        # (W B, d), process by process -> (B W, d), in the order of the global batch
         keys = rank_order.unflatten(0, (get_world_size(), -1)).transpose(0, 1).flatten(0, 1)
         return encoding, gather_in_sample_order(encoding), {1: keys}
 

@@ -20,19 +20,19 @@ from mm_sop.models.utils.diagnostics import key_diagnostics
 class SemanticMoCo(SemanticPositives, MoCo):
     """MoCo for the data of SePP.
 
-    With ``semantic_weight=1``, without masking and with two views it computes in float32, bit for bit, what
-    MMPretrain's ``MoCo`` does; under autocast similarities stay fp32, and the initial queue is the same on all
-    processes. In SePP's mode ``'joint'`` the query has two positives and the queue takes up the ordinary key.
+    With ``semantic_weight=1``, without masking and with two views it equals MMPretrain's ``MoCo`` in float32 bit for
+    bit; under autocast similarities stay fp32, and the initial queue is the same on all processes. In SePP's mode
+    ``'joint'`` the query has two positives and the ordinary key enters the queue.
 
-    As in MMPretrain, the key encoder moves in the forward pass, of the iterations that accumulate gradients for one
-    step in the first (:func:`mm_sop.engine.scaling.pace_averaged_models`), and takes over the buffers of the query
-    encoder. The batch is shuffled among the processes for BatchNorm.
+    As in MMPretrain, the key encoder is updated in the forward pass, and copies the buffers of the query encoder. If
+    gradients are accumulated, it is updated in the first iteration of a step
+    (:func:`mm_sop.engine.runner.pace_averaged_models`). The batch is shuffled among the processes for BatchNorm.
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
         semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
-        mask_known_positives (bool): Leave out of a query's negatives the keys of its own picture and of all pictures
-            that it is paired with, with a queue of picture indices beside that of keys. Defaults to False.
+        mask_known_positives (bool): Exclude from the negatives of a query the keys of its own image and of all images
+            paired with it, using a queue of image indices beside that of keys. Defaults to False.
         **kwargs: Arguments of :class:`mmpretrain.models.MoCo`.
 
     Raises:
@@ -43,7 +43,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
         super().__init__(*args, **kwargs)
         self.set_semantic_weight(semantic_weight)
         self.mask_known_positives = mask_known_positives
-        # Processes may have different seeds, and buffers are not synchronised.
+        # Processes may have different seeds, and buffers are not synchronized.
         broadcast(self.queue)
         if mask_known_positives:
             self.register_buffer('id_queue', torch.full((self.queue_len,), -1))
@@ -59,7 +59,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
             ``loss``, and ``key_cosine``, which does not enter the objective.
 
         Raises:
-            ValueError: The queue's length is no multiple of the global batch.
+            ValueError: The length of the queue is not a multiple of the global batch.
         """
         terms = self.positive_terms(inputs, data_samples)
         self._check_batch(len(inputs[0]))
@@ -72,7 +72,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
             ids, partners = self.read_ids(data_samples, queries.device)
             known = known_positives(ids[:, 0], partners[:, 0], self.id_queue)
             negatives = negatives.masked_fill(known, -torch.inf)
-            self._enqueue_ids(ids[:, terms[0].pictures[1]])
+            self._enqueue_ids(ids[:, terms[0].images[1]])
         losses = [self._loss(positive, negatives, term.weight) for positive, term in zip(positives, terms, strict=True)]
         self._dequeue_and_enqueue(keys[0])
         return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(keys[0]))
@@ -93,7 +93,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
 
     @torch.no_grad()
     def _enqueue_ids(self, ids: Tensor) -> None:
-        """Note the pictures of the keys that are about to be written, in the same order."""
+        """Write the image indices of the keys that are enqueued next, in the same order."""
         ids = torch.cat(all_gather(ids))
         start = int(self.queue_ptr)
         self.id_queue[start : start + len(ids)] = ids

@@ -1,7 +1,8 @@
-"""What algorithms need to weigh the semantic positives of SePP, and to spare them as negatives."""
+"""Weights of SePP's semantic positives, and the image indices that exclude them from the negatives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmpretrain.structures import DataSample
@@ -13,27 +14,27 @@ class PositiveTerm:
     """One term of the objective: the first view against another one.
 
     Attributes:
-        view: Which of the views is the positive.
+        view: Index of the view that is the positive.
         weight: Weights of the samples, (B,), or None where all are 1.
-        pictures: Which of a sample's two pictures (0 or 1) the first view and the positive show.
+        images: Which of a sample's two images (0 or 1) the first view and the positive show.
     """
 
     view: int
     weight: Tensor | None
-    pictures: tuple[int, int]
+    images: tuple[int, int]
 
 
 class SemanticPositives:
     """Mixin for two-view algorithms that train on a :class:`SemanticPairDataset`.
 
-    With two views there is one term, and semantic samples have the weight ``semantic_weight`` (lambda); with three, the
-    mode ``'joint'``, a second term with that weight for the samples whose third view shows a partner.
+    With two views there is one term, and semantic samples have the weight ``semantic_weight`` (lambda). With three, the
+    mode ``'joint'``, there is a second term with that weight for the samples whose third view shows a partner.
     """
 
     semantic_weight: float = 1.0
 
     def set_semantic_weight(self, semantic_weight: float) -> None:
-        """Set lambda.
+        """Set the weight lambda.
 
         Args:
             semantic_weight: Weight of a semantic positive relative to an ordinary one.
@@ -46,14 +47,14 @@ class SemanticPositives:
         self.semantic_weight = semantic_weight
 
     def positive_terms(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> list[PositiveTerm]:
-        """The terms of the objective for a batch.
+        """Determine the terms of the objective for a batch.
 
         Args:
             inputs: Two or three views, (B, C, H, W) each.
             data_samples: One per sample; their meta information is read only where it matters.
 
         Raises:
-            ValueError: There are neither two nor three views, or the samples do not say what they show.
+            ValueError: There are neither two nor three views, or the samples lack the fields of SemanticPairDataset.
         """
         if isinstance(inputs, Tensor) or len(inputs) not in (2, 3):
             raise ValueError(f"{type(self).__name__} needs two views of one size, or three for SePP's mode 'joint'")
@@ -69,12 +70,12 @@ class SemanticPositives:
         return torch.tensor(flags, device=inputs[0].device)
 
     def read_ids(self, data_samples: Sequence[DataSample], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices of the two pictures of every sample, (B, 2), and of all their partners, (B, 2, P)."""
+        """Read the indices of the two images of every sample, (B, 2), and of all their partners, (B, 2, P)."""
         ids = torch.tensor([self._read(sample, 'image_ids') for sample in data_samples], device=device)
         partners = [torch.as_tensor(self._read(sample, 'partner_ids')) for sample in data_samples]
         return ids, torch.stack(partners).to(device)
 
-    def _read(self, sample: DataSample, name: str):
+    def _read(self, sample: DataSample, name: str) -> Any:
         if name not in sample:
             raise ValueError(
                 f'{type(self).__name__}: samples have no {name!r}, which weights, masking and a third view need. '

@@ -1,6 +1,7 @@
 """SimSiam and BYOL with weighted semantic positives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmpretrain.models.selfsup import BYOL, SimSiam
@@ -14,9 +15,12 @@ from mm_sop.models.utils.diagnostics import key_diagnostics
 
 
 class _SemanticSiamese(SemanticPositives):
-    """Both predict the projection of one view from the other, in both directions."""
+    """Predicts the projection of one view from the other, in both directions."""
 
     loss_factor: float
+    backbone: nn.Module
+    neck: nn.Module
+    head: Any
 
     def __init__(self, *args, semantic_weight: float = 1.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +50,7 @@ class _SemanticSiamese(SemanticPositives):
         return self.loss_factor * (forth + back)
 
     def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Projections that are to be predicted, one for each view."""
+        """Projections to predict, one per view."""
         raise NotImplementedError
 
 
@@ -54,8 +58,8 @@ class _SemanticSiamese(SemanticPositives):
 class SemanticSimSiam(_SemanticSiamese, SimSiam):
     """SimSiam for the data of SePP.
 
-    With ``semantic_weight=1`` and two views it computes in float32, bit for bit, what MMPretrain's ``SimSiam`` does. In
-    SePP's mode ``'joint'`` the losses of both pairs of views are added.
+    With ``semantic_weight=1`` and two views it equals MMPretrain's ``SimSiam`` in float32 bit for bit. In SePP's mode
+    ``'joint'`` the losses of both pairs of views are added.
 
     Args:
         head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
@@ -77,10 +81,10 @@ class SemanticSimSiam(_SemanticSiamese, SimSiam):
 class SemanticBYOL(_SemanticSiamese, BYOL):
     """BYOL for the data of SePP.
 
-    With ``semantic_weight=1`` and two views it computes in float32, bit for bit, what MMPretrain's ``BYOL`` does. In
-    SePP's mode ``'joint'`` the losses of both pairs of views are added. As in MMPretrain, the target network moves in
-    the forward pass, of the iterations that accumulate gradients for one step in the first
-    (:func:`mm_sop.engine.scaling.pace_averaged_models`).
+    With ``semantic_weight=1`` and two views it equals MMPretrain's ``BYOL`` in float32 bit for bit. In SePP's mode
+    ``'joint'`` the losses of both pairs of views are added. As in MMPretrain, the target network is updated in the
+    forward pass; if gradients are accumulated, in the first iteration of a step
+    (:func:`mm_sop.engine.runner.pace_averaged_models`).
 
     Args:
         head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
@@ -95,6 +99,6 @@ class SemanticBYOL(_SemanticSiamese, BYOL):
 
     @torch.no_grad()
     def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Projections of the target network, which moves first."""
+        """Update the target network and return its projections."""
         self.target_net.update_parameters(nn.Sequential(self.backbone, self.neck))
         return [self.target_net(view)[0] for view in inputs]

@@ -12,23 +12,23 @@ from torch import Tensor
 from mm_sop.functional.semantic_pairs import known_positives
 from mm_sop.models.selfsup.semantic_positives import PositiveTerm, SemanticPositives
 from mm_sop.models.utils.diagnostics import key_diagnostics
-from mm_sop.models.utils.distributed import gather_with_gradient
+from mm_sop.utils.distributed import gather_with_gradient
 
 
 @MODELS.register_module()
 class SemanticSimCLR(SemanticPositives, SimCLR):
     """SimCLR for the data of SePP.
 
-    With ``semantic_weight=1``, without masking and with two views a single process computes in float32, bit for bit,
-    what MMPretrain's ``SimCLR`` does. With W processes the gradient is that of one process with the whole batch;
-    MMPretrain's is 1 / W of it. Every process computes the rows of its own views only, and similarities stay fp32 under
-    autocast. In SePP's mode ``'joint'`` the NT-Xent losses of both pairs of views are added.
+    With ``semantic_weight=1``, without masking, with two views and one process it equals MMPretrain's ``SimCLR`` in
+    float32 bit for bit. With W processes the gradient is that of one process with the whole batch; MMPretrain's is
+    1 / W of it. Every process computes the rows of its own views only, and similarities stay fp32 under autocast. In
+    SePP's mode ``'joint'`` the NT-Xent losses of both pairs of views are added.
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
         semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
-        mask_known_positives (bool): Leave out of a view's negatives the views of its own picture and of all pictures
-            that it is paired with. Defaults to False.
+        mask_known_positives (bool): Exclude from the negatives of a view the views of its own image and of all images
+            paired with it. Defaults to False.
         **kwargs: Arguments of :class:`mmpretrain.models.SimCLR`.
 
     Raises:
@@ -61,23 +61,23 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
 
     def _nt_xent(self, views: Tensor, term: PositiveTerm, ids: tuple[Tensor, Tensor] | None) -> Tensor:
         """NT-Xent of this process's pairs of views, (B, 2, d), among those of all processes."""
-        own = views.flatten(0, 1)
-        everyone, start = gather_with_gradient(own)
-        with torch.autocast(own.device.type, enabled=False):
-            similarity = own @ everyone.T
-        rows = torch.arange(len(own), device=own.device)
+        embeddings = views.flatten(0, 1)
+        gathered, start = gather_with_gradient(embeddings)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            similarity = embeddings @ gathered.T
+        rows = torch.arange(len(embeddings), device=embeddings.device)
         positives = (rows ^ 1) + start
         is_negative = torch.ones_like(similarity, dtype=torch.bool)
         is_negative[rows, rows + start] = False
         is_negative[rows, positives] = False
         if ids is not None:
-            known = self._known(*ids, term.pictures).scatter(1, positives[:, None], False)
+            known = self._known(*ids, term.images).scatter(1, positives[:, None], False)
             similarity = similarity.masked_fill(known, -torch.inf)
-        negatives = similarity[is_negative].view(len(own), -1)
+        negatives = similarity[is_negative].view(len(embeddings), -1)
         options = {} if term.weight is None else dict(weight=term.weight.repeat_interleave(2))
         return self.head.loss(similarity.gather(1, positives[:, None]), negatives, **options)
 
-    def _known(self, ids: Tensor, partners: Tensor, pictures: tuple[int, int]) -> Tensor:
-        """For each own view, which views of all processes are known positives, (2 B, 2 W B)."""
-        own, partners = ids[:, pictures].flatten(), partners[:, pictures].flatten(0, 1)
-        return known_positives(own, partners, torch.cat(all_gather(own)))
+    def _known(self, ids: Tensor, partners: Tensor, images: tuple[int, int]) -> Tensor:
+        """For each view of this process, which views of all processes are known positives, (2 B, 2 W B)."""
+        view_ids, partners = ids[:, images].flatten(), partners[:, images].flatten(0, 1)
+        return known_positives(view_ids, partners, torch.cat(all_gather(view_ids)))

@@ -1,8 +1,9 @@
-"""Siamese algorithms: a student predicts what its teacher says of another view."""
+"""Siamese algorithms: a student predicts its teacher's output for another view."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from mmpretrain.registry import MODELS
@@ -10,7 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mm_sop.models.heads.local_global_head import Branch, LocalGlobalHead
+from mm_sop.models.heads.local_global_head import Branch
 from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
 from mm_sop.models.utils.tokens import split_features, to_map
@@ -19,25 +20,25 @@ from mm_sop.models.utils.tokens import split_features, to_map
 class SiameseTeacher(TeacherStudent):
     """A student whose predictions are compared with its teacher's targets from other views of the same images.
 
-    Projector (``neck``) and predictor or loss (``head``) make the algorithm. With a ``local_head`` cells of one view
-    are compared with the vector of the other as well, which makes CO-SSL of any base.
+    Projector (``neck``) and predictor or loss (``head``) define the algorithm. With a ``local_head`` cells of one view
+    are compared with the vector of the other as well, which turns any base into CO-SSL.
 
-    The teacher's target networks move when :class:`TeacherHook` says so, after a step of the optimiser, so that
-    accumulated gradients come from one teacher.
+    :class:`TeacherHook` updates the teacher after a step of the optimizer, so that accumulated gradients come from one
+    teacher.
 
     Args:
         backbone: Config of the encoder: any backbone of MMPretrain that gives tokens or a feature map.
         neck: Config of the projector: a neck of MMPretrain on pooled vectors, such as ``NonLinearNeck`` with
             ``with_avg_pool=False``, or :class:`DINONeck`.
         head: Config of a :class:`SiameseHead`.
-        local_head: Config of a :class:`LocalGlobalHead`. With None or weight 0 none is built: the algorithm is the base
-            to the last bit, random draws included.
+        local_head: Config of a :class:`LocalGlobalHead`. With None or weight 0 none is built: the algorithm equals the
+            base bit for bit, including random draws.
         teacher_buffers: As for :class:`TeacherStudent`.
         data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Raises:
-        ValueError: A neck pools by itself.
+        ValueError: A neck has its own pooling.
     """
 
     student_modules = ('backbone', 'neck', 'local_projector')
@@ -63,30 +64,26 @@ class SiameseTeacher(TeacherStudent):
             init_cfg=init_cfg,
         )
         remove_mask_token(self.backbone)
-        self.local_head = self._build_local_head(local_head)
+        self.local_head: Any = None
+        if local_head is not None and local_head.get('weight') != 0:
+            # The networks of the base start with the same weights as without a local head.
+            with torch.random.fork_rng(devices=[]):
+                self.local_head = MODELS.build(local_head)
+            self.local_head.make_targets = copy.deepcopy(self.head.make_targets)
         if any(getattr(module, 'with_avg_pool', False) for module in self.modules()):
             raise ValueError('projectors and predictors work on pooled vectors and cells: set with_avg_pool=False')
         self.teacher = self.build_teacher()
 
-    def _build_local_head(self, config: dict | None) -> LocalGlobalHead | None:
-        if config is None or config.get('weight') == 0:
-            return None
-        # The networks of the base shall begin as they would without it.
-        with torch.random.fork_rng(devices=[]):
-            local_head = MODELS.build(config)
-        local_head.make_targets = copy.deepcopy(self.head.make_targets)
-        return local_head
-
     @property
     def local_projector(self) -> nn.Module | None:
-        """The local projector, where the teacher needs one."""
+        """Local projector that the teacher follows, or None."""
         return None if self.local_head is None else self.local_head.target_projector
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
         """Compare all views of the student with the two global views of the teacher.
 
         Args:
-            inputs: Views, (B, C, H, W) each, two global views first; further ones are for the student alone.
+            inputs: Views, (B, C, H, W) each, two global views first; the others are for the student alone.
             data_samples: Not used.
 
         Returns:
@@ -104,27 +101,28 @@ class SiameseTeacher(TeacherStudent):
         return losses
 
     def student_branch(self, views: Sequence[Tensor]) -> Branch:
-        """What the student makes of all views; its outputs are predictions, (B, d)."""
+        """Outputs of the student for all views: vectors, maps, and predictions, (B, d)."""
         vectors, maps = self._encode(self.backbone, views)
         predictions = self._project(lambda rows: self.head.predict(self.neck((rows,))[0]), vectors)
         return Branch(vectors, maps, predictions, self._predict_local)
 
     @torch.no_grad()
     def teacher_branch(self, views: Sequence[Tensor]) -> Branch:
-        """What the teacher makes of the global views; its outputs are targets, (B, d)."""
+        """Outputs of the teacher for the global views: vectors, maps, and targets, (B, d)."""
         vectors, maps = self._encode(self.teacher['backbone'], views)
         projections = self._project(lambda rows: self.teacher['neck']((rows,))[0], vectors)
         targets = self.head.make_targets(torch.stack(projections)).unbind()
         return Branch(vectors, maps, targets, self._project_local)
 
     def local_loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
-        """Compare cells of each global view with the vector of the other, with the weight of the base's loss."""
-        parts = [part[:2] for part in student[:3]]
-        return self.head.loss_weight * self.local_head.loss(pair_loss, Branch(*parts, student.project), teacher)
+        """Compare cells of each global view with the vector of the other, with the loss weight of the base."""
+        global_views = student._replace(vectors=student.vectors[:2], maps=student.maps[:2], outputs=student.outputs[:2])
+        return self.head.loss_weight * self.local_head.loss(pair_loss, global_views, teacher)
 
     def _encode(self, backbone: nn.Module, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Global vectors, (B, C), and local maps, (B, C, h, w), of all views."""
-        vectors, maps = [], []
+        vectors: list[Tensor] = []
+        maps: list[Tensor] = []
         for group in self._groups(views):
             global_features, local_features = split_features(backbone(_concatenate(group)))
             vectors += global_features.chunk(len(group))
@@ -132,8 +130,8 @@ class SiameseTeacher(TeacherStudent):
         return vectors, maps
 
     def _project(self, network: Callable[[Tensor], Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of a network on vectors, (B, C) or (B, n, C) of each view."""
-        outputs = []
+        """Apply a network to the vectors of each view, (B, C) or (B, n, C), of which it sees all as one batch."""
+        outputs: list[Tensor] = []
         for group in self._groups(rows):
             batch = _concatenate(group)
             output = network(batch.flatten(0, -2)).unflatten(0, batch.shape[:-1])
@@ -151,11 +149,11 @@ class SiameseTeacher(TeacherStudent):
         return self._project(lambda vectors: projector((vectors,))[0], rows)
 
     def _groups(self, views: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Views that pass through a network together: neighbours of one shape, or each by itself."""
+        """Group views that pass through a network together: consecutive ones of one shape, or each view alone."""
         if not self.joint_views:
             return ([view] for view in views)
         return (list(group) for _, group in groupby(views, key=lambda view: view.shape))
 
 
-def _concatenate(views: Sequence[Tensor]) -> Tensor:
+def _concatenate(views: list[Tensor]) -> Tensor:
     return views[0] if len(views) == 1 else torch.cat(views)

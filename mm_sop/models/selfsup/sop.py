@@ -1,7 +1,7 @@
 """Self-Organizing Visual Prototypes."""
 
-import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -9,19 +9,19 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mm_sop.models.memory import SupportEmbeddingBank
 from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics
-from mm_sop.models.utils.distributed import gather_in_sample_order, own_samples
-from mm_sop.models.utils.masks import MaskedTokens
 from mm_sop.models.utils.shared_random import SharedRandom
-from mm_sop.models.utils.tokens import split_features
+from mm_sop.models.utils.tokens import MaskedTokens, split_features
+from mm_sop.utils.distributed import gather_in_sample_order, own_samples
 
 
 @MODELS.register_module()
 class SOP(TeacherStudent):
     """Self-Organizing Visual Prototypes for Non-Parametric Representation Learning (ICML 2025).
 
-    A student and its moving-average teacher vote for prototypes made of many support embeddings out of a memory bank:
+    A student and its moving-average teacher vote for prototypes made of many support embeddings from a memory bank:
     the global representation of every view against the teacher's other view, and every masked patch of the student
     against the same patch of the teacher. There are no learned prototypes.
 
@@ -30,18 +30,18 @@ class SOP(TeacherStudent):
     student has no mask embedding.
 
     Args:
-        backbone: Config of the encoder: :class:`MaskedVisionTransformer`, or for the [CLS] objective alone any backbone
-            of MMPretrain that gives tokens or a feature map.
+        backbone: Config of the encoder: :class:`MaskedVisionTransformer` or another backbone that declares
+            ``accepts_mask``; for the [CLS] objective alone any backbone of MMPretrain with tokens or a feature map as
+            output.
         neck: Config of the projector, :class:`SOPNeck`.
         head: Config of :class:`SOPHead`.
         target_generator: Config of :class:`SOPMIMTargetGenerator`; None together with ``mim_head`` for no MIM.
         mim_head: Config of :class:`SOPMIMHead`.
         key_views: Which of the teacher's two global views are written into the banks; the released implementation
             writes the second only.
-        teacher_buffers: What becomes of the teacher's buffers, such as BatchNorm statistics: ``'keep'`` (the teacher
-            collects its own), ``'copy'`` the student's, or ``'average'`` them like parameters.
+        teacher_buffers: See :class:`TeacherStudent`.
         data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SOP(TeacherStudent):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        self.mim_head = None if mim_head is None else MODELS.build(mim_head)
+        self.mim_head: Any = None if mim_head is None else MODELS.build(mim_head)
         self.key_views = tuple(key_views)
         self.random = SharedRandom()
         self._check_arguments()
@@ -93,15 +93,18 @@ class SOP(TeacherStudent):
         student_cls = self.neck(torch.cat([student_global, *self._encode_crops(crops)]))
 
         losses = self.head.loss(student_cls.unflatten(0, (-1, batch)), teacher_cls)
-        keys = {self.head: teacher_cls[list(self.key_views)].flatten(0, 1)}
+        keys = {self.head.prototypes.bank: teacher_cls[list(self.key_views)].flatten(0, 1)}
         losses.update(key_diagnostics(teacher_cls[1]))
-        if self.mim_head is not None:
-            mim_losses, keys[self.target_generator] = self._mim_loss(student_local, teacher_local, masked)
+        if masked is not None:
+            mim_losses, patch_keys = self._mim_loss(student_local, teacher_local, masked)
+            keys[self.target_generator.prototypes.bank] = patch_keys
             losses.update(mim_losses)
         self._enqueue(keys)
         return losses
 
-    def _mim_loss(self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens):
+    def _mim_loss(
+        self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The patch objective, and one random patch embedding per image for the bank."""
         key_tokens = self._draw_key_tokens(teacher_local)
         tokens = torch.cat([masked.select(teacher_local), key_tokens])
@@ -109,15 +112,15 @@ class SOP(TeacherStudent):
         targets = self.target_generator(target_embeddings)
         embeddings = self.neck(masked.select(student_local)) if len(masked) else target_embeddings
         losses = self.mim_head.loss(embeddings, targets, masked.weights)
-        losses['masked_share'] = masked.share
+        losses['masked_fraction'] = masked.fraction
         return losses, keys
 
     def _encode_student(self, views: Tensor, masked: MaskedTokens | None) -> tuple[Tensor, Tensor]:
         return split_features(self.backbone(views) if masked is None else self.backbone(views, masked.mask))
 
     def _encode_crops(self, crops: Sequence[Tensor]) -> list[Tensor]:
-        """Global representations of local crops, one forward pass for each size of crop."""
-        by_size = {}
+        """Global representations of local crops, with one forward pass per crop size."""
+        by_size: dict[torch.Size, list[Tensor]] = {}
         for crop in crops:
             by_size.setdefault(crop.shape[-2:], []).append(crop)
         return [split_features(self.backbone(torch.cat(same_size)))[0] for same_size in by_size.values()]
@@ -131,7 +134,7 @@ class SOP(TeacherStudent):
         return self.teacher['neck'](tokens)
 
     def _draw_key_tokens(self, local: Tensor) -> Tensor:
-        """One random token of every image of the key views, (2 B, L, D) -> (len(key_views) B, D)."""
+        """Select one random token of every image of the key views, (2 B, L, D) -> (len(key_views) B, D)."""
         views = local.unflatten(0, (2, -1))[list(self.key_views)]
         num_views, batch, num_tokens, width = views.shape
         generator = self.random.next_generator()
@@ -142,15 +145,15 @@ class SOP(TeacherStudent):
         return views.take_along_dim(positions[..., None, None].expand(-1, -1, 1, width), dim=2).flatten(0, 2)
 
     @torch.no_grad()
-    def _enqueue(self, keys: dict[nn.Module, Tensor]) -> None:
-        """Write the keys of every owner's bank, exchanged between processes in one collective."""
+    def _enqueue(self, keys: dict[SupportEmbeddingBank, Tensor]) -> None:
+        """Write the keys of every bank, gathered from all processes in one collective."""
         num_views = len(self.key_views)
         widths = [key.shape[-1] for key in keys.values()]
-        # Samples lead, so that gathered rows stand in the order of the global batch.
+        # Samples lead, so that gathered rows are in the order of the global batch.
         packed = torch.cat([key.unflatten(0, (num_views, -1)).transpose(0, 1) for key in keys.values()], dim=-1)
         gathered = gather_in_sample_order(packed).transpose(0, 1).flatten(0, 1)
-        for owner, key in zip(keys, gathered.split(widths, dim=-1), strict=True):
-            owner.prototypes.bank.enqueue(key)
+        for bank, key in zip(keys, gathered.split(widths, dim=-1), strict=True):
+            bank.enqueue(key)
 
     def set_teacher_temperature(self, temperature: float) -> None:
         """Set the temperature of the teacher's votes in both objectives."""
@@ -159,7 +162,7 @@ class SOP(TeacherStudent):
                 owner.teacher_temperature = temperature
 
     def build_teacher(self) -> nn.ModuleDict:
-        """Copy the student without the mask embedding: the teacher sees everything."""
+        """Copy the student without the mask embedding: the teacher sees whole images."""
         teacher = super().build_teacher()
         remove_mask_token(teacher['backbone'])
         return teacher
@@ -167,7 +170,7 @@ class SOP(TeacherStudent):
     def _check_arguments(self) -> None:
         if (self.mim_head is None) != (self.target_generator is None):
             raise ValueError('target_generator and mim_head belong together: give both or neither')
-        if self.mim_head is not None and 'mask' not in inspect.signature(self.backbone.forward).parameters:
+        if self.mim_head is not None and not getattr(self.backbone, 'accepts_mask', False):
             raise ValueError(
                 f'{type(self.backbone).__name__} cannot mask patches: use MaskedVisionTransformer, or remove '
                 'target_generator and mim_head to train on [CLS] alone'

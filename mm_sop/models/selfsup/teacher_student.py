@@ -1,4 +1,4 @@
-"""What algorithms with a moving-average teacher have in common."""
+"""Base of algorithms with a moving-average teacher."""
 
 import copy
 from collections.abc import Sequence
@@ -13,29 +13,32 @@ from mm_sop.models.utils.tokens import split_features, to_map
 
 
 def remove_mask_token(backbone: nn.Module) -> None:
-    """Drop a mask embedding that no forward pass would use, and that would have no gradient then."""
+    """Remove a mask embedding that no forward pass uses: it would have no gradient."""
     if hasattr(backbone, 'mask_token'):
-        backbone.mask_token = None
+        backbone.mask_token = None  # type: ignore[assignment]  # modules accept None for a parameter
 
 
 class TeacherStudent(BaseSelfSupervisor):
     """A student that is trained, and a teacher that follows it as a moving average.
 
-    The teacher is a copy of :attr:`student` without gradients, dropout and stochastic depth. It lies under ``teacher.``
-    in the state dict with the names that the student's modules have in the model. A hook calls :meth:`update_teacher`
-    after every step of the optimiser, so that iterations that only accumulate gradients leave the teacher alone. Its
-    buffers, such as BatchNorm statistics, are treated as ``teacher_buffers`` says.
+    The teacher is a copy of :attr:`student` without gradients, dropout and stochastic depth. Its keys in the state dict
+    are those of the student's modules with the prefix ``teacher.``. A hook calls :meth:`update_teacher`
+    after every step of the optimizer, so that iterations that only accumulate gradients do not change the
+    teacher.
 
     Args:
-        teacher_buffers: What becomes of the teacher's buffers: ``'keep'`` (the teacher collects its own), ``'copy'``
-            the student's, or ``'average'`` them like parameters.
+        teacher_buffers: How to update the teacher's buffers, such as BatchNorm statistics: ``'keep'`` (the teacher
+            collects its own), ``'copy'`` the student's, or ``'average'`` them like parameters.
         **kwargs: Arguments of :class:`mmpretrain.models.BaseSelfSupervisor`.
 
     Raises:
-        ValueError: ``teacher_buffers`` is none of these.
+        ValueError: ``teacher_buffers`` is unknown.
     """
 
-    student_modules = ('backbone', 'neck')
+    has_teacher = True
+    """Whether :meth:`extract_feat` takes the network."""
+
+    student_modules: tuple[str, ...] = ('backbone', 'neck')
     """Attributes whose modules the teacher copies; None among them are left out."""
 
     def __init__(self, teacher_buffers: str = 'keep', **kwargs) -> None:
@@ -61,7 +64,7 @@ class TeacherStudent(BaseSelfSupervisor):
         return teacher.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Initialise the student and make the teacher its copy."""
+        """Initialize the student and copy its weights to the teacher."""
         super().init_weights()
         self.update_teacher(0.0)
         for name, buffer in self.teacher.named_buffers():
@@ -69,10 +72,10 @@ class TeacherStudent(BaseSelfSupervisor):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student; called after an optimiser step.
+        """Move the teacher towards the student; called after an optimizer step.
 
         Args:
-            momentum: Share of the old teacher that is kept, in [0, 1].
+            momentum: Weight of the old teacher, in [0, 1].
         """
         parameters = dict(self.student.named_parameters())
         targets = dict(self.teacher.named_parameters())
@@ -87,17 +90,17 @@ class TeacherStudent(BaseSelfSupervisor):
                 buffer.copy_(source)
 
     def extract_feat(self, inputs: Tensor | Sequence[Tensor], network: str = 'teacher') -> tuple[Tensor, Tensor]:
-        """Representations for downstream use.
+        """Compute representations for downstream use.
 
         Args:
-            inputs: Images, (B, C, H, W); of several views the first is taken.
+            inputs: Images, (B, C, H, W); of several views, the first is used.
             network: ``'teacher'`` or ``'student'``.
 
         Returns:
             Global representation, (B, D), and local map, (B, D, h, w).
 
         Raises:
-            ValueError: The network is none of these.
+            ValueError: The network is unknown.
         """
         images = inputs if isinstance(inputs, Tensor) else inputs[0]
         backbones = dict(teacher=self.teacher['backbone'], student=self.backbone)
@@ -107,7 +110,7 @@ class TeacherStudent(BaseSelfSupervisor):
         return global_features, to_map(local_features, images.shape[-2:])
 
     def check_views(self, inputs: Sequence[Tensor]) -> None:
-        """Refuse a batch that does not begin with two global views.
+        """Check that a batch begins with two global views.
 
         Args:
             inputs: Views, (B, C, H, W) each.

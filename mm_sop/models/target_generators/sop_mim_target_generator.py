@@ -12,11 +12,11 @@ from mm_sop.models.memory import Prototypes
 
 
 class MIMTargets(NamedTuple):
-    """What the teacher votes for.
+    """Votes of the teacher.
 
     Attributes:
         probs: Probabilities over the prototypes, (T, m, M).
-        prototypes: The prototypes, which the student has to be compared with as well.
+        prototypes: The prototypes, to which the student is compared as well.
     """
 
     probs: Tensor
@@ -25,12 +25,12 @@ class MIMTargets(NamedTuple):
 
 @MODELS.register_module()
 class SOPMIMTargetGenerator(BaseModule):
-    """Turns the teacher's patch embeddings into votes for local prototypes out of a bank of patch embeddings.
+    """Turns the teacher's patch embeddings into votes for local prototypes from a bank of patch embeddings.
 
     Args:
         prototypes: Config of the :class:`PrototypeSampler` with its bank.
         teacher_temperature: Softmax temperature; a hook may change it during training. The released implementation
-            uses the one of the [CLS] objective.
+            uses that of the [CLS] objective.
     """
 
     def __init__(self, prototypes: dict, teacher_temperature: float = 0.04) -> None:
@@ -44,5 +44,5 @@ class SOPMIMTargetGenerator(BaseModule):
     def forward(self, embeddings: Tensor) -> MIMTargets:
         """Vote for the prototypes of this step, unit rows (m, d) -> :class:`MIMTargets`."""
         prototypes = self.prototypes()
-        log_probs = prototype_log_probs(embeddings, *prototypes, self.teacher_temperature)
+        log_probs = prototype_log_probs(embeddings, prototypes.members, prototypes.weights, self.teacher_temperature)
         return MIMTargets(log_probs.exp(), prototypes)

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 class ConvStem(BaseModule):
     """Stack of 3x3 convolutions with stride 2 and a final 1x1 convolution instead of one patch convolution.
 
-    From "Early Convolutions Help Transformers See Better" (Xiao et al., 2021), which reports faster convergence with
-    it. Neighbouring patches share pixels, so a mask hides a little less than its patches.
+    From "Early Convolutions Help Transformers See Better" (Xiao et al., 2021), which reports faster convergence.
+    Neighboring patches share pixels, so a mask hides slightly less than its patches.
 
     Args:
         in_channels: Channels of the image.
         embed_dims: Width of a token.
         patch_size: Stride of the whole stem, a power of 2.
-        out_size: Size of the token grid for the usual image, (h, w).
+        out_size: Size of the token grid for the default image, (h, w).
 
     Raises:
         ValueError: If the patch size is not a power of 2.

@@ -1,4 +1,4 @@
-"""Quantities that show whether a self-supervised run is learning or has collapsed; none enters the objective.
+"""Diagnostics of whether a self-supervised run is learning or has collapsed; none enters the objective.
 
 Their names avoid the word "loss": MMEngine sums every entry that contains it into the objective.
 """
@@ -25,7 +25,7 @@ def key_diagnostics(keys: Tensor) -> dict[str, Tensor]:
 
     Returns:
         ``key_cosine``, the mean cosine between different keys: 1 when all are alike; ``embedding_std``, the mean
-        standard deviation of a channel: then 0, and about 1 / sqrt(d) when they are spread.
+        standard deviation of a channel: 0 when all are alike, about 1 / sqrt(d) when they are spread.
     """
     total = keys.sum(0).square().sum()
     num_pairs = max(1, len(keys) * (len(keys) - 1))
@@ -34,11 +34,11 @@ def key_diagnostics(keys: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def locality_diagnostics(local_map: Tensor) -> dict[str, Tensor]:
-    """How alike the cells of an image's map are, (B, C, h, w).
+    """Similarity of the cells of local maps, (B, C, h, w).
 
     Returns:
-        ``redundancy``, the mean cosine between different cells, and ``local_global_cosine``, that of cells with the
-        pooled map.
+        ``redundancy``, the mean cosine between different cells, and ``local_global_cosine``, the mean cosine between
+        cells and the pooled map.
     """
     return dict(
         redundancy=redundancy(local_map).mean(),
@@ -48,7 +48,7 @@ def locality_diagnostics(local_map: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def assignment_diagnostics(student_log_probs: Tensor, teacher_probs: Tensor, num_tasks: int) -> dict[str, Tensor]:
-    """Shape of the targets, and how often the student agrees with them.
+    """Entropy and diversity of the targets, and how often the student agrees with them.
 
     Args:
         student_log_probs: Global views, (2, T B, M), tasks outermost in the batch.
@@ -57,8 +57,9 @@ def assignment_diagnostics(student_log_probs: Tensor, teacher_probs: Tensor, num
 
     Returns:
         ``target_entropy`` (mean entropy of a target), ``mean_target_entropy`` (entropy of the mean target of a task),
-        both in nats and at most ``max_entropy`` = ln M; ``distinct_targets`` (share of prototypes that are some
-        target's maximum); ``agreement`` (share of student views whose maximum is that of the other teacher view).
+        both in nats and at most ``max_entropy`` = ln M; ``distinct_targets`` (fraction of prototypes that are the
+        maximum of some target); ``agreement`` (fraction of student views whose maximum is that of the other teacher
+        view).
     """
     num_prototypes = teacher_probs.shape[-1]
     by_task = teacher_probs.unflatten(1, (num_tasks, -1))
@@ -77,7 +78,7 @@ def assignment_diagnostics(student_log_probs: Tensor, teacher_probs: Tensor, num
 
 @torch.no_grad()
 def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchors: Tensor) -> dict[str, Tensor]:
-    """Sharpness of an assignment of samples to the samples of a batch, and how alike these are.
+    """Sharpness of an assignment of samples to the samples of a batch, and the similarity of these.
 
     Args:
         assignment: Rows sum to 1, (n, N).
@@ -85,8 +86,8 @@ def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchor
         anchors: Unit rows, (N, D).
 
     Returns:
-        ``assignment_entropy``, the mean entropy of a row as a share of its greatest, ln N; ``assignment_self``, the
-        mean share that a sample gives to itself; ``encoding_cosine``, the mean cosine between different anchors.
+        ``assignment_entropy``, the mean entropy of a row divided by its maximum, ln N; ``assignment_self``, the mean
+        weight that a sample gives to itself; ``encoding_cosine``, the mean cosine between different anchors.
         A uniform assignment, with entropy 1, is not a collapse by itself.
     """
     return dict(
@@ -98,23 +99,22 @@ def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchor
 
 @torch.no_grad()
 def class_diagnostics(assignment: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Share of an assignment among samples that stays within the class, beside what chance would give.
+    """Fraction of an assignment that stays within the class, and its value by chance.
 
-    It looks at the samples of this process alone: with an exchange, processes would wait for each other for ever where
-    only some batches have labels.
+    Only the samples of this process count: a collective would deadlock where only some batches have labels.
 
     Args:
-        assignment: Of the samples to each other, (n, n).
+        assignment: Weights of the samples for each other, (n, n).
         labels: Their classes, (n,).
     """
     same = (labels[:, None] == labels).to(assignment.dtype)
-    share = (assignment * same).sum(1) / assignment.sum(1)
-    return dict(assignment_same_class=share.mean(), same_class_chance=same.mean())
+    fraction = (assignment * same).sum(1) / assignment.sum(1)
+    return dict(assignment_same_class=fraction.mean(), same_class_chance=same.mean())
 
 
 @torch.no_grad()
 def retrieval_diagnostics(embeddings: Tensor, keys: Tensor, own_columns: Tensor) -> dict[str, Tensor]:
-    """How often an image's embedding is nearer to the key of its own other view than to all others.
+    """How often the embedding of an image is nearest to the key of its other view.
 
     Args:
         embeddings: Unit rows of one view, (n, d).
@@ -122,7 +122,7 @@ def retrieval_diagnostics(embeddings: Tensor, keys: Tensor, own_columns: Tensor)
         own_columns: The key of the same image, (n,).
 
     Returns:
-        ``cross_view_top1``, a share, and ``cross_view_chance`` = 1 / N.
+        ``cross_view_top1``, a fraction, and ``cross_view_chance`` = 1 / N.
     """
     found = (embeddings @ keys.T).argmax(1) == own_columns
     return dict(cross_view_top1=found.float().mean(), cross_view_chance=keys.new_full((), 1 / len(keys)))

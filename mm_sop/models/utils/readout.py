@@ -1,9 +1,9 @@
-"""What the last blocks of a network see, whichever library it comes from."""
+"""Representations from the last blocks of networks of several libraries."""
 
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmpretrain.models import ResNet as MMResNet
 from mmpretrain.models import VisionTransformer as MMVisionTransformer
@@ -16,7 +16,7 @@ class Readout(NamedTuple):
     """Representations of a batch.
 
     Attributes:
-        global_features: What the network gives for a picture: [CLS], the pooled map or a vector of its own, (B, D).
+        global_features: The network's output for an image: [CLS], the pooled map or the network's own vector, (B, D).
         summaries: [CLS], or the mean over the map, after each of the last blocks, (B, D').
         maps: Local representations after each of the last blocks, (B, D', h, w).
     """
@@ -32,21 +32,21 @@ class Readout(NamedTuple):
 
 
 def read_out(network: nn.Module, images: Tensor, num_blocks: int = 1) -> Readout:
-    """Run a network of MM-SOP, MMPretrain, timm or torchvision, and keep what its last blocks give.
+    """Run a network of MM-SOP, MMPretrain, timm or torchvision, and collect the outputs of its last blocks.
 
     Outputs of transformer blocks pass through the final norm, as in DINO's linear evaluation. The blocks of a
     convolutional network are its stages.
 
     Args:
         network: Backbone, or a timm or torchvision model without its classifier.
-        images: Normalised images, (B, C, H, W).
-        num_blocks: Number n of last blocks, the last one last.
+        images: Normalized images, (B, C, H, W).
+        num_blocks: Number n of last blocks; results are in the order of the network.
 
     Returns:
         The readout, with n summaries and n maps.
 
     Raises:
-        ValueError: The blocks of such a network are not known, or it has fewer than n.
+        ValueError: The blocks of this type of network are unknown, or there are fewer than n.
     """
     if hasattr(network, 'forward_intermediates'):
         return _read_timm(network, images, num_blocks)
@@ -66,8 +66,9 @@ def read_out(network: nn.Module, images: Tensor, num_blocks: int = 1) -> Readout
     )
 
 
-def _read_timm(network: nn.Module, images: Tensor, num_blocks: int) -> Readout:
-    options = dict(indices=num_blocks, norm=True, output_fmt='NCHW')
+def _read_timm(network: Any, images: Tensor, num_blocks: int) -> Readout:
+    options: dict[str, Any] = dict(indices=num_blocks, norm=True, output_fmt='NCHW')
+    # Only some of timm's networks have [CLS] or other prefix tokens, and none declares it.
     with_prefix = 'return_prefix_tokens' in inspect.signature(network.forward_intermediates).parameters
     if with_prefix:
         options['return_prefix_tokens'] = True
@@ -84,7 +85,7 @@ def _read_timm(network: nn.Module, images: Tensor, num_blocks: int) -> Readout:
 
 
 def _gives_map(network: nn.Module) -> bool:
-    """Whether the output itself has the last local representations; programs can be traced then."""
+    """Whether the output itself contains the last local representations, so that the network can be traced."""
     if isinstance(network, MMVisionTransformer):
         return network.out_type == 'raw'
     return isinstance(network, MMResNet) and max(network.out_indices) == network.num_stages - 1
@@ -97,7 +98,7 @@ def _split(network: nn.Module, output: Tensor | Sequence[Tensor]) -> tuple[Tenso
     return tokens.mean(1), tokens
 
 
-def _find_blocks(network: nn.Module) -> tuple[Sequence[nn.Module], nn.Module]:
+def _find_blocks(network: Any) -> tuple[Sequence[nn.Module], nn.Module]:
     """Blocks or stages in order, none if unknown, and the norm that follows the last of them."""
     if isinstance(network, MMVisionTransformer):
         return network.layers, network.ln1 if network.final_norm else nn.Identity()
@@ -106,8 +107,8 @@ def _find_blocks(network: nn.Module) -> tuple[Sequence[nn.Module], nn.Module]:
     if hasattr(network, 'encoder') and hasattr(network.encoder, 'ln'):
         return network.encoder.layers, network.encoder.ln
     if hasattr(network, 'layer4'):
-        return [network.layer1, network.layer2, network.layer3, network.layer4], nn.Identity()
-    # Of torchvision's other networks the end of the convolutions; Swin's maps have channels last before `permute`.
+        return [getattr(network, f'layer{number}') for number in range(1, 5)], nn.Identity()
+    # For other torchvision networks, the last convolutional layer; Swin's maps have channels last before `permute`.
     last = getattr(network, 'permute', getattr(network, 'features', None))
     return [last] if isinstance(last, nn.Module) else [], nn.Identity()
 

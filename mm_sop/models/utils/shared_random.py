@@ -1,18 +1,21 @@
-"""Random draws that are equal on every process and survive a checkpoint."""
+"""Random draws that are equal on every process and continue after a checkpoint."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _LARGEST_SEED = 2**62
 
 
 class SharedRandom(nn.Module):
-    """Hands out generators that depend on nothing but a seed and the number of draws so far.
+    """Source of random generators that depend only on a seed and the number of draws so far.
 
-    The seed is a buffer: it travels with the state dict and with the broadcast of the initial model, so all
-    processes draw the same numbers, whatever their own random state is. Counting happens on the host; a step needs
-    no synchronisation with the device.
+    The seed is a buffer: it is part of the state dict and of the broadcast of the initial model, so all processes draw
+    the same numbers, whatever their random states are. Draws are counted on the host; a step needs no synchronization
+    with the device.
     """
+
+    seed: Tensor
+    num_draws: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,11 +26,11 @@ class SharedRandom(nn.Module):
 
     @property
     def draws_so_far(self) -> int:
-        """Number of generators handed out."""
+        """Number of generators created so far."""
         return self._num_draws
 
     def next_generator(self) -> torch.Generator:
-        """A generator for the next draw, on the device of the module."""
+        """Create the generator for the next draw, on the device of the module."""
         if self._seed is None:
             self._seed = int(self.seed)
         generator = torch.Generator(self.seed.device)

@@ -1,0 +1,152 @@
+"""Prepare datasets: ``prepare_data.py composites`` generates photo composites, ``assets`` the folder they need."""
+
+import argparse
+import re
+import signal
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from mm_sop.demo import (
+    OBJECT_CENTERED,
+    PACKAGES,
+    SCENE,
+    SETS,
+    CompositeSettings,
+    Style,
+    build_assets,
+    fetch_packages,
+    find_cutouts,
+    find_own_sources,
+    find_photos,
+    generate_composites,
+    write_contact_sheets,
+)
+from mm_sop.demo.packages import OPTIONAL_PACKAGES
+from mm_sop.utils.failures import report_failures
+
+_ROOT = Path(__file__).resolve().parents[3]
+# In a checkout beside the package, after installation in the current folder.
+CACHE = (_ROOT if (_ROOT / 'pyproject.toml').is_file() else Path()) / '.cache'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    composites = commands.add_parser('composites', help='generate photo composites', description=generate.__doc__)
+    composites.add_argument('--out', type=Path, default=Path('data/composites'), help='where the sets go')
+    composites.add_argument('--only', nargs='+', choices=list(SETS), metavar='SET', help=f'sets: {", ".join(SETS)}')
+    composites.add_argument('--workers', type=int, help='processes (default: one per core)')
+    composites.add_argument('--contact-sheet', action='store_true', help='also draw OUT/contact_sheets/SET.png')
+    composites.add_argument(
+        '--assets', type=Path, default=CACHE / 'composite-assets', help='asset folder; built if it is not there'
+    )
+    add_package_options(composites)
+    add_setting_options(composites.add_argument_group('settings'))
+    assets = commands.add_parser('assets', help='build the asset folder only', description=prepare_assets.__doc__)
+    assets.add_argument('--assets', type=Path, default=CACHE / 'composite-assets', help='the folder to build')
+    assets.add_argument('--cutouts', type=Path, help='own cut-outs with alpha: CUTOUTS/<class>/*.png')
+    assets.add_argument('--photos', type=Path, help='own background photos')
+    assets.add_argument('--license', default='unknown', help='license of the own images')
+    add_package_options(assets)
+    args = parser.parse_args()
+    if args.command == 'assets' and (args.cutouts is None) != (args.photos is None):
+        parser.error('--cutouts and --photos go together')
+    return args
+
+
+def add_package_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--packages', type=Path, default=CACHE / 'packages', help='unpacked Debian packages; fetched if not there'
+    )
+    parser.add_argument(
+        '--optional-packages', action='store_true', help=f'also fetch {", ".join(OPTIONAL_PACKAGES)} (more photos)'
+    )
+
+
+def add_setting_options(group: argparse._ArgumentGroup) -> None:
+    described = dict(re.findall(r'^ +(\w+) \(.*?\): (.*)$', CompositeSettings.__doc__, re.MULTILINE))
+    for field in fields(CompositeSettings):
+        option, text = '--' + field.name.replace('_', '-'), described[field.name].replace('%', '%%')
+        if field.type is Style:
+            group.add_argument(option, nargs='+', default=[], metavar='KEY=VALUE', help=f'{text} Ranges as LOW,HIGH.')
+        elif isinstance(field.default, tuple):
+            shown = 'x'.join(map(str, field.default))
+            group.add_argument(option, type=parse_size, metavar='WxH', default=field.default, help=f'{text} [{shown}]')
+        else:
+            kind = field.type
+            text = f'{text} [{field.default}]'
+            group.add_argument(option, type=kind, metavar=kind.__name__.upper(), default=field.default, help=text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f'expected WIDTHxHEIGHT, for example 160x128, got {text!r}')
+    return int(match[1]), int(match[2])
+
+
+def change_style(style: Style, changes: list[str]) -> Style:
+    kinds = {field.name: field.default for field in fields(Style)}
+    values = {}
+    for change in changes:
+        key, _, value = change.partition('=')
+        if key not in kinds or not value:
+            raise ValueError(f'style setting {change!r}: expected KEY=VALUE with a KEY of {", ".join(kinds)}')
+        default = kinds[key]
+        try:
+            numbers = [type(default[0])(v) for v in value.split(',')] if isinstance(default, tuple) else float(value)
+        except ValueError:
+            raise ValueError(f'style setting {change!r}: {value!r} is neither a number nor a LOW,HIGH pair') from None
+        if isinstance(default, tuple) and len(numbers) != 2:
+            raise ValueError(f'style setting {change!r}: expected {key}=LOW,HIGH')
+        values[key] = tuple(numbers) if isinstance(default, tuple) else numbers
+    return replace(style, **values)
+
+
+def prepare_assets(args: argparse.Namespace) -> None:
+    """Build the compact asset folder, from Debian packages or from own images."""
+    started = time.perf_counter()
+    if getattr(args, 'cutouts', None):
+        sources = find_own_sources(args.cutouts, args.photos, args.license)
+    else:
+        fetch_packages(args.packages, PACKAGES + OPTIONAL_PACKAGES * args.optional_packages)
+        sources = find_cutouts(args.packages) + find_photos(args.packages)
+    print(f'Choosing from {len(sources)} images ...', flush=True)
+    assets = build_assets(sources, args.assets)
+    counts = ', '.join(f'{len(assets[kind])} {kind}' for kind in ('cutouts', 'distractors', 'photos'))
+    print(f'{args.assets}: {counts}, {len(assets["rejected"])} left out ({time.perf_counter() - started:.1f} s)')
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Generate datasets by pasting photo cut-outs on photos. A set that is there already is left as it is."""
+    started = time.perf_counter()
+    settings = {field.name: getattr(args, field.name) for field in fields(CompositeSettings)}
+    settings['object_style'] = change_style(OBJECT_CENTERED, args.object_style)
+    settings['scene_style'] = change_style(SCENE, args.scene_style)
+    settings = CompositeSettings(**settings)
+    if not args.assets.exists():
+        prepare_assets(args)
+    manifests = generate_composites(args.out, args.assets, settings, args.only, args.workers)
+    for name, manifest in manifests.items():
+        counts = ', '.join(f'{count} {what}' for what, count in manifest['counts'].items())
+        print(f'{args.out / name}: {counts}')
+    if args.contact_sheet:
+        print('Contact sheets:', *write_contact_sheets(args.out, list(manifests)))
+    print(f'Done in {time.perf_counter() - started:.1f} s')
+
+
+@report_failures('prepare_data.py', ValueError)
+def main() -> None:
+    # Let a terminated run remove its unfinished folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = parse_args()
+    try:
+        {'composites': generate, 'assets': prepare_assets}[args.command](args)
+    except KeyboardInterrupt:
+        sys.exit('interrupted; nothing unfinished was left behind')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,193 @@
+"""Lists image files of folders; base of all datasets of image files."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path
+
+from mmengine.dataset import BaseDataset
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from mm_sop.utils.files import printable
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.tif', '.tiff')
+
+# Kinds that are left out, besides files with other extensions.
+_BROKEN_LINK = 'links that cannot be followed'
+_SPECIAL_FILE = 'neither files nor folders'
+_UNREADABLE_FOLDER = 'unreadable folders'
+_MAX_KINDS = 8
+
+
+class ImageFileDataset(BaseDataset):
+    """Base of datasets of image files, which :class:`LoadImage` opens.
+
+    Args:
+        data_root (str | Path | Sequence[str | Path]): Folder or folders.
+        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        extensions (Sequence[str]): Extensions of image files, in upper or lower case. Defaults to :data:`EXTENSIONS`.
+        data_prefix (Mapping[str, str], optional): Named folders below ``data_root``. Defaults to None.
+        **kwargs: Other arguments of MMEngine's ``BaseDataset``.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path | Sequence[str | Path] | None = None,
+        pipeline: Sequence[dict | Callable] = (),
+        extensions: Sequence[str] = EXTENSIONS,
+        data_prefix: Mapping[str, str] | None = None,
+        **kwargs,
+    ) -> None:
+        self.extensions = tuple(extension.lower() for extension in extensions)
+        super().__init__(data_root=data_root, data_prefix=dict(data_prefix or {}), pipeline=list(pipeline), **kwargs)
+
+    def list_folders(self, folders: Sequence[str | Path]) -> list[list[str]]:
+        """List the images below each of several folders; report for the whole ``data_root`` what is left out."""
+        left_out: Counter[str] = Counter()
+        paths = [list(iterate_images(folder, self.extensions, left_out)) for folder in folders]
+        roots = [self.data_root] if isinstance(self.data_root, str | Path) else self.data_root
+        _report_left_out(roots, left_out)
+        return paths
+
+
+class ImageFiles(ImageFileDataset):
+    """Given files in the given order, without labels.
+
+    Args:
+        paths: Files.
+        pipeline: Transforms of samples with ``img_path`` and, if boxes are given, ``box``.
+        boxes: One box (x1, y1, x2, y2) per file. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        pipeline: Sequence[dict | Callable],
+        boxes: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        self.paths = list(paths)
+        self.boxes = boxes
+        super().__init__(pipeline=pipeline, serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        """Samples as the pipeline receives them."""
+        samples = [dict(img_path=str(path)) for path in self.paths]
+        if self.boxes is None:
+            return samples
+        return [dict(sample, box=box) for sample, box in zip(samples, self.boxes, strict=True)]
+
+
+def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """List all images below a folder, see :func:`iterate_images`, and report what is left out.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ('b.png', 'a.JPG', 'more/c.png'):
+        ...     (folder / name).parent.mkdir(exist_ok=True)
+        ...     (folder / name).touch()
+        >>> [str(Path(path).relative_to(folder)) for path in list_images(folder)]
+        ['a.JPG', 'b.png', 'more/c.png']
+    """
+    left_out: Counter[str] = Counter()
+    paths = list(iterate_images(folder, extensions, left_out))
+    _report_left_out([folder], left_out)
+    return paths
+
+
+def iterate_images(
+    folder: str | Path, extensions: Sequence[str] = EXTENSIONS, left_out: Counter[str] | None = None
+) -> Iterator[str]:
+    """Iterate over all images below a folder: of each folder first the files, then the subfolders, sorted by name.
+
+    Ignores hidden files and folders. Follows symbolic links, and skips links that lead nowhere and subfolders that
+    cannot be read.
+
+    Args:
+        folder (str | Path): Folder.
+        extensions (Sequence[str]): Extensions of image files, in lowercase.
+        left_out (Counter, optional): Counts what is not an image, by extension or kind. Defaults to None.
+
+    Yields:
+        str: Paths that start with ``folder``.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: It contains no image.
+        OSError: The folder itself cannot be read.
+    """
+    if not Path(folder).is_dir():
+        kind = 'is a file' if Path(folder).exists() else 'does not exist'
+        raise FileNotFoundError(
+            f'data folder {Path(folder).absolute()} {kind}: set `data_root` to a folder with images'
+        )
+    extensions = tuple(extensions)
+    left_out = Counter() if left_out is None else left_out
+    before, found, visited, pending = left_out.copy(), False, set(), [str(folder)]
+    while pending:
+        current = pending.pop()
+        try:
+            status = os.stat(current)  # noqa: PTH116  # strings, because creating paths takes longer than listing them
+            if (status.st_dev, status.st_ino) in visited:  # a symbolic link back to a parent
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            files, subfolders = _scan(current, left_out)
+        except OSError:
+            if current == str(folder):
+                raise
+            left_out[_UNREADABLE_FOLDER] += 1
+            continue
+        pending += reversed(subfolders)
+        for path in files:
+            if path.lower().endswith(extensions):
+                found = True
+                yield path
+            else:
+                left_out[Path(path).suffix.lower() or 'no extension'] += 1
+    if not found:
+        seen = _describe(left_out - before) or 'no files at all'
+        raise ValueError(
+            f'no images below {Path(folder).absolute()}: looked for {" ".join(extensions)}, found {seen}. '
+            'Correct `data_root`, or name the extensions of your files in `extensions`'
+        )
+
+
+def _scan(folder: str, left_out: Counter[str]) -> tuple[list[str], list[str]]:
+    """Sorted paths of files and of subfolders, without hidden ones; counts what is neither."""
+    with os.scandir(folder) as scanned:
+        entries = sorted((entry for entry in scanned if entry.name[0] != '.'), key=attrgetter('name'))
+    files, subfolders = [], []
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                subfolders.append(entry.path)
+            elif entry.is_file():
+                files.append(entry.path)
+            else:
+                left_out[_SPECIAL_FILE if Path(entry.path).exists() else _BROKEN_LINK] += 1
+        except OSError:  # a link to itself, or into a folder without permission
+            left_out[_BROKEN_LINK] += 1
+    return files, subfolders
+
+
+def _report_left_out(folders: Sequence[str | Path], left_out: Counter[str]) -> None:
+    if left_out and is_main_process():
+        _warn_once(
+            f'{printable(", ".join(map(str, folders)))}: left out {_describe(left_out)}. Only files with one of the '
+            '`extensions` are used'
+        )
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)
+
+
+def _describe(left_out: Counter[str]) -> str:
+    kinds = left_out.most_common(_MAX_KINDS)
+    rest = len(left_out) - len(kinds)
+    return ', '.join(f'{count} x {printable(kind)}' for kind, count in kinds) + (f' and {rest} others' if rest else '')

@@ -1,0 +1,63 @@
+"""Writes the report at the end of training."""
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import HOOKS
+
+from mm_sop.utils.failures import describe_failure
+from mm_sop.utils.modules import unwrap_model
+
+
+@HOOKS.register_module()
+class ReportHook(Hook):
+    """Writes ``report/index.html`` into the work directory when training ends.
+
+    The main process writes it. Training is not affected: a report that fails is logged as an error and does not end
+    the run.
+
+    Args:
+        interval: Epochs between reports during training. Defaults to None: only at the end.
+        seed: Seed for the choice of the images in the report.
+
+    Raises:
+        ValueError: The interval is not positive.
+    """
+
+    # After the last evaluation.
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int | None = None, seed: int = 0) -> None:
+        if interval is not None and interval < 1:
+            raise ValueError(f'interval of ReportHook must be at least 1 or None, got {interval}')
+        self.interval = interval
+        self.seed = seed
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Write the report at the interval."""
+        if self.interval is not None and self.every_n_epochs(runner, self.interval):
+            self._write(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the final report."""
+        self._write(runner)
+
+    @master_only
+    def _write(self, runner: Runner) -> None:
+        # Loads Matplotlib.
+        from mm_sop.report.report import write_report
+
+        try:
+            # Its charts load packages that training does not need.
+            from mm_sop.report.report import write_report
+
+            path = write_report(runner.work_dir, runner.cfg, unwrap_model(runner.model), self.seed)
+        except Exception as error:
+            reason = describe_failure(error)
+            runner.logger.error(
+                f'The report could not be written{f": {reason}" if reason else ""}. Training is not affected; try '
+                f'again with: python tools/make_report.py {runner.work_dir}',
+                exc_info=reason is None,
+            )
+        else:
+            runner.logger.info(f'Report: {path}')

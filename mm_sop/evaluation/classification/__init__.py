@@ -1,0 +1,1 @@
+"""Classification of frozen and fine-tuned features."""

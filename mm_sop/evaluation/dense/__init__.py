@@ -1,0 +1,1 @@
+"""Dense prediction: segmentation and video."""

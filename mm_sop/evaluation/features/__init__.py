@@ -1,0 +1,1 @@
+"""Feature extraction, storage and identification."""

@@ -1,0 +1,1 @@
+"""Protocols on the representation itself: clusters, rank, locality."""

@@ -1,0 +1,1 @@
+"""Retrieval, copy detection and image search."""

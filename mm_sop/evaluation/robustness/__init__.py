@@ -1,0 +1,1 @@
+"""Robustness to corruptions, occlusion and attacks."""

@@ -1,0 +1,1 @@
+"""Configs, files, tables, processes and their failures."""

@@ -1,0 +1,140 @@
+import os
+import pickle
+import re
+
+import pytest
+from mmpretrain.registry import DATASETS
+from testing.sample_images import smooth_image, write_images
+
+from mm_sop.datasets.image_files import list_images
+
+
+def build(data_root, **settings):
+    return DATASETS.build(dict(type='UnlabeledImages', data_root=data_root, **settings))
+
+
+def paths(dataset):
+    return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    names = ['z.png', 'a.JPG', 'notes.txt', '.hidden.png', 'sub/b.jpeg', 'sub/deep/c.png', '.git/d.png', 'Sub/e.webp']
+    for name in names:
+        path = tmp_path / 'tree' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / 'tree/folder.jpg').mkdir()
+    (tmp_path / 'tree/folder.jpg/inside.png').touch()
+    return tmp_path / 'tree'
+
+
+def test_lists_files_then_subfolders_in_sorted_order(tree):
+    expected = ['a.JPG', 'z.png', 'Sub/e.webp', 'folder.jpg/inside.png', 'sub/b.jpeg', 'sub/deep/c.png']
+    assert list_images(tree) == [str(tree / name) for name in expected]
+    assert paths(build(str(tree))) == [str(tree / name) for name in expected]
+
+
+def test_file_names_in_any_encoding(tmp_path):
+    names = [b'\xff\xfe.png', 'ünï.png'.encode()]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    dataset = build(str(tmp_path), index_file=str(tmp_path / 'index.txt'))
+    assert {os.fsencode(os.path.basename(path)) for path in paths(dataset)} == set(names)
+    assert paths(build(str(tmp_path), index_file=str(tmp_path / 'index.txt'))) == paths(dataset)
+
+
+def test_samples(images):
+    dataset = build(str(images), pipeline=[dict(type='LoadImage')])
+    assert len(dataset) == 12
+    assert dataset[3]['img'].shape == (48, 64, 3)
+    assert dataset[3]['sample_idx'] == 3
+    assert dataset.get_data_info(-1) == dict(img_path=paths(dataset)[11], sample_idx=11)
+    assert dataset.metainfo['dataset_type'] == 'unlabeled_images'
+    assert build(str(images), metainfo=dict(source='drawn')).metainfo['source'] == 'drawn'
+    for index in (12, -13):
+        with pytest.raises(IndexError):
+            dataset.get_data_info(index)
+
+
+def test_several_folders(images):
+    single = paths(build(str(images)))
+    assert sorted(paths(build([str(images / 'b'), str(images / 'a')]))) == sorted(single)
+    assert paths(build([images / 'b', images / 'a']))[0].startswith(str(images / 'b'))
+
+
+def test_limit_indices_and_subsets(images):
+    every = paths(build(str(images)))
+    assert paths(build(str(images), limit=4)) == every[::3]
+    assert paths(build(str(images), limit=12)) == every
+    assert paths(build(str(images), limit=5)) == [every[i] for i in (0, 2, 4, 7, 9)]
+    assert paths(build(str(images), indices=2)) == every[:2]
+    assert paths(build(str(images), limit=4, indices=[3, 0])) == [every[9], every[0]]
+    assert paths(build(str(images)).get_subset([5, 1])) == [every[5], every[1]]
+    for limit in (0, 13):
+        with pytest.raises(ValueError, match=f'limit={limit}: expected 1 ... 12'):
+            build(str(images), limit=limit)
+
+
+def test_index_file_is_used_until_settings_change(tmp_path):
+    write_images(tmp_path / 'data', 4, nested=False)
+    settings = dict(data_root=str(tmp_path / 'data'), index_file=str(tmp_path / 'cache/index.txt'))
+    listed = paths(build(**settings))
+    smooth_image().save(tmp_path / 'data/new.png')
+    assert paths(build(**settings)) == listed
+    assert os.listdir(tmp_path / 'cache') == ['index.txt']
+    assert len(build(**settings, extensions=['.PNG'])) == 3
+    assert len(build(**settings)) == 5
+
+
+def test_torn_index_file_is_replaced(tmp_path):
+    write_images(tmp_path / 'data', 4, nested=False)
+    index = tmp_path / 'index.txt'
+    settings = dict(data_root=str(tmp_path / 'data'), index_file=str(index))
+    listed = paths(build(**settings))
+    index.write_bytes(index.read_bytes()[:-3])
+    assert paths(build(**settings)) == listed
+
+
+def test_index_file_and_line_breaks(tmp_path):
+    (tmp_path / 'a\nb.png').touch()
+    assert len(build(str(tmp_path))) == 1
+    with pytest.raises(ValueError, match='line break'):
+        build(str(tmp_path), index_file=str(tmp_path / 'index.txt'))
+
+
+def test_missing_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none does not exist: set `data_root`'):
+        build(str(tmp_path / 'none'))
+    (tmp_path / 'file').touch()
+    with pytest.raises(FileNotFoundError, match='is a file'):
+        build(str(tmp_path / 'file'))
+    with pytest.raises(ValueError, match='empty list'):
+        build([])
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(ValueError, match='no files at all'):
+        build(str(tmp_path))
+    for name in ('a.heic', 'b.HEIC', 'c.txt', 'README'):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=re.escape('found 2 x .heic, 1 x no extension, 1 x .txt')) as info:
+        build(str(tmp_path), extensions=['.jpg', '.png'])
+    assert 'looked for .jpg .png' in str(info.value)
+    assert str(tmp_path) in str(info.value)
+    assert len(build(str(tmp_path), extensions=['.heic'])) == 2
+
+
+def test_is_listed_only_when_needed(tmp_path):
+    dataset = build(str(tmp_path / 'later'), lazy_init=True)
+    write_images(tmp_path / 'later', 2)
+    dataset.full_init()
+    assert len(dataset) == 2
+
+
+def test_paths_are_held_compactly(images):
+    dataset = build(str(images))
+    size = sum(map(len, paths(dataset)))
+    assert len(dataset.data_bytes) == size
+    assert dataset.data_list == []
+    assert paths(pickle.loads(pickle.dumps(dataset))) == paths(dataset)
