@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -103,6 +104,7 @@ class StopSignals:
     def install(self) -> None:
         """Start listening."""
         self.received = 0
+        _reset_handlers_in_workers()
         try:
             self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
         except ValueError:
@@ -122,12 +124,14 @@ class StopSignals:
             os._exit(128 + number)
 
 
-def _reset_in_worker() -> None:
-    """Reset the handlers in forked processes: a pool terminates its workers by SIGTERM and waits for them."""
-    if isinstance(getattr(signal.getsignal(signal.SIGTERM), '__self__', None), StopSignals):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
+@cache
+def _reset_handlers_in_workers() -> None:
+    """Let forked processes reset the handlers: a pool terminates its workers by SIGTERM and waits for them."""
 
+    def reset() -> None:
+        if isinstance(getattr(signal.getsignal(signal.SIGTERM), '__self__', None), StopSignals):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
 
-os.register_at_fork(after_in_child=_reset_in_worker)
+    os.register_at_fork(after_in_child=reset)

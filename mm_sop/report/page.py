@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from mm_sop.report.style import DARK, LIGHT, Theme, render
+from mm_sop.utils.templates import template_environment
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,7 @@ def render_page(title: str, answer: str, opening: str, summary: str, sections: S
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader('mm_sop.report'),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment('mm_sop.report')
     environment.filters['data_uri'] = lambda png: f'data:image/png;base64,{base64.b64encode(png).decode()}'
     # Half of the width that a PNG states in its header.
     environment.filters['shown_width'] = lambda png: int.from_bytes(png[16:20], 'big') // 2

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -38,6 +39,7 @@ def lock_folder(folder: str | Path, option: str = '--work-dir') -> Iterator[None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    _close_locks_in_workers()
     _held.add(descriptor)
     try:
         if _try_lock(descriptor, folder, option):
@@ -83,10 +85,12 @@ def _describe_owner(descriptor: int) -> str:
         return 'another process'
 
 
-def _close_in_child() -> None:
-    """Close inherited locks in forked processes, such as the workers of a DataLoader, which may outlive the owner."""
-    while _held:
-        os.close(_held.pop())
+@cache
+def _close_locks_in_workers() -> None:
+    """Let forked processes, such as the workers of a DataLoader, which may outlive the owner, close inherited locks."""
 
+    def close() -> None:
+        while _held:
+            os.close(_held.pop())
 
-os.register_at_fork(after_in_child=_close_in_child)
+    os.register_at_fork(after_in_child=close)

@@ -7,18 +7,6 @@ import pytest
 from mm_sop.datasets.image_files import ImageFiles, list_images
 
 
-@pytest.fixture
-def tree(tmp_path):
-    names = ['z.png', 'a.JPG', 'notes.txt', '.hidden.png', 'sub/b.jpeg', 'sub/deep/c.png', '.git/d.png', 'Sub/e.webp']
-    for name in names:
-        path = tmp_path / 'tree' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / 'tree/folder.jpg').mkdir()
-    (tmp_path / 'tree/folder.jpg/inside.png').touch()
-    return tmp_path / 'tree'
-
-
 def test_follows_symbolic_links_without_endless_loops(tree, tmp_path):
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'elsewhere/f.png').touch()

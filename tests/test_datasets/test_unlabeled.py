@@ -17,18 +17,6 @@ def paths(dataset):
     return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
 
 
-@pytest.fixture
-def tree(tmp_path):
-    names = ['z.png', 'a.JPG', 'notes.txt', '.hidden.png', 'sub/b.jpeg', 'sub/deep/c.png', '.git/d.png', 'Sub/e.webp']
-    for name in names:
-        path = tmp_path / 'tree' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / 'tree/folder.jpg').mkdir()
-    (tmp_path / 'tree/folder.jpg/inside.png').touch()
-    return tmp_path / 'tree'
-
-
 def test_lists_files_then_subfolders_in_sorted_order(tree):
     expected = ['a.JPG', 'z.png', 'Sub/e.webp', 'folder.jpg/inside.png', 'sub/b.jpeg', 'sub/deep/c.png']
     assert list_images(tree) == [str(tree / name) for name in expected]

@@ -22,7 +22,6 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 import cv2
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.logging import print_log
 from PIL import Image, ImageOps
 
@@ -30,6 +29,7 @@ from mm_sop.datasets.transforms.loading import decode_image
 from mm_sop.encoders.encoder import Encoder
 from mm_sop.evaluation.retrieval.image_index import ImageIndex
 from mm_sop.utils.files import printable, read_regular
+from mm_sop.utils.templates import template_environment
 
 THUMBNAIL_SIDE = 256
 IMAGE_SIDE = 1600
@@ -428,14 +428,8 @@ class SearchHandler(BaseHTTPRequestHandler):
 
 
 def _render_page() -> str:
-    environment = Environment(
-        loader=PackageLoader('mm_sop.apps.search'),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template('search.html').render(counts=COUNTS, default_count=DEFAULT_COUNT)
+    template = template_environment('mm_sop.apps.search').get_template('search.html')
+    return template.render(counts=COUNTS, default_count=DEFAULT_COUNT)
 
 
 def _json(content: dict) -> tuple[bytes, str]:

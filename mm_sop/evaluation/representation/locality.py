@@ -57,7 +57,7 @@ class LocalityProtocol(Protocol):
         penalty: Weight of the penalty of the linear heads.
     """
 
-    version = 2
+    version = 3
 
     max_images: int | None = 5000
     max_gradients: int = 250
@@ -101,14 +101,16 @@ class LocalityProtocol(Protocol):
         print_log('Locality: linear heads on single positions and on their mean', logger='current')
         labels = class_labels(train)
         draw = partial(_draw_position, context.encoder, context.seed)
-        drawn = context.map_images(train, draw, 'places')['place']
+        drawn = context.map_images(train, draw, 'positions')['position']
         single, mean = (
             FrozenClassifiers(features.to(context.device), labels, penalty=self.penalty)
             for features in (drawn, context.features(train, 'patch'))
         )
         judged = context.map_images(test, partial(_judge_positions, context.encoder, single), 'judged')
         logits = mean.logits(context.features(test, 'patch').to(context.device))
-        right = dict(single_place=judged['right'].mean(1), mean_of_places=logits.argmax(1).cpu() == class_labels(test))
+        right = dict(
+            single_position=judged['right'].mean(1), mean_of_positions=logits.argmax(1).cpu() == class_labels(test)
+        )
         identities = read_labels(test, 'identity')
         return {
             name: Score(float(each.double().mean()), mean_standard_error(each.double().numpy(), identities))
@@ -138,7 +140,7 @@ def _draw_position(encoder: Encoder, seed: int, batch: dict) -> dict[str, Tensor
     """Features of a random position of every map, (B, D), drawn by seed and image."""
     positions = encoder.read(batch).local_map.float().flatten(2)  # (B, D, h w)
     drawn = [int(image_generator(image.numpy(), seed).integers(positions.shape[2])) for image in batch['inputs']]
-    return dict(place=positions[torch.arange(len(positions)), :, drawn])
+    return dict(position=positions[torch.arange(len(positions)), :, drawn])
 
 
 @torch.no_grad()

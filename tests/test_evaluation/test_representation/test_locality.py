@@ -84,22 +84,24 @@ def test_single_positions_are_judged_one_by_one(data, tmp_path, kind):
     height, width = maps.shape[2:]
     drawn = []
     for local_map, image in zip(maps, images, strict=True):
-        place = int(image_generator(image.numpy(), 0).integers(height * width))
-        drawn.append(local_map[:, place // width, place % width])
+        position = int(image_generator(image.numpy(), 0).integers(height * width))
+        drawn.append(local_map[:, position // width, position % width])
     train = protocol.find_data(context)['train']
-    found = context.map_images(train, partial(_draw_position, context.encoder, 0), 'places')
-    torch.testing.assert_close(found['place'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
+    found = context.map_images(train, partial(_draw_position, context.encoder, 0), 'positions')
+    torch.testing.assert_close(found['position'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
     single = FrozenClassifiers(torch.stack(drawn), labels)
     pooled = FrozenClassifiers(maps.mean((2, 3)), labels)
-    right_places, right_means = [], []
+    right_positions, right_means = [], []
     for local_map, label in zip(*encode['test'][:2], strict=True):
         for row in range(height):
             for column in range(width):
-                right_places.append(int(single.logits(local_map[:, row, column]).argmax()) == label)
+                right_positions.append(int(single.logits(local_map[:, row, column]).argmax()) == label)
         right_means.append(int(pooled.logits(local_map.mean((1, 2))).argmax()) == label)
     # Both computations agree up to rounding, which may change a few close decisions.
-    assert result.scores['single_place'].value == pytest.approx(np.mean(right_places), abs=2 / len(right_places))
-    assert result.scores['mean_of_places'].value == pytest.approx(np.mean(right_means), abs=1e-6)
+    assert result.scores['single_position'].value == pytest.approx(
+        np.mean(right_positions), abs=2 / len(right_positions)
+    )
+    assert result.scores['mean_of_positions'].value == pytest.approx(np.mean(right_means), abs=1e-6)
 
 
 def test_principal_maps_show_the_parts():
