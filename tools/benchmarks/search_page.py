@@ -110,7 +110,8 @@ def check_uploads(browser: Browser, image: Path) -> None:
 def check_broken_upload(browser: Browser, folder: Path) -> None:
     browser.choose_file('#file', str(folder / 'broken.png'))
     browser.wait('document.getElementById("status").className === "alert"')
-    expect('not an image' in browser.evaluate('document.getElementById("status").textContent'), 'broken upload explained')
+    status = browser.evaluate('document.getElementById("status").textContent')
+    expect('not an image' in status, 'broken upload explained')
     # The browser reports the refusal.
     browser.problems = [problem for problem in browser.problems if '400' not in problem]
 
