@@ -24,8 +24,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES > GPUS ? CORES / GPUS : 1))}
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ "$NNODES" -eq 1 ] && [ -z "${PORT:-}" ]; then
-    # Port 0 lets the system choose a free one.
-    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0)
+    # Port 0 lets the system choose a free one; the name of the machine may not resolve.
+    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0 --local-addr=127.0.0.1)
 elif [ "$NNODES" -eq 1 ]; then
     # Fails at once where the port is taken.
     RENDEZVOUS=(--master-addr=127.0.0.1 --master-port="$PORT")

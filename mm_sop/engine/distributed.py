@@ -1,5 +1,6 @@
 """Connects the processes of a run, within a few minutes or with an explanation."""
 
+import atexit
 import os
 import socket
 import subprocess
@@ -48,6 +49,7 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
     """Initialize ``torch.distributed``, also without CUDA, which MMEngine's ``init_dist`` requires.
 
     All processes have to arrive within a few minutes, see :func:`meet`. Does nothing if they are connected already.
+    They are disconnected when the program ends, whichever script it is.
 
     Args:
         launcher: As for :func:`launch`.
@@ -70,6 +72,7 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
         os.environ['MASTER_PORT'] = str(options['port'])
     _export_rank(launcher)
     store, rank, world_size = meet()
+    atexit.register(_disconnect)
     # The timeout of the collectives, which is longer than that of the rendezvous.
     timeout = options.setdefault('timeout', 1800)
     store.set_timeout(timedelta(seconds=timeout))
@@ -80,6 +83,11 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
         dist.init_process_group(
             'gloo', timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=world_size
         )
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _export_rank(launcher: str) -> None:

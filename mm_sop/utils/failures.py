@@ -76,11 +76,6 @@ def report_failures(program: str, *expected: type[Exception]) -> Iterator[None]:
         if message is None:
             raise
         sys.exit(f'{program}: {message}')
-    finally:
-        # A command that ends early has not imported torch.
-        torch = sys.modules.get('torch')
-        if torch is not None and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def describe_failure(error: Exception, expected: tuple[type[Exception], ...] = ()) -> str | None:

@@ -94,10 +94,11 @@ def test_two_processes_without_cuda_through_the_script_of_mmpretrain(repository,
     environment = dict(
         os.environ, PYTHONPATH=f'{repository}{os.pathsep}{repository / "tests"}', CUDA_VISIBLE_DEVICES=''
     )
-    script = script_of('mmpretrain')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', script]
-    command += [work_dir / 'toy.py', '--work-dir', work_dir / 'two', '--launcher', 'pytorch']
-    subprocess.run([str(part) for part in command], env=environment, check=True, timeout=540)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local-addr=127.0.0.1']
+    command += ['--nproc-per-node=2', script_of('mmpretrain'), work_dir / 'toy.py']
+    command += ['--work-dir', work_dir / 'two', '--launcher', 'pytorch']
+    finished = subprocess.run(command, env=environment, timeout=540, capture_output=True, text=True)
+    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-5000:]
     one = train(work_dir / 'one', **changes | {'train_dataloader.batch_size': 4}).model.state_dict()
     for name, value in result_of(work_dir / 'two')[0].items():
         if name in one:

@@ -2,7 +2,7 @@
 
 Usage: python tools/dev/coverage_badge.py [COVERAGE.JSON]
 
-Reads the report that .ci/run writes, by default ``.cache/coverage.json``, and writes ``docs/images/coverage.svg``.
+Reads the report that .ci/run writes, by default ``.cache/coverage_report.json``. Writes ``docs/images/coverage.svg``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def draw(report: dict) -> str:
 
 
 if __name__ == '__main__':
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / '.cache/coverage.json'
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / '.cache/coverage_report.json'
     target = ROOT / 'docs/images/coverage.svg'
     target.write_text(draw(json.loads(source.read_text())))
     print(f'{target.relative_to(ROOT)} shows {source}')
