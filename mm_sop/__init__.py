@@ -14,9 +14,9 @@ __version__ = '0.1.0'
 __all__ = ['load']
 
 _SUBPACKAGES = (
-    *('apps', 'compat', 'components', 'datasets', 'demo', 'encoders', 'engine', 'evaluation', 'export', 'functional'),
-    *('models', 'report', 'utils'),
-)
+    'apps', 'compat', 'components', 'datasets', 'demo', 'encoders', 'engine', 'evaluation', 'export', 'functional',
+    'models', 'report', 'utils',
+)  # fmt: skip
 
 
 def __getattr__(name: str):

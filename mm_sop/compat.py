@@ -1,13 +1,8 @@
 """Remedies for known faults of the libraries below; each does nothing where its fault is absent.
 
-Importing MM-SOP changes these libraries only where nothing else could be imported or found otherwise:
-
-- :func:`define_torchvision_operators` declares operators that torchvision's import needs on a CPU-only PyTorch.
-- :func:`leave_out_multimodal_models` clears a flag of MMPretrain whose models cannot be imported beside Transformers 5.
-- :func:`announce_configs` adds this package to MMEngine's table of packages with configs.
-
-All other remedies change how these libraries or the process behave. :func:`apply` makes them; the commands,
-:func:`mm_sop.engine.launch.launch` and the runner call it.
+Importing MM-SOP makes only those changes without which something could not be imported or found: those of
+:func:`define_torchvision_operators`, :func:`leave_out_multimodal_models` and :func:`announce_configs`. Others change
+how the libraries or the process behave; the commands, ``launch`` and the runner make them, by :func:`apply`.
 """
 
 import functools
@@ -104,10 +99,7 @@ def silence_onedl() -> Callable:
     """Leave out the lines "Could not import OneDL" from now on.
 
     MMPretrain and MMDetection look for datasets of the OneDL platform when they are imported. They mean the lines for
-    debugging, but name no logger, so that MMEngine prints them.
-
-    Returns:
-        The replaced function.
+    debugging, but name no logger, so that MMEngine prints them. Returns the replaced function.
     """
     import mmengine.logging
 

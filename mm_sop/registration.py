@@ -12,8 +12,9 @@ than torch. So it depends on the program:
 
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -48,16 +49,12 @@ def _prepare_mmengine(_: ModuleType) -> None:
     compat.announce_configs()
 
 
-def _prepare_mmpretrain(_: ModuleType) -> None:
-    import_module('mm_sop.compat').leave_out_multimodal_models()
-
-
 _PREPARATIONS: dict[str, Callable[[ModuleType], None]] = {
     'mmengine': _prepare_mmengine,
     'mmengine.registry': _add_location,
     'mmpretrain.registry': _add_location,
     'mmdet.registry': _add_location,
-    'mmpretrain.utils.dependency': _prepare_mmpretrain,
+    'mmpretrain.utils.dependency': lambda _: import_module('mm_sop.compat').leave_out_multimodal_models(),
 }
 
 
@@ -72,21 +69,13 @@ class _Finder(MetaPathFinder):
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, others), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _PreparingLoader(spec.loader, _PREPARATIONS[fullname])
+            # A copy, as a loader may belong to several modules.
+            loader = spec.loader = copy(spec.loader)
+            execute, prepare = loader.exec_module, _PREPARATIONS[fullname]
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                prepare(module)
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]  # of this copy only
         return spec
-
-
-class _PreparingLoader(Loader):
-    def __init__(self, loader: Loader, prepare: Callable[[ModuleType], None]) -> None:
-        self.loader = loader
-        self.prepare = prepare
-
-    def __getattr__(self, name: str):
-        return getattr(self.loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        self.prepare(module)

@@ -17,7 +17,7 @@ from mm_sop.encoders.safe_config import check_config
 
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-FOLDERS = sorted({path.parent.name for path in ALL_CONFIGS})
+FOLDERS = sorted({path.relative_to(ROOT / 'configs').parts[0] for path in ALL_CONFIGS})
 # Detectors and segmentors have tests of their own.
 CONFIGS = [path for path in ALL_CONFIGS if path.parent.name not in ('detection', 'segmentation')]
 
@@ -58,9 +58,12 @@ def test_mask_grid_fits_the_backbone(path):
 
 
 def test_at_most_three_levels_of_inheritance():
+    """Not counting what is below the datasets: two_views.py, and MMDetection's files."""
+
     def depth(path):
         found = re.search(r'^_base_ = (\[.*?\]|\S+)', path.read_text(), re.M | re.S)
         bases = re.findall(r"'([^':]+)'", found.group(1)) if found else []
+        bases = [base for base in bases if base != './two_views.py']
         return 1 + max((depth((path.parent / base).resolve()) for base in bases), default=0)
 
     assert {path.name: depth(path) for path in ALL_CONFIGS if depth(path) > 3} == {}
@@ -106,15 +109,44 @@ def test_metafile(metafile):
         assert model['Metadata']['Parameters'] == parameters
 
 
+def names_of_configs(text):
+    """Names of config files between backticks, without suffix; ``{a,b}`` stands for each of its options."""
+    for name in re.findall(r'`([A-Za-z0-9_{},./*-]+)\.py`', text):
+        head, _, rest = name.partition('{')
+        options, _, tail = rest.partition('}')
+        yield from (head + option + tail for option in options.split(','))
+
+
+def names_in(folder):
+    return {str(path.relative_to(folder).with_suffix('')) for path in ALL_CONFIGS if folder in path.parents}
+
+
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_readme_names_every_config(folder):
     readme = (ROOT / 'configs' / folder / 'README.md').read_text()
-    named = set()
-    for name in re.findall(r'`([A-Za-z0-9_{},.-]+)\.py`', readme):
-        head, _, rest = name.partition('{')
-        options, _, tail = rest.partition('}')
-        named |= {head + option + tail for option in options.split(',')}
-    assert {path.stem for path in ALL_CONFIGS if path.parent.name == folder} <= named
+    assert names_in(ROOT / 'configs' / folder) <= set(names_of_configs(readme))
+
+
+def test_status_of_every_config():
+    """The table of configs/README.md covers all configs and agrees with the results in the documentation."""
+    text = (ROOT / 'configs/README.md').read_text()
+    rows = re.findall(r'^\| (`.*?`) \| (trained|short|runs|builds) \| (.*) \|$', text, re.M)
+    assert len(rows) == text.count('\n| `')
+    missing, status = names_in(ROOT / 'configs'), {}
+    for names, kind, result in rows:
+        for pattern in names_of_configs(names):
+            found = {name for name in missing if Path(name).match(pattern) and name.count('/') == pattern.count('/')}
+            assert found, pattern
+            missing -= found
+            status |= dict.fromkeys(found, kind)
+            if kind in ('trained', 'short'):
+                page = ROOT / 'configs' / re.search(r'\((.*?)(#.*)?\)', result).group(1)
+                pages = page.read_text() + (page.with_suffix('.json').read_text() if 'benchmarks' in str(page) else '')
+                assert all(f'{name}.py' in pages for name in found), (found, page)
+    assert not missing
+    # Whatever has results is listed with them.
+    results = ''.join(page.read_text() for page in (ROOT / 'docs/benchmarks').glob('*_on_composites.json'))
+    assert all(status[name] in ('trained', 'short') for name in status if f'"{name}.py"' in results)
 
 
 @pytest.mark.parametrize('folder', FOLDERS)

@@ -60,13 +60,7 @@ def pinned_version():
 def cached_wheel(cache, version, jobs):
     """Return the wheel for this torch and this Python, built if the cache has none.
 
-    Args:
-        cache (Path): Folder that holds a subfolder for each torch version and kind of operators.
-        version (str): Version of MMCV.
-        jobs (int): Number of parallel compilers.
-
-    Returns:
-        Path: The wheel.
+    The folder ``cache`` holds a subfolder for each torch version and kind of operators.
     """
     import torch
 
@@ -142,15 +136,10 @@ class LayoutError(RuntimeError):
 
 
 def merge_sources(folder):
-    """Replace the C++ files of ``folder`` and ``folder/cpu`` by a few files that include them all.
+    """Replace the C++ files of ``mmcv/ops/csrc/pytorch`` and of its ``cpu`` by a few that include them all.
 
-    The originals stay beside them under a name that MMCV's setup.py does not collect.
-
-    Args:
-        folder (Path): ``mmcv/ops/csrc/pytorch`` of the unpacked sources.
-
-    Raises:
-        LayoutError: A file is missing that needs a place of its own; nothing was changed.
+    The originals stay beside them under a name that MMCV's setup.py does not collect. If a file is missing that needs a
+    place of its own, :class:`LayoutError` is raised and nothing was changed.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in [*folder.glob('*.cpp'), *folder.glob('cpu/*.cpp')])
     units = translation_units(names)
@@ -161,23 +150,17 @@ def merge_sources(folder):
 
 
 def translation_units(names):
-    """Distribute the sources over 8 units such that no unit defines a helper or macro twice.
-
-    Args:
-        names (list[str]): Files relative to ``mmcv/ops/csrc/pytorch``.
-
-    Returns:
-        list[list[str]]: The files of each unit, in the order of inclusion.
-    """
+    """Distribute the sources over 8 units, in the order of inclusion, so that none defines a helper or macro twice."""
     alone = ['pybind.cpp', 'spconv_ops.cpp']
     # These leave macros behind, so nothing may follow them but each other.
     last, cpu_last = ['contour_expand.cpp', 'psamask.cpp'], ['cpu/bbox_overlaps_cpu.cpp', 'cpu/psamask.cpp']
     # All three define bilinear_interpolate and its gradient.
     apart = ['cpu/roi_align.cpp', 'cpu/roi_align_rotated.cpp', 'cpu/bezier_align.cpp']
-    missing = {*alone, *last, *cpu_last, *apart} - set(names)
+    special = {*alone, *last, *cpu_last, *apart}
+    missing = special - set(names)
     if missing:
         raise LayoutError(f'unexpected layout of the MMCV sources, missing {sorted(missing)}')
-    others = [name for name in names if name not in {*alone, *last, *cpu_last, *apart}]
+    others = [name for name in names if name not in special]
     main = [name for name in others if '/' not in name]
     sparse = [name for name in others if name.startswith('cpu/sparse')]
     rotated = [name for name in others if name.startswith('cpu/') and re.search('rotated|quadri', name)]

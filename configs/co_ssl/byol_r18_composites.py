@@ -2,7 +2,6 @@
 _base_ = [
     '../_base_/models/co_byol_composites.py',
     '../_base_/datasets/composites_2views.py',
-    '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/composites_sgd.py',
     '../_base_/default_runtime.py',
 ]

@@ -1,11 +1,3 @@
 # byol_resnet50_4xb64-bf16-coslr-400e_in100
-_base_ = [
-    '../_base_/models/co_byol_r50.py',
-    '../_base_/datasets/imagenet_byol.py',
-    '../_base_/schedules/siamese_lars_small.py',
-    '../_base_/default_runtime.py',
-]
-model = dict(type='SiameseBYOL', head=dict(predictor=dict(hid_channels=8192)), local_head=None)
-# 4 processes of 64 images
-train_dataloader = dict(
-    batch_size=64, dataset=dict(dataset=dict(data_root='data/imagenet100/train')))
+_base_ = './co-byol_r50_in100.py'
+model = dict(type='SiameseBYOL', local_head=None)

@@ -1,8 +1,3 @@
 # byol_resnet50_8xb256-bf16-coslr-100e_in1k: the base of CO-BYOL.
-_base_ = [
-    '../_base_/models/co_byol_r50.py',
-    '../_base_/datasets/imagenet_byol.py',
-    '../_base_/schedules/siamese_lars.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './co-byol_r50_in1k.py'
 model = dict(type='SiameseBYOL', local_head=None)

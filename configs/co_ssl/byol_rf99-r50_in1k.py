@@ -1,11 +1,3 @@
 # byol_rf99-resnet50_8xb256-bf16-coslr-100e_in1k
-_base_ = [
-    '../_base_/models/co_byol_r50.py',
-    '../_base_/datasets/imagenet_byol.py',
-    '../_base_/schedules/siamese_lars.py',
-    '../_base_/default_runtime.py',
-]
-model = dict(
-    type='SiameseBYOL',
-    backbone=dict(_delete_=True, type='RFResNet', arch='rf99_even', norm_cfg=dict(type='SyncBN')),
-    local_head=None)
+_base_ = './co-byol_rf99-r50_in1k.py'
+model = dict(type='SiameseBYOL', local_head=None)

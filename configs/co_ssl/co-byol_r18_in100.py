@@ -11,5 +11,4 @@ model = dict(
     head=dict(predictor=dict(hid_channels=8192)),
     local_head=dict(projector=dict(in_channels=512), predictor=dict(hid_channels=8192)))
 # 4 processes of 64 images
-train_dataloader = dict(
-    batch_size=64, dataset=dict(dataset=dict(data_root='data/imagenet100/train')))
+train_dataloader = dict(batch_size=64, dataset=dict(dataset=dict(data_root='data/imagenet100/train')))

@@ -1,10 +1,3 @@
 # MoCo v3 on photo composites.
-_base_ = [
-    '../_base_/models/co_moco-v3_composites.py',
-    '../_base_/datasets/composites_2views.py',
-    '../_base_/datasets/composites_knn.py',
-    '../_base_/schedules/composites_adamw.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './co-moco-v3_r18_composites.py'
 model = dict(type='SiameseMoCoV3', local_head=None)
-custom_hooks = [_base_.teacher_hook, _base_.knn_hook, dict(type='ReportHook')]

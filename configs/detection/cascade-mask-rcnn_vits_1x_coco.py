@@ -4,9 +4,5 @@ model = dict(
     backbone=dict(arch='deit-small', img_size=(800, 1008), drop_path_rate=0.1),
     neck=[
         dict(type='RescaledMaps', in_channels=384, norm_cfg=_base_.norm_cfg),
-        dict(
-            type='FPN',
-            in_channels=[384, 384, 384, 384],
-            out_channels=256,
-            num_outs=5),
+        dict(type='FPN', in_channels=[384, 384, 384, 384], out_channels=256, num_outs=5),
     ])

@@ -6,7 +6,4 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 train_dataloader = dict(batch_size=64)
-custom_hooks = [
-    dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
-    dict(type='FreezePrototypesHook', epochs=1)
-]
+custom_hooks = [dict(type='TeacherHook', momentum=0.996, end_momentum=1.0), dict(type='FreezePrototypesHook', epochs=1)]

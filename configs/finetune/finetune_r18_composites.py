@@ -7,13 +7,7 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='ResNet_CIFAR',
-        depth=18,
-        base_channels=16,
-        stem_channels=16,
-        strides=(2, 2, 2, 2)),
+        _delete_=True, type='ResNet_CIFAR', depth=18, base_channels=16, stem_channels=16, strides=(2, 2, 2, 2)),
     neck=dict(type='GlobalNeck'),
     head=dict(num_classes=10, in_channels=128, init_cfg=dict(std=0.01)))
-optim_wrapper = dict(
-    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.75, flat_decay_mult=0.0))
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.75, flat_decay_mult=0.0))

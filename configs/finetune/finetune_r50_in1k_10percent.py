@@ -7,5 +7,4 @@ optim_wrapper = dict(
     # 40 for the classifier, for a batch of 256
     paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=2e5))))
 train_dataloader = dict(
-    batch_size=32,
-    dataset=dict(dataset=dict(type='ListedImages', subset='data/imagenet/10percent.txt')))
+    batch_size=32, dataset=dict(dataset=dict(type='ListedImages', subset='data/imagenet/10percent.txt')))

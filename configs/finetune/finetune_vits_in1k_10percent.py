@@ -8,5 +8,4 @@ _base_ = [
 ]
 train_cfg = dict(max_epochs=1000, val_interval=50)
 optim_wrapper = dict(optimizer=dict(lr=5e-6), paramwise_cfg=dict(layer_decay_rate=1.0))
-train_dataloader = dict(
-    dataset=dict(dataset=dict(type='ListedImages', subset='data/imagenet/10percent.txt')))
+train_dataloader = dict(dataset=dict(dataset=dict(type='ListedImages', subset='data/imagenet/10percent.txt')))

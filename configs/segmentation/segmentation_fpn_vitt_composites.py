@@ -14,10 +14,5 @@ model = dict(
         patch_size=8,
         stem='conv'),
     neck=dict(
-        _delete_=True,
-        type='SimpleFeaturePyramid',
-        in_channels=192,
-        out_channels=64,
-        scales=(2, 1, 0.5),
-        num_outs=3),
+        _delete_=True, type='SimpleFeaturePyramid', in_channels=192, out_channels=64, scales=(2, 1, 0.5), num_outs=3),
     head=dict(in_channels=[64] * 3, channels=64, num_classes=_base_.num_classes))

@@ -7,5 +7,4 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='ResNet', depth=50, out_indices=(2, 3)),
-    head=dict(
-        in_channels=[1024, 2048], num_classes=_base_.num_classes, norm_cfg=dict(type='SyncBN')))
+    head=dict(in_channels=[1024, 2048], num_classes=_base_.num_classes, norm_cfg=dict(type='SyncBN')))

@@ -14,6 +14,5 @@ model = dict(
         patch_size=16,
         out_type='featmap',
         out_indices=(8, 9, 10, 11)),
-    head=dict(
-        in_channels=[384] * 4, num_classes=_base_.num_classes, norm_cfg=dict(type='SyncBN')),
+    head=dict(in_channels=[384] * 4, num_classes=_base_.num_classes, norm_cfg=dict(type='SyncBN')),
     window=dict(size=(512, 512), stride=(341, 341)))

@@ -13,8 +13,7 @@ train_cfg = dict(max_epochs=800)
 optim_wrapper = dict(optimizer=dict(lr=0.03, weight_decay=5e-4))
 custom_hooks = [_base_.knn_hook]
 # SimCLR's stronger crops and color changes.
-jitter = dict(
-    type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+jitter = dict(type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 view_pipeline = [
     dict(_base_.view_pipeline[0], crop_ratio_range=(0.08, 1.0)),
     _base_.view_pipeline[1],

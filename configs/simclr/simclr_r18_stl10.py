@@ -5,16 +5,12 @@ _base_ = [
     '../_base_/schedules/contrastive_sgd.py',
     '../_base_/default_runtime.py',
 ]
-model = dict(
-    backbone=dict(depth=18),
-    neck=dict(in_channels=512, hid_channels=512),
-    head=dict(temperature=0.2))
+model = dict(backbone=dict(depth=18), neck=dict(in_channels=512, hid_channels=512), head=dict(temperature=0.2))
 train_cfg = dict(max_epochs=400)
 optim_wrapper = dict(optimizer=dict(lr=0.06, weight_decay=5e-4))
 custom_hooks = [_base_.knn_hook]
 # SimCLR's stronger crops and color changes.
-jitter = dict(
-    type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+jitter = dict(type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 view_pipeline = [
     dict(_base_.view_pipeline[0], crop_ratio_range=(0.08, 1.0)),
     dict(_base_.view_pipeline[1], transforms=[jitter]),

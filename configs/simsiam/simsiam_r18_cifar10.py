@@ -13,8 +13,7 @@ train_cfg = dict(max_epochs=800)
 # The learning rate of the predictor is constant and not scaled to the batch size; so neither are the other rates.
 lr = 0.06
 optim_wrapper = dict(
-    optimizer=dict(lr=lr, weight_decay=5e-4),
-    paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
+    optimizer=dict(lr=lr, weight_decay=5e-4), paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
 auto_scale_lr = dict(enable=False)
 custom_hooks = [
     dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=lr, adjust_by_epoch=False),

@@ -9,10 +9,6 @@ sync_bn = 'torch'
 train_cfg = dict(max_epochs=100)
 # The learning rate of the predictor is constant and not scaled to the batch size; so neither are the other rates.
 lr = 0.05
-optim_wrapper = dict(
-    optimizer=dict(lr=lr),
-    paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
+optim_wrapper = dict(optimizer=dict(lr=lr), paramwise_cfg=dict(custom_keys={'predictor': dict(fix_lr=True)}))
 auto_scale_lr = dict(enable=False)
-custom_hooks = [
-    dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=lr, adjust_by_epoch=False)
-]
+custom_hooks = [dict(type='SimSiamHook', priority='HIGH', fix_pred_lr=True, lr=lr, adjust_by_epoch=False)]

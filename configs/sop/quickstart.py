@@ -3,7 +3,6 @@
 _base_ = [
     '../_base_/models/sop_composites.py',
     '../_base_/datasets/composites_2views.py',
-    '../_base_/datasets/composites_knn.py',
     '../_base_/schedules/composites_adamw.py',
     '../_base_/default_runtime.py',
 ]

@@ -2,8 +2,7 @@
 
 from mm_sop.datasets import samplers, transforms
 from mm_sop.datasets.labeled.arrays import CIFAR10Images, CIFAR100Images, STL10Images
-from mm_sop.datasets.labeled.file_lists import ListedImages
-from mm_sop.datasets.labeled.folders import LabeledImages
+from mm_sop.datasets.labeled.folders import LabeledImages, ListedImages
 from mm_sop.datasets.labeled.segmentation import ADE20KImages, SegmentationImages
 from mm_sop.datasets.seeded import SampleKey, SeededDataset
 from mm_sop.datasets.semantic_pairs import SemanticPairDataset

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -20,54 +20,33 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', 
 _BROKEN_LINK = 'links that cannot be followed'
 _SPECIAL_FILE = 'neither files nor folders'
 _UNREADABLE_FOLDER = 'unreadable folders'
-_MAX_KINDS = 8
+
+_Paths = Sequence[str | Path]
+_warn_once = lru_cache(maxsize=1024)(print_log)
 
 
 class ImageFileDataset(BaseDataset):
     """Base of datasets of image files, which :class:`LoadImage` opens.
 
-    Args:
-        data_root (str | Path | Sequence[str | Path]): Folder or folders.
-        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
-        extensions (Sequence[str]): Extensions of image files, in upper or lower case. Defaults to :data:`EXTENSIONS`.
-        data_prefix (Mapping[str, str], optional): Named folders below ``data_root``. Defaults to None.
-        **kwargs: Other arguments of MMEngine's ``BaseDataset``.
+    Its arguments are ``extensions``, in upper or lower case, and those of MMEngine's ``BaseDataset``.
     """
 
     def __init__(
         self,
-        data_root: str | Path | Sequence[str | Path] | None = None,
+        data_root: str | Path | _Paths | None = None,
         pipeline: Sequence[dict | Callable] = (),
         extensions: Sequence[str] = EXTENSIONS,
-        data_prefix: Mapping[str, str] | None = None,
         **kwargs,
     ) -> None:
         self.extensions = tuple(extension.lower() for extension in extensions)
-        super().__init__(data_root=data_root, data_prefix=dict(data_prefix or {}), pipeline=list(pipeline), **kwargs)
-
-    def list_folders(self, folders: Sequence[str | Path]) -> list[list[str]]:
-        """List the images below each of several folders; report for the whole ``data_root`` what is left out."""
-        left_out: Counter[str] = Counter()
-        paths = [list(iterate_images(folder, self.extensions, left_out)) for folder in folders]
-        roots = [self.data_root] if isinstance(self.data_root, str | Path) else self.data_root
-        _report_left_out(roots, left_out)
-        return paths
+        super().__init__(data_root=data_root, data_prefix={}, pipeline=list(pipeline), **kwargs)
 
 
 class ImageFiles(ImageFileDataset):
-    """Given files in the given order, without labels.
-
-    Args:
-        paths: Files.
-        pipeline: Transforms of samples with ``img_path`` and, if boxes are given, ``box``.
-        boxes: One box (x1, y1, x2, y2) per file. Defaults to None.
-    """
+    """Given files in their order: samples with ``img_path`` and, if boxes are given, ``box`` (x1, y1, x2, y2)."""
 
     def __init__(
-        self,
-        paths: Sequence[str | Path],
-        pipeline: Sequence[dict | Callable],
-        boxes: Sequence[Sequence[float]] | None = None,
+        self, paths: _Paths, pipeline: Sequence[dict | Callable], boxes: Sequence[Sequence[float]] | None = None
     ) -> None:
         self.paths = list(paths)
         self.boxes = boxes
@@ -75,10 +54,9 @@ class ImageFiles(ImageFileDataset):
 
     def load_data_list(self) -> list[dict]:
         """Samples as the pipeline receives them."""
-        samples = [dict(img_path=str(path)) for path in self.paths]
         if self.boxes is None:
-            return samples
-        return [dict(sample, box=box) for sample, box in zip(samples, self.boxes, strict=True)]
+            return [dict(img_path=str(path)) for path in self.paths]
+        return [dict(img_path=str(path), box=box) for path, box in zip(self.paths, self.boxes, strict=True)]
 
 
 def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
@@ -93,9 +71,17 @@ def list_images(folder: str | Path, extensions: Sequence[str] = EXTENSIONS) -> l
         >>> [str(Path(path).relative_to(folder)) for path in list_images(folder)]
         ['a.JPG', 'b.png', 'more/c.png']
     """
+    return list_folders([folder], extensions, folder)[0]
+
+
+def list_folders(folders: _Paths, extensions: Sequence[str], root: str | Path | _Paths) -> list[list[str]]:
+    """List the images below each of several folders, and report in one message for ``root`` what is left out."""
     left_out: Counter[str] = Counter()
-    paths = list(iterate_images(folder, extensions, left_out))
-    _report_left_out([folder], left_out)
+    paths = [list(iterate_images(folder, extensions, left_out)) for folder in folders]
+    if left_out and is_main_process():
+        names = printable(str(root) if isinstance(root, str | Path) else ', '.join(map(str, root)))
+        message = f'{names}: left out {_describe(left_out)}. Only files with one of the `extensions` are used'
+        _warn_once(message, 'current', logging.WARNING)
     return paths
 
 
@@ -105,26 +91,22 @@ def iterate_images(
     """Iterate over all images below a folder: of each folder first the files, then the subfolders, sorted by name.
 
     Ignores hidden files and folders. Follows symbolic links, and skips links that lead nowhere and subfolders that
-    cannot be read.
+    cannot be read. The paths start with ``folder``.
 
     Args:
-        folder (str | Path): Folder.
-        extensions (Sequence[str]): Extensions of image files, in lowercase.
-        left_out (Counter, optional): Counts what is not an image, by extension or kind. Defaults to None.
-
-    Yields:
-        str: Paths that start with ``folder``.
+        folder: Where to look.
+        extensions: Extensions of image files, in lowercase.
+        left_out: Counts what is not an image, by extension or kind.
 
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: It contains no image.
         OSError: The folder itself cannot be read.
     """
-    if not Path(folder).is_dir():
-        kind = 'is a file' if Path(folder).exists() else 'does not exist'
-        raise FileNotFoundError(
-            f'data folder {Path(folder).absolute()} {kind}: set `data_root` to a folder with images'
-        )
+    root = Path(folder).absolute()
+    if not root.is_dir():
+        kind = 'is a file' if root.exists() else 'does not exist'
+        raise FileNotFoundError(f'data folder {root} {kind}: set `data_root` to a folder with images')
     extensions = tuple(extensions)
     left_out = Counter() if left_out is None else left_out
     before, found, visited, pending = left_out.copy(), False, set(), [str(folder)]
@@ -151,7 +133,7 @@ def iterate_images(
     if not found:
         seen = _describe(left_out - before) or 'no files at all'
         raise ValueError(
-            f'no images below {Path(folder).absolute()}: looked for {" ".join(extensions)}, found {seen}. '
+            f'no images below {root}: looked for {" ".join(extensions)}, found {seen}. '
             'Correct `data_root`, or name the extensions of your files in `extensions`'
         )
 
@@ -174,20 +156,10 @@ def _scan(folder: str, left_out: Counter[str]) -> tuple[list[str], list[str]]:
     return files, subfolders
 
 
-def _report_left_out(folders: Sequence[str | Path], left_out: Counter[str]) -> None:
-    if left_out and is_main_process():
-        _warn_once(
-            f'{printable(", ".join(map(str, folders)))}: left out {_describe(left_out)}. Only files with one of the '
-            '`extensions` are used'
-        )
-
-
-@lru_cache(maxsize=1024)
-def _warn_once(message: str) -> None:
-    print_log(message, 'current', logging.WARNING)
-
-
 def _describe(left_out: Counter[str]) -> str:
-    kinds = left_out.most_common(_MAX_KINDS)
-    rest = len(left_out) - len(kinds)
-    return ', '.join(f'{count} x {printable(kind)}' for kind, count in kinds) + (f' and {rest} others' if rest else '')
+    return shorten([f'{count} x {printable(kind)}' for kind, count in left_out.most_common()], 8)
+
+
+def shorten(names: Sequence[str], count: int = 5) -> str:
+    """Join the first names, and tell how many more there are."""
+    return ', '.join(names[:count]) + (f' and {len(names) - count} more' if len(names) > count else '')

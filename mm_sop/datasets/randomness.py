@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,8 @@ import torch
 def seed_everything_from(*entropy: int) -> None:
     """Seed the global generators of Python, NumPy and PyTorch's CPU.
 
-    :class:`numpy.random.SeedSequence` mixes the numbers, so that neighboring tuples yield unrelated streams.
-
-    Args:
-        *entropy (int): Non-negative numbers, for example seed, epoch and index. Tuples that differ only in trailing
-            zeros yield the same state.
+    :class:`numpy.random.SeedSequence` mixes the numbers (non-negative, such as seed, epoch and index), so that
+    neighboring tuples yield unrelated streams. Tuples that differ only in trailing zeros yield the same state.
 
     Example:
         >>> seed_everything_from(0, 1, 2)
@@ -34,11 +32,7 @@ def seed_everything_from(*entropy: int) -> None:
 
 @contextmanager
 def isolated_random_state(cuda: bool = False) -> Iterator[None]:
-    """Restore the global generators on exit, whatever random numbers were drawn inside.
-
-    Args:
-        cuda (bool): Whether to also restore the generator of the current CUDA device. Defaults to False.
-    """
+    """Restore the global generators on exit, with ``cuda`` also that of the current CUDA device."""
     state = collect_random_state(cuda)
     try:
         yield
@@ -47,38 +41,22 @@ def isolated_random_state(cuda: bool = False) -> Iterator[None]:
 
 
 def collect_random_state(cuda: bool = True) -> dict:
-    """Collect the state of all global generators for a checkpoint.
+    """Collect the state of all global generators for a checkpoint, with ``cuda`` also that of the current CUDA device.
 
-    Args:
-        cuda (bool): Whether to include the generator of the current CUDA device, if there is one. Defaults to True.
-
-    Returns:
-        dict: ``python``, ``numpy``, ``torch`` and, if included, ``cuda``; it consists of tensors, tuples, strings and
-        numbers, so that ``torch.load(weights_only=True)`` reads it.
+    ``python``, ``numpy``, ``torch`` and perhaps ``cuda`` consist of tensors, tuples, strings and numbers, so that
+    ``torch.load(weights_only=True)`` reads them.
     """
-    numpy = np.random.get_state(legacy=False)
-    key, position = numpy['state']['key'], numpy['state']['pos']
-    state = dict(
-        python=random.getstate(),
-        numpy=(
-            numpy['bit_generator'],
-            torch.from_numpy(key.astype(np.int64)),
-            int(position),
-            int(numpy['has_gauss']),
-            float(numpy['gauss']),
-        ),
-        torch=torch.get_rng_state(),
-    )
+    state_of_numpy: Any = np.random.get_state()
+    name, key, position, has_gauss, gauss = state_of_numpy
+    numpy = (name, torch.from_numpy(key.astype(np.int64)), int(position), int(has_gauss), float(gauss))
+    state = dict(python=random.getstate(), numpy=numpy, torch=torch.get_rng_state())
     if cuda and torch.cuda.is_available():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
 
 
 def restore_random_state(state: dict) -> None:
-    """Set all global generators to a state of :func:`collect_random_state`.
-
-    A CUDA state is ignored if there is no CUDA device.
-    """
+    """Set all global generators to a state of :func:`collect_random_state`; CUDA's only if there is a device."""
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     name, key, *rest = state['numpy']

@@ -1,7 +1,7 @@
 """Dataset wrapper that makes every sample a function of seed, epoch and index."""
 
 from contextlib import nullcontext
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from mmpretrain.registry import DATASETS
@@ -30,6 +30,13 @@ class SizedDataset(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
+@runtime_checkable
+class TakesSeed(Protocol):
+    """A dataset that takes the seed of its sampler unless it has its own."""
+
+    def set_default_seed(self, seed: int) -> None: ...
+
+
 class AllUnreadableError(UserError, RuntimeError):
     """So many images in a row are unreadable that single damaged files are not the reason."""
 
@@ -46,10 +53,10 @@ class SeededDataset(Dataset):
 
     Args:
         dataset (dict | Dataset): Any dataset whose pipeline ends with ``PackInputs``.
-        seed (int, optional): Seed of all samples. Defaults to None, that of the :class:`ResumableSampler`, to which
-            MMEngine passes the seed of the runner.
+        seed (int, optional): Seed of all samples. Defaults to that of the :class:`ResumableSampler`, to which MMEngine
+            passes the seed of the runner.
         max_unreadable (float): Fraction of unreadable images, in [0, 1], that a run tolerates. :class:`BadImageHook`,
-            which collects them from all processes, enforces it. Defaults to 0.01.
+            which collects them from all processes, enforces it.
 
     Example:
         >>> import tempfile
@@ -93,14 +100,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey | int) -> dict:
-        """Load one sample.
-
-        Args:
-            key (SampleKey | int): Epoch and index, as :class:`ResumableSampler` yields them; an index alone means
-                epoch 0.
-
-        Returns:
-            dict: ``inputs`` and ``data_samples`` as packed by the pipeline.
+        """Load one sample by epoch and index, as :class:`ResumableSampler` yields them; an index means epoch 0.
 
         Raises:
             RuntimeError: There is no seed.

@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from mmengine.dataset import force_full_init
 from mmpretrain.registry import DATASETS
 
-from mm_sop.datasets.image_files import EXTENSIONS, ImageFileDataset
+from mm_sop.datasets.image_files import EXTENSIONS, ImageFileDataset, list_folders
 from mm_sop.utils.files import write_atomically
 
 
@@ -23,17 +24,12 @@ class UnlabeledImages(ImageFileDataset):
 
     Args:
         data_root (str | Sequence[str]): Folder or folders.
-        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
-        extensions (Sequence[str]): Extensions of image files. Defaults to
-            :data:`~mm_sop.datasets.image_files.EXTENSIONS`.
-        limit (int, optional): Use this many images, evenly spaced over the sorted ones. Defaults to None, all.
+        extensions (Sequence[str]): By default :data:`~mm_sop.datasets.image_files.EXTENSIONS`.
+        limit (int, optional): Use this many images, evenly spaced over the sorted ones, instead of all.
         indices (int | Sequence[int], optional): Use the first images or the given ones, applied after ``limit``.
-            Defaults to None.
         index_file (str, optional): Text file that stores the paths between runs, for folders that are slow to list.
             It is written if it is missing or was made for other folders or extensions; delete it after adding or
-            removing images. Defaults to None.
-        metainfo (dict, optional): Meta information. Defaults to None.
-        lazy_init (bool): Whether to list the folders at the first access only. Defaults to False.
+            removing images.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -73,15 +69,20 @@ class UnlabeledImages(ImageFileDataset):
         super().__init__(data_root, pipeline, extensions, indices=indices, metainfo=metainfo, lazy_init=lazy_init)
 
     def load_data_list(self) -> list[str]:
-        """List the images, or read the index file.
-
-        Returns:
-            Paths.
-        """
-        paths = self._read_index()
-        if paths is None:
-            paths = [path for paths in self.list_folders(self.folders) for path in paths]
-            self._write_index(paths)
+        """List the paths of the images, or read them from the index file."""
+        index = None if self.index_file is None else Path(self.index_file)
+        header = json.dumps(dict(folders=[str(folder) for folder in self.folders], extensions=self.extensions))
+        text = os.fsdecode(index.read_bytes()) if index and index.exists() else ''
+        # A complete file ends with a line break.
+        if text.startswith(f'{header}\n') and text.endswith('\n'):
+            paths = text.split('\n')[1:-1]
+        else:
+            paths = list(chain(*list_folders(self.folders, self.extensions, self.folders)))
+            if index:
+                text = '\n'.join([header, *paths, ''])
+                if text.count('\n') != len(paths) + 1:
+                    raise ValueError('a file name contains a line break: rename that file or do without `index_file`')
+                write_atomically(index, os.fsencode(text))
         if self.limit is None:
             return paths
         if not 0 < self.limit <= len(paths):
@@ -90,14 +91,7 @@ class UnlabeledImages(ImageFileDataset):
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict:
-        """Path and index of one image.
-
-        Args:
-            idx (int): Index; negative ones count from the end.
-
-        Returns:
-            dict: ``img_path`` and ``sample_idx``.
-        """
+        """``img_path`` and ``sample_idx`` of one image; negative indices count from the end."""
         idx = range(len(self))[idx]
         start = self.data_address[idx - 1] if idx else 0
         path = self.data_bytes[start : self.data_address[idx]].tobytes()
@@ -109,23 +103,3 @@ class UnlabeledImages(ImageFileDataset):
         self.data_list.clear()
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return np.frombuffer(b''.join(encoded), np.uint8), np.cumsum(lengths)
-
-    @property
-    def _index_header(self) -> str:
-        return json.dumps(dict(folders=[str(folder) for folder in self.folders], extensions=self.extensions))
-
-    def _read_index(self) -> list[str] | None:
-        """Stored paths, or None if there are none for these folders and extensions."""
-        if self.index_file is None or not Path(self.index_file).exists():
-            return None
-        header, *paths = os.fsdecode(Path(self.index_file).read_bytes()).split('\n')
-        # A complete file ends with a line break.
-        return paths[:-1] if header == self._index_header and paths and not paths[-1] else None
-
-    def _write_index(self, paths: Sequence[str]) -> None:
-        if self.index_file is None:
-            return
-        text = '\n'.join([self._index_header, *paths, ''])
-        if text.count('\n') != len(paths) + 1:
-            raise ValueError('a file name contains a line break: rename that file or do without `index_file`')
-        write_atomically(self.index_file, os.fsencode(text))

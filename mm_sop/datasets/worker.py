@@ -16,9 +16,6 @@ def pretrain_worker_init(worker_id: int) -> None:
     A signal to the whole process group (Ctrl-C, a cluster's preemption warning) would kill the workers, and the
     training process with them, before it could write its checkpoint. Workers are not seeded here, because
     :class:`SeededDataset` seeds every sample.
-
-    Args:
-        worker_id (int): Zero-based worker, which PyTorch passes.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -33,9 +30,6 @@ def obey_parent_only(parent: int) -> None:
     """Exit on a SIGTERM from the training process or after its death; ignore SIGTERM from other processes.
 
     PyTorch's watchdog does not detect this death while the worker waits for a free slot in the queue of results.
-
-    Args:
-        parent: Process identifier of the training process.
     """
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)

@@ -4,6 +4,7 @@ All functions draw random numbers only from the given generator. Colors are floa
 with RGB premultiplied by alpha, sizes are (width, height) in pixels.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import cv2
@@ -16,72 +17,46 @@ Range = tuple[float, float]
 REFERENCE_SIDE = 64
 PLACEMENT_TRIES = 8
 MASK_ALPHA = 0.5
-LIMITS = dict(
-    object_scale=(0.01, 1),
-    objects=(1, 100),
-    rotation=(0, 180),
-    feather=(0, 10),
-    background_crop=(0.01, 1),
-    background_blur=(0, 100),
-    background_contrast=(0, 10),
-    background_saturation=(0, 10),
-    background_brightness=(-1, 1),
-    distractors=(0, 100),
-    distractor_scale=(0.01, 1),
-    occluder_probability=(0, 1),
-    occluder_scale=(0.01, 1),
-    overhang=(0, 1),
-    spread=(0, 1),
-    min_visible=(0, 1),
-)
+# Lowest and highest value by setting.
+LIMITS = {
+    (0.01, 1): ('object_scale', 'background_crop', 'distractor_scale', 'occluder_scale'),
+    (0, 1): ('occluder_probability', 'overhang', 'spread', 'min_visible'),
+    (0, 10): ('feather', 'background_contrast', 'background_saturation'),
+    (0, 100): ('background_blur', 'distractors'),
+    (1, 100): ('objects',),
+    (0, 180): ('rotation',),
+    (-1, 1): ('background_brightness',),
+}
 
 
 @dataclass(frozen=True)
 class Style:
-    """How images are composed. Ranges are sampled uniformly; lengths are relative to the shorter image side.
+    """How images are composed. Ranges are sampled uniformly; lengths are relative to the shorter image side."""
 
-    Args:
-        object_scale (Range): Longer side of an object after rotation.
-        objects (tuple[int, int]): Minimum and maximum number of labeled objects.
-        rotation (float): Maximum rotation in degrees, in both directions.
-        feather (Range): Sigma in pixels of the softened alpha edge.
-        background_crop (Range): Side of the crop relative to the largest possible one.
-        background_blur (Range): Sigma in pixels of an image with 64 pixels per side.
-        background_contrast (Range): Factor of the difference from the mean color.
-        background_saturation (Range): Factor of the difference from gray.
-        background_brightness (Range): Offset; 1 turns black into white.
-        distractors (tuple[int, int]): Minimum and maximum number of unlabeled objects behind the labeled ones.
-        distractor_scale (Range): Longer side of a distractor.
-        occluder_probability (float): Probability of an unlabeled occluder in front of each object.
-        occluder_scale (Range): Longer side of an occluder relative to the object's longer side.
-        overhang (float): Fraction of an object's sides that may lie outside the image.
-        spread (float): Fraction of the free space around the central position that is used; 0 centers every object.
-        min_visible (float): Minimum visible fraction of an object's mask inside the image.
-    """
-
-    object_scale: Range = (0.65, 1.0)
-    objects: tuple[int, int] = (1, 1)
-    rotation: float = 15.0
-    feather: Range = (0.35, 0.6)
-    background_crop: Range = (0.3, 1.0)
-    background_blur: Range = (0.5, 4.0)
-    background_contrast: Range = (0.3, 0.8)
-    background_saturation: Range = (0.0, 0.5)
-    background_brightness: Range = (-0.2, 0.2)
-    distractors: tuple[int, int] = (0, 1)
-    distractor_scale: Range = (0.2, 0.5)
-    occluder_probability: float = 0.3
-    occluder_scale: Range = (0.15, 0.35)
-    overhang: float = 0.0
-    spread: float = 1.0
-    min_visible: float = 0.6
+    object_scale: Range = (0.65, 1.0)  # Longer side of an object after rotation
+    objects: tuple[int, int] = (1, 1)  # Minimum and maximum number of labeled objects
+    rotation: float = 15.0  # Maximum rotation in degrees, in both directions
+    feather: Range = (0.35, 0.6)  # Sigma in pixels of the softened alpha edge
+    background_crop: Range = (0.3, 1.0)  # Side of the crop relative to the largest possible one
+    background_blur: Range = (0.5, 4.0)  # Sigma in pixels of an image with 64 pixels per side
+    background_contrast: Range = (0.3, 0.8)  # Factor of the difference from the mean color
+    background_saturation: Range = (0.0, 0.5)  # Factor of the difference from gray
+    background_brightness: Range = (-0.2, 0.2)  # Offset; 1 turns black into white
+    distractors: tuple[int, int] = (0, 1)  # Minimum and maximum number of unlabeled objects behind the labeled ones
+    distractor_scale: Range = (0.2, 0.5)  # Longer side of a distractor
+    occluder_probability: float = 0.3  # Probability of an unlabeled occluder in front of each object
+    occluder_scale: Range = (0.15, 0.35)  # Longer side of an occluder relative to the object's longer side
+    overhang: float = 0.0  # Fraction of an object's sides that may lie outside the image
+    spread: float = 1.0  # Fraction of the free space around the central position that is used; 0 centers every object
+    min_visible: float = 0.6  # Minimum visible fraction of an object's mask inside the image
 
     def __post_init__(self) -> None:
-        for name, (least, most) in LIMITS.items():
-            value = getattr(self, name)
-            low, high = value if isinstance(value, tuple) else (value, value)
-            if not least <= low <= high <= most:
-                raise ValueError(f'Style.{name} must lie in [{least}, {most}], the lower end first; got {value}')
+        for (least, most), names in LIMITS.items():
+            for name in names:
+                value = getattr(self, name)
+                low, high = value if isinstance(value, tuple) else (value, value)
+                if not least <= low <= high <= most:
+                    raise ValueError(f'Style.{name} must lie in [{least}, {most}], the lower end first; got {value}')
 
 
 OBJECT_CENTERED = Style()
@@ -96,7 +71,6 @@ SCENE = Style(
     distractors=(0, 3),
     distractor_scale=(0.15, 0.4),
     overhang=0.15,
-    spread=1.0,
     min_visible=0.35,
 )
 
@@ -152,8 +126,22 @@ class Canvas:
             self.areas.append(int(np.count_nonzero(solid)))
         self.labels[window][solid] = len(self.areas) if is_object else 0
 
+    def paint_at_first(
+        self, patch: np.ndarray, positions: Iterable[tuple[int, int]], min_visible: float, is_object: bool = False
+    ) -> bool:
+        """Paint a patch at the first position where it can be painted; return whether there was one."""
+        position = next((p for p in positions if self.can_paint(patch, p, min_visible)), None)
+        if position is not None:
+            self.paint(patch, position, is_object)
+        return position is not None
+
     def to_uint8(self) -> np.ndarray:
-        return np.rint(np.clip(self.image, 0, 1) * 255).astype(np.uint8)
+        return to_uint8(self.image)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Convert an image with values in [0, 1], others are clipped, to 8 bits."""
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _overlap(patch: np.ndarray, position: tuple[int, int], size: tuple[int, int]) -> tuple[tuple, np.ndarray]:
@@ -170,13 +158,10 @@ def crop_photo(photo: np.ndarray, size: tuple[int, int], crop: Range, rng: np.ra
 
     Args:
         photo (np.ndarray): (H, W, 3) uint8.
-        size (tuple[int, int]): Width and height of the result.
+        size (tuple[int, int]): Size of the result, which is float32 and mirrored with probability 0.5.
         crop (Range): Side of the window relative to the largest one; windows smaller than the result are avoided if
             the photo is large enough.
         rng (np.random.Generator): Source of randomness.
-
-    Returns:
-        np.ndarray: (height, width, 3) float32 in [0, 1], mirrored with probability 0.5.
     """
     height, width = photo.shape[:2]
     largest = min(width / size[0], height / size[1])
@@ -217,17 +202,14 @@ def warp_cutout(image: np.ndarray, side: int, angle: float, mirrored: bool, feat
 
     Args:
         image (np.ndarray): (H, W, 4) uint8, premultiplied.
-        side (int): Longer side of the result in pixels.
+        side (int): Longer side of the resulting float32 patch in pixels.
         angle (float): Degrees, counter-clockwise.
         mirrored (bool): Whether to mirror left to right first.
         feather (float): Sigma in pixels; 0 leaves the edge unchanged.
-
-    Returns:
-        np.ndarray: (h, w, 4) float32 patch, premultiplied, with max(h, w) = ``side`` and a maximum alpha of 1.
     """
     if mirrored:
         image = image[:, ::-1]
-    image = _crop_to_alpha(_rotate(image, angle)) if angle else image
+    image = _rotate(image, angle) if angle else image
     scale = side / max(image.shape[:2])
     h, w = (max(round(scale * length), 1) for length in image.shape[:2])
     patch = feather_edge(_resize(np.ascontiguousarray(image), (w, h)).astype(np.float32) / 255, feather)
@@ -236,20 +218,21 @@ def warp_cutout(image: np.ndarray, side: int, angle: float, mirrored: bool, feat
 
 
 def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
+    """Rotate an image without cutting its corners off, and crop it to its solid pixels."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
     # With a tolerance, because a rotation by 90 degrees must not gain a pixel from rounding.
     w, h = (int(np.ceil(length - 1e-6)) for length in (width * cos + height * sin, width * sin + height * cos))
-    matrix[0, 2] += (w - width) / 2
-    matrix[1, 2] += (h - height) / 2
-    return cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
+    matrix[:, 2] += (w - width) / 2, (h - height) / 2
+    rotated = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
+    x, y, w, h = find_box(rotated[..., 3] > 127)
+    return rotated[y : y + h, x : x + w] if w else rotated
 
 
-def _crop_to_alpha(image: np.ndarray) -> np.ndarray:
-    solid = image[..., 3] > 127
-    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else image
+def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the box (x, y, width, height) of an (H, W) mask, all 0 if it is empty."""
+    return cv2.boundingRect(mask.astype(np.uint8))
 
 
 def feather_edge(patch: np.ndarray, sigma: float) -> np.ndarray:
@@ -273,25 +256,18 @@ def draw_clutter(split: Split, side: int, style: Style, rng: np.random.Generator
     """Draw an unlabeled object: a distractor cut-out, or photo texture in the shape of one or of an ellipse."""
     silhouette = None
     if split.distractors:
-        distractor = split.distractors[rng.integers(len(split.distractors))]
-        silhouette = draw_cutout(distractor, side, style, rng)
-    if silhouette is not None and rng.random() < 0.5:
-        return silhouette
+        silhouette = draw_cutout(split.distractors[rng.integers(len(split.distractors))], side, style, rng)
+        if rng.random() < 0.5:
+            return silhouette
     if silhouette is None or rng.random() < 0.3:
-        silhouette = _ellipse(side, rng, rng.uniform(*style.feather))
-    height, width = silhouette.shape[:2]
-    photo = split.photos[rng.integers(len(split.photos))]
-    texture = crop_photo(photo.image, (width, height), (0.1, 0.5), rng)
-    alpha = silhouette[..., 3:]
+        feather, height = rng.uniform(*style.feather), max(round(side * rng.uniform(0.4, 1.0)), 1)
+        y, x = np.mgrid[:height, :side]
+        inside = ((x + 0.5) / side * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2 <= 1
+        ellipse = np.repeat(inside[..., None].astype(np.uint8) * 255, 4, -1)
+        silhouette = feather_edge(warp_cutout(ellipse, side, rng.uniform(0, 180), False, 0), feather)
+    photo, alpha = split.photos[rng.integers(len(split.photos))], silhouette[..., 3:]
+    texture = crop_photo(photo.image, silhouette.shape[1::-1], (0.1, 0.5), rng)
     return np.concatenate([texture * alpha, alpha], axis=-1)
-
-
-def _ellipse(side: int, rng: np.random.Generator, feather: float) -> np.ndarray:
-    height = max(round(side * rng.uniform(0.4, 1.0)), 1)
-    y, x = np.mgrid[:height, :side]
-    inside = ((x + 0.5) / side * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2 <= 1
-    shape = warp_cutout(np.repeat(inside[..., None].astype(np.uint8) * 255, 4, -1), side, rng.uniform(0, 180), False, 0)
-    return feather_edge(shape, feather)
 
 
 def draw_position(
@@ -310,12 +286,8 @@ def paint_object(canvas: Canvas, cutout: Cutout, style: Style, rng: np.random.Ge
     """Paint a labeled object where all others stay visible enough; return False if no position was found."""
     side = max(round(rng.uniform(*style.object_scale) * min(canvas.size)), 1)
     patch = draw_cutout(cutout, side, style, rng)
-    for _ in range(PLACEMENT_TRIES):
-        position = draw_position(patch, canvas.size, rng, style.overhang, style.spread)
-        if canvas.can_paint(patch, position, style.min_visible):
-            canvas.paint(patch, position, is_object=True)
-            return True
-    return False
+    positions = (draw_position(patch, canvas.size, rng, style.overhang, style.spread) for _ in range(PLACEMENT_TRIES))
+    return canvas.paint_at_first(patch, positions, style.min_visible, is_object=True)
 
 
 def paint_distractors(canvas: Canvas, split: Split, style: Style, rng: np.random.Generator) -> None:
@@ -333,13 +305,10 @@ def paint_occluder(canvas: Canvas, index: int, split: Split, style: Style, rng: 
         return False
     length = max(np.ptp(rows), np.ptp(columns)) + 1
     patch = draw_clutter(split, max(round(rng.uniform(*style.occluder_scale) * length), 1), style, rng)
-    for _ in range(PLACEMENT_TRIES):
-        pixel = rng.integers(len(rows))
-        position = int(columns[pixel]) - patch.shape[1] // 2, int(rows[pixel]) - patch.shape[0] // 2
-        if canvas.can_paint(patch, position, style.min_visible):
-            canvas.paint(patch, position)
-            return True
-    return False
+    height, width = patch.shape[:2]
+    pixels = (rng.integers(len(rows)) for _ in range(PLACEMENT_TRIES))
+    positions = ((int(columns[pixel]) - width // 2, int(rows[pixel]) - height // 2) for pixel in pixels)
+    return canvas.paint_at_first(patch, positions, style.min_visible)
 
 
 def compose(

@@ -5,7 +5,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +26,7 @@ GENERATOR_VERSION = 1
 MANIFEST = 'manifest.json'
 SETS: dict[str, type[CompositeSet]] = {
     cls.name: cls
-    for cls in (
-        PretrainSet,
-        ClassesSet,
-        ScenesSet,
-        SegmentationSet,
-        RetrievalSet,
-        CopiesSet,
-        VideoSet,
-        BackgroundsSet,
-    )
+    for cls in (PretrainSet, ClassesSet, ScenesSet, SegmentationSet, RetrievalSet, CopiesSet, VideoSet, BackgroundsSet)
 }
 
 
@@ -61,7 +53,7 @@ def generate_composites(
         settings (CompositeSettings | None): Sizes and counts. Defaults to None, the default settings.
         only (Iterable[str] | None): Names of the sets to generate. Defaults to None, all of them.
         workers (int | None): Number of processes. Defaults to None, one per available core.
-        progress (bool): Whether to show a progress bar. Defaults to True.
+        progress (bool): Whether to show a progress bar.
 
     Returns:
         dict[str, dict]: Manifest of every requested set.
@@ -78,36 +70,22 @@ def generate_composites(
     if workers is not None and workers < 1:
         raise ValueError(f'workers must be at least 1, got {workers}')
     digest = fingerprint(read_asset_list(assets))
-    identities = {
-        name: dict(
-            set=name,
-            generator_version=GENERATOR_VERSION,
-            settings=SETS[name].used_settings(settings),
-            assets=digest,
-        )
-        for name in names
-    }
-    finished = {name: read_finished(out / name, identity) for name, identity in identities.items()}
-    manifests = {name: manifest for name, manifest in finished.items() if manifest is not None}
-    missing = [name for name in names if name not in manifests]
+    expected, manifests = {}, {}
+    for name in names:
+        used = SETS[name].used_settings(settings)
+        expected[name] = dict(set=name, generator_version=GENERATOR_VERSION, settings=used, assets=digest)
+        manifests[name] = read_finished(out / name, expected[name])
+    missing = [name for name in names if manifests[name] is None]
     if missing:
-        loaded, workers = Assets.load(assets), workers or available_cores()
+        loaded = Assets.load(assets)
+        workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
         for name in missing:
-            composite_set = SETS[name](settings, loaded)
-            manifests[name] = _generate_set(composite_set, identities[name], out, workers, progress)
-    return {name: manifests[name] for name in names}
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+            manifests[name] = _generate_set(SETS[name](settings, loaded), expected[name], out, workers, progress)
+    return manifests
 
 
 def read_finished(folder: Path, expected: dict) -> dict | None:
-    """Read the manifest of a finished set; None if the folder does not exist.
-
-    Args:
-        folder (Path): Folder of the set.
-        expected (dict): Required values of the manifest.
+    """Read the manifest of a finished set, which must hold the expected values; None if the folder does not exist.
 
     Raises:
         ExistingSetError: If the folder holds anything but the expected set.
@@ -119,10 +97,9 @@ def read_finished(folder: Path, expected: dict) -> dict | None:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         raise ExistingSetError(f'{folder} exists but is not a finished composite set. {advice}') from None
-    found, wanted = _flatten(manifest), _flatten(expected)
-    differing = [
-        f'{key} {found.get(key)!r} instead of {value!r}' for key, value in wanted.items() if found.get(key) != value
-    ]
+    found = _flatten(manifest)
+    wanted = {key: value for key, value in _flatten(expected).items() if found.get(key) != value}
+    differing = [f'{key} {found.get(key)!r} instead of {value!r}' for key, value in wanted.items()]
     if differing:
         raise ExistingSetError(f'{folder} was generated with {", ".join(differing)}. {advice}')
     return manifest
@@ -138,11 +115,10 @@ def _flatten(values: dict) -> dict:
 
 def _generate_set(composite_set: CompositeSet, identity: dict, out: Path, workers: int, progress: bool) -> dict:
     with make_folder_atomically(out / composite_set.name) as folder:
-        records = list(_render_all(composite_set, folder, workers, progress))
-        counts = composite_set.finish(records, folder)
+        records = _render_all(composite_set, folder, workers, progress)
         manifest = dict(
             identity,
-            counts=counts,
+            counts=composite_set.finish(records, folder),
             classes=composite_set.assets.classes,
             split={name: split.names() for name, split in composite_set.splits.items()},
             licenses=composite_set.assets.licenses,
@@ -151,37 +127,30 @@ def _generate_set(composite_set: CompositeSet, identity: dict, out: Path, worker
     return manifest
 
 
-def _render_all(composite_set: CompositeSet, folder: Path, workers: int, progress: bool) -> Iterator[dict]:
-    count = len(composite_set)
+def _render_all(composite_set: CompositeSet, folder: Path, workers: int, progress: bool) -> list[dict]:
+    count, records = len(composite_set), []
+    size = max(min(count // (workers * 8), 200), 1)
+    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     if progress:
         print(f'{composite_set.name}: {count} items, {workers} processes', flush=True)
         from mmengine.utils import ProgressBar
 
         bar = ProgressBar(count, bar_width=30, file=sys.stdout)
-    for chunk in _render_chunks(composite_set, folder, workers, max(min(count // (workers * 8), 200), 1)):
-        yield from chunk
-        if progress:
-            bar.update(len(chunk))
+    # Forked workers share the decoded assets with this process.
+    context = multiprocessing.get_context('fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn')
+    with context.Pool(workers, _start_worker, (composite_set, folder)) if workers > 1 else nullcontext() as pool:
+        render = partial(_render_chunk, task=None if pool else (composite_set, folder))
+        for rendered in pool.imap(render, chunks) if pool else map(render, chunks):
+            records += rendered
+            if progress:
+                bar.update(len(rendered))
+        if pool:
+            # Idle workers exit by themselves; terminating one that holds the lock of the queue would block the others.
+            pool.close()
+            pool.join()
     if progress:
         print(flush=True)
-
-
-def _render_chunks(composite_set: CompositeSet, folder: Path, workers: int, size: int) -> Iterator[list[dict]]:
-    chunks = [range(start, min(start + size, len(composite_set))) for start in range(0, len(composite_set), size)]
-    if workers == 1:
-        yield from map(partial(_render_chunk, composite_set, folder), chunks)
-        return
-    # Forked workers share the decoded assets with this process.
-    method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
-    with multiprocessing.get_context(method).Pool(workers, _start_worker, (composite_set, folder)) as pool:
-        yield from pool.imap(_render_in_worker, chunks)
-        # Idle workers exit by themselves; terminating one that holds the lock of the queue would block the others.
-        pool.close()
-        pool.join()
-
-
-def _render_chunk(composite_set: CompositeSet, folder: Path, indices: range) -> list[dict]:
-    return [composite_set.render(index, folder) for index in indices]
+    return records
 
 
 # Set once per worker process, so that the assets are not sent with every chunk.
@@ -196,5 +165,6 @@ def _start_worker(composite_set: CompositeSet, folder: Path) -> None:
     _worker_task = composite_set, folder
 
 
-def _render_in_worker(indices: range) -> list[dict]:
-    return _render_chunk(*_worker_task, indices)
+def _render_chunk(indices: range, task: tuple[CompositeSet, Path] | None) -> list[dict]:
+    composite_set, folder = task or _worker_task
+    return [composite_set.render(index, folder) for index in indices]

@@ -17,25 +17,18 @@ class UnusableImageError(UserError, ValueError):
 
 
 def read_image(path: str | Path, mode: str, max_side: int) -> Image.Image:
-    """Decode an image of any common kind at a limited size.
+    """Decode an image of any common kind in a mode, ``'RGB'`` or ``'RGBA'``, and shrink it to ``max_side`` pixels.
 
     JPEG files are decoded at a reduced scale if possible. Palettes, CMYK, alpha, 16-bit gray and EXIF orientation are
-    supported.
-
-    Args:
-        path (str | Path): Image file.
-        mode (str): ``'RGB'`` or ``'RGBA'``.
-        max_side (int): Maximum longer side of the result in pixels; smaller images are not enlarged.
-
-    Returns:
-        Image.Image: The image in ``mode``.
+    supported. ``info['original_size']`` of the result holds the width and height in the file.
 
     Raises:
         UnusableImageError: If the file is not an image, is truncated, or has a side above 12,000 pixels.
     """
     try:
         with open_regular(path) as file, Image.open(file) as image:
-            if max(image.size) > MAX_SOURCE_SIDE:
+            original_size = image.size
+            if max(original_size) > MAX_SOURCE_SIDE:
                 raise UnusableImageError(
                     f'{path}: {image.width}x{image.height} pixels, at most {MAX_SOURCE_SIDE} per side are accepted'
                 )
@@ -46,6 +39,7 @@ def read_image(path: str | Path, mode: str, max_side: int) -> Image.Image:
                 # 16-bit gray.
                 decoded = Image.fromarray((np.asarray(decoded).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
             decoded = decoded.convert(mode)
+            decoded.info['original_size'] = original_size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusableImageError(f'{path}: cannot be decoded ({error})') from error
     decoded.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
@@ -67,9 +61,6 @@ def is_photo_like(image: Image.Image, max_flatness: float = 0.45, min_entropy: f
         image (Image.Image): RGBA, at its original size because scaling would create new colors.
         max_flatness (float): Maximum fraction of neighboring opaque pixels that are identical.
         min_entropy (float): Minimum entropy in bits of the histogram of opaque colors with 5 bits per channel.
-
-    Returns:
-        bool: Whether both limits are met.
     """
     pixels = np.asarray(image).astype(np.int32)
     opaque = pixels[..., 3] > 127
@@ -77,15 +68,9 @@ def is_photo_like(image: Image.Image, max_flatness: float = 0.45, min_entropy: f
     if not neighbors.any():
         return False
     flatness = (pixels[:, 1:, :3] == pixels[:, :-1, :3]).all(-1)[neighbors].mean()
-    return bool(flatness <= max_flatness) and color_entropy(pixels[..., :3][opaque]) >= min_entropy
-
-
-def color_entropy(colors: np.ndarray) -> float:
-    """Compute the entropy in bits of the histogram of (N, 3) 8-bit colors, quantized to 5 bits per channel."""
-    keys = (colors.astype(np.int64) >> 3) @ np.array((1024, 32, 1))
-    _, counts = np.unique(keys, return_counts=True)
-    fractions = counts / len(keys)
-    return float(-(fractions * np.log2(fractions)).sum())
+    _, counts = np.unique((pixels[..., :3][opaque] >> 3) @ np.array((1024, 32, 1)), return_counts=True)
+    fractions = counts / counts.sum()
+    return bool(flatness <= max_flatness and -(fractions * np.log2(fractions)).sum() >= min_entropy)
 
 
 def has_real_alpha(image: Image.Image, min_side: int = 40, coverage: tuple[float, float] = (0.1, 0.97)) -> bool:
@@ -112,8 +97,7 @@ def near_duplicates(signatures: list[np.ndarray], threshold: float = 0.955) -> l
         threshold (float): Minimum correlation of images that count as the same.
 
     Returns:
-        list[tuple[int, int]]: Pairs (index of the repetition, index of the retained image), at most one per
-        repetition.
+        list[tuple[int, int]]: Index of each repetition, and of the first retained image that it repeats.
     """
     retained: list[int] = []
     repeated = []

@@ -3,6 +3,7 @@
 The packages are downloaded and unpacked below a folder of the project; nothing is installed, root is not needed.
 """
 
+import email
 import fnmatch
 import shutil
 import subprocess
@@ -10,17 +11,15 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mm_sop.utils.failures import UserError
 
-PACKAGES = (
-    'tuxpaint-stamps-default',
-    'lomiri-wallpapers-16.04',
-    'lomiri-wallpapers-20.04',
-    'mate-backgrounds',
-)
+PACKAGES = ('tuxpaint-stamps-default', 'lomiri-wallpapers-16.04', 'lomiri-wallpapers-20.04', 'mate-backgrounds')
 OPTIONAL_PACKAGES = ('plasma-workspace-wallpapers',)
+
+_run = partial(subprocess.run, capture_output=True, text=True, check=False)
 
 APT_LISTS = Path('/var/lib/apt/lists')
 STAMPS = 'usr/share/tuxpaint/stamps'
@@ -37,22 +36,9 @@ CLASS_FOLDERS = {
     'vehicles': ('vehicles', 'military/vehicles'),
 }
 DISTRACTOR_FOLDERS = (
-    'animals/amphibians',
-    'animals/insects',
-    'animals/lizards',
-    'animals/shellfish',
-    'clothes',
-    'food/nuts',
-    'food/spices',
-    'hobbies',
-    'household',
-    'medical',
-    'people',
-    'plants/trees',
-    'seasonal/christmas',
-    'space',
-    'sports',
-    'town',
+    *('animals/amphibians', 'animals/insects', 'animals/lizards', 'animals/shellfish', 'clothes', 'food/nuts'),
+    *('food/spices', 'hobbies', 'household', 'medical', 'people', 'plants/trees', 'seasonal/christmas', 'space'),
+    *('sports', 'town'),
 )
 DRAWING_FOLDERS = {'cartoon', 'toys', 'plastic', 'houses', 'flags', 'body_parts'}
 EXCLUDED_STAMPS = {
@@ -79,27 +65,16 @@ class PackageError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """Source image with its provenance.
-
-    Args:
-        path (Path): Image file.
-        label (str | None): Class of a cut-out, ``'distractor'``, or None for a photo.
-        name (str): Short name, made unique later.
-        package (str): Name of the package, or ``'own'`` for images of the user.
-        source (str): Path inside the package.
-        license (str): Short name of the license.
-        copyright (str): Copyright holders.
-        mirror (bool): Whether the image may be mirrored left to right.
-    """
+    """Source image with its provenance."""
 
     path: Path
-    label: str | None
-    name: str
-    package: str
-    source: str
-    license: str
+    label: str | None  # Class of a cut-out, ``'distractor'``, or None for a photo
+    name: str  # Short name, made unique later
+    package: str  # Name of the package, or ``'own'`` for images of the user
+    source: str  # Path inside the package
+    license: str  # Short name of the license
     copyright: str
-    mirror: bool = True
+    mirror: bool = True  # Whether the image may be mirrored left to right
 
 
 def find_package(directory: Path, name: str) -> Path | None:
@@ -109,14 +84,10 @@ def find_package(directory: Path, name: str) -> Path | None:
 
 
 def fetch_packages(directory: Path, names: Iterable[str] = PACKAGES) -> None:
-    """Download and unpack missing packages.
+    """Download missing packages and unpack each to ``directory/NAME``.
 
     A package that the distribution does not have is skipped with a warning. On a machine without package lists, they
     are downloaded to ``directory/.apt``, which does not need root.
-
-    Args:
-        directory (Path): Each package is unpacked to ``directory/NAME``.
-        names (Iterable[str]): Package names.
 
     Raises:
         PackageError: If ``apt-get`` or ``dpkg-deb`` is missing, or a package is known but cannot be downloaded.
@@ -137,15 +108,19 @@ def _fetch_package(directory: Path, name: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     apt = ['apt-get', *_list_options(directory.resolve() / '.apt')]
     with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=directory) as temporary:
-        downloaded = subprocess.run(
-            [*apt, 'download', name], cwd=temporary, capture_output=True, text=True, check=False
-        )
-        archives = list(Path(temporary).glob('*.deb'))
+        downloaded = _run([*apt, 'download', name], cwd=temporary)
+        message, archives = downloaded.stderr, list(Path(temporary).glob('*.deb'))
         if downloaded.returncode != 0 or not archives:
-            _report_failed_download(name, downloaded.stderr)
-            return
+            if any(text in message for text in ('Unable to locate package', 'No candidate', "Can't select")):
+                text = f'The package lists of this machine do not contain {name}; continuing without it.'
+                warnings.warn(text, stacklevel=3)
+                return
+            raise PackageError(
+                f'apt-get download {name} failed: {message.strip()}\n'
+                'Check the network, or run "sudo apt-get update" if the package lists are old.'
+            )
         unpacked = Path(temporary, 'root')
-        result = subprocess.run(['dpkg-deb', '-x', archives[0], unpacked], capture_output=True, text=True, check=False)
+        result = _run(['dpkg-deb', '-x', archives[0], unpacked])
         if result.returncode != 0:
             raise PackageError(f'{archives[0].name} cannot be unpacked: {result.stderr.strip()}')
         unpacked.rename(directory / name)
@@ -160,20 +135,10 @@ def _list_options(folder: Path) -> list[str]:
         print('This machine has no package lists: fetching them (about 10 MB) ...', flush=True)
         for part in ('lists/partial', 'cache/archives/partial'):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        updated = subprocess.run(['apt-get', *options, 'update'], capture_output=True, text=True, check=False)
+        updated = _run(['apt-get', *options, 'update'])
         if updated.returncode != 0:
             raise PackageError(f'apt-get update failed: {updated.stderr.strip()}\nCheck the network.')
     return options
-
-
-def _report_failed_download(name: str, message: str) -> None:
-    if 'Unable to locate package' in message or 'No candidate' in message or "Can't select" in message:
-        warnings.warn(f'The package lists of this machine do not contain {name}; continuing without it.', stacklevel=4)
-        return
-    raise PackageError(
-        f'apt-get download {name} failed: {message.strip()}\n'
-        'Check the network, or run "sudo apt-get update" if the package lists are old.'
-    )
 
 
 def find_cutouts(directory: Path) -> list[Source]:
@@ -183,24 +148,19 @@ def find_cutouts(directory: Path) -> list[Source]:
     if root is None:
         return []
     licenses = read_licenses(root / 'usr/share/doc' / name / 'copyright')
+    folders = {folder: label for label, folders in CLASS_FOLDERS.items() for folder in folders}
+    folders.update(dict.fromkeys(DISTRACTOR_FOLDERS, 'distractor'))
     sources = []
     for path in sorted((root / STAMPS).rglob('*.png')):
-        label = _stamp_label(path.relative_to(root / STAMPS))
-        if label is not None:
+        below = path.relative_to(root / STAMPS)
+        # The deepest folder decides: tools are below household, whose other stamps are distractors.
+        label = next((folders[p.as_posix()] for p in below.parents if p.as_posix() in folders), None)
+        is_excluded = path.stem.removesuffix('_mirror') in EXCLUDED_STAMPS or DRAWING_FOLDERS & set(below.parts)
+        if label is not None and not is_excluded:
             inside = path.relative_to(root).as_posix()
             license, holders = find_license(licenses, inside) or ('unknown', 'unknown')
             sources.append(Source(path, label, path.stem, name, inside, license, holders, may_be_mirrored(path)))
     return sources
-
-
-def _stamp_label(path: Path) -> str | None:
-    stem = path.stem.removesuffix('_mirror')
-    if DRAWING_FOLDERS & set(path.parts) or stem in EXCLUDED_STAMPS:
-        return None
-    folders = {folder: label for label, folders in CLASS_FOLDERS.items() for folder in folders}
-    folders.update(dict.fromkeys(DISTRACTOR_FOLDERS, 'distractor'))
-    # The deepest folder decides: tools are below household, whose other stamps are distractors.
-    return next((folders[p.as_posix()] for p in path.parents if p.as_posix() in folders), None)
 
 
 def may_be_mirrored(path: Path) -> bool:
@@ -223,7 +183,14 @@ def find_photos(directory: Path) -> list[Source]:
         if root is None:
             continue
         licenses = read_licenses(root / 'usr/share/doc' / name / 'copyright')
-        for title, path in _largest_versions(root / folder).items():
+        versions: dict[str, list[Path]] = {}
+        for path in sorted((root / folder).rglob('*.jpg')):
+            if not path.is_symlink():
+                # A subfolder holds one photo cropped to several screens, of which the largest file is taken.
+                title = Path(path.relative_to(root / folder).parts[0]).stem
+                versions.setdefault(title, []).append(path)
+        for title, paths in versions.items():
+            path = max(paths, key=lambda path: path.stat().st_size)
             listed = find_license(licenses, f'{documented}/{path.relative_to(root / folder).as_posix()}')
             # Packages unpacked into a common root share a folder: a photo belongs to the package that documents it.
             if listed is not None:
@@ -231,43 +198,21 @@ def find_photos(directory: Path) -> list[Source]:
     return sources
 
 
-def _largest_versions(folder: Path) -> dict[str, Path]:
-    """Return the largest file of each photo; a subfolder holds one photo cropped to several screens."""
-    versions: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob('*.jpg')):
-        if not path.is_symlink():
-            versions.setdefault(Path(path.relative_to(folder).parts[0]).stem, []).append(path)
-    return {title: max(paths, key=lambda path: path.stat().st_size) for title, paths in versions.items()}
-
-
 def read_licenses(path: Path) -> list[tuple[str, str, str]]:
     """Parse a machine-readable Debian copyright file.
 
-    Returns:
-        list[tuple[str, str, str]]: (file name pattern, license, copyright holders) in the order of the file; later
-        entries take precedence.
+    Returns (file name pattern, license, copyright holders) in the order of the file; later entries take precedence.
     """
     entries = []
     for paragraph in path.read_text(encoding='utf-8', errors='replace').split('\n\n'):
-        fields = _read_fields(paragraph)
-        for pattern in fields.get('Files', '').split():
-            entries.append((pattern, fields.get('License', 'unknown').split('\n')[0], fields.get('Copyright', '')))
+        # The fields have the syntax of headers of an e-mail.
+        fields = email.message_from_string(paragraph.strip('\n'))
+        license = fields.get('License', 'unknown').split('\n')[0]
+        holders = ', '.join(line.strip() for line in fields.get('Copyright', '').splitlines())
+        entries += [(pattern, license, holders) for pattern in fields.get('Files', '').split()]
     return entries
-
-
-def _read_fields(paragraph: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    name = ''
-    for line in paragraph.strip('\n').splitlines():
-        if line[:1].isspace():
-            fields[name] = f'{fields.get(name, "")}\n{line.strip()}'
-        elif ':' in line:
-            name, value = line.split(':', 1)
-            fields[name] = value.strip()
-    return fields
 
 
 def find_license(entries: list[tuple[str, str, str]], name: str) -> tuple[str, str] | None:
     """Return license and copyright holders of a file by the last matching pattern; None if none matches."""
-    matching = [entry for entry in entries if fnmatch.fnmatchcase(name, entry[0])]
-    return (matching[-1][1], ', '.join(matching[-1][2].split('\n'))) if matching else None
+    return next((entry[1:] for entry in reversed(entries) if fnmatch.fnmatchcase(name, entry[0])), None)

@@ -1,7 +1,6 @@
 """Contact sheets of generated sets, drawn from their files."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -16,29 +15,19 @@ LABEL_HEIGHT = 12
 WEAK_EDITS = ('jpegqual/3', 'jpegqual/15', 'crops/20', 'crops/50', 'crops/80')
 COLORS = ((255, 64, 64), (64, 255, 64), (80, 140, 255), (255, 220, 0))
 
+Rows = dict[str, list[np.ndarray]]
+
 
 def write_contact_sheets(out: str | Path, names: list[str]) -> list[Path]:
-    """Write one contact sheet per set to ``out/contact_sheets/NAME.png``.
-
-    Args:
-        out (str | Path): Folder of the sets.
-        names (list[str]): Sets to show.
-
-    Returns:
-        list[Path]: The written files.
-    """
-    folder = Path(out, 'contact_sheets')
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in names:
-        target = folder / f'{name}.png'
+    """Write one contact sheet per set below ``out`` to ``out/contact_sheets/NAME.png``; return the files."""
+    targets = [Path(out, 'contact_sheets', f'{name}.png') for name in names]
+    for name, target in zip(names, targets, strict=True):
         with open_atomically(target) as file:
             draw_grid(SHEETS[name](Path(out, name))).save(file, format='PNG')
-        written.append(target)
-    return written
+    return targets
 
 
-def draw_grid(rows: dict[str, list[np.ndarray]]) -> Image.Image:
+def draw_grid(rows: Rows) -> Image.Image:
     """Draw titled rows of (H, W, 3) uint8 images."""
     heights = [max(image.shape[0] for image in images) for images in rows.values()]
     width = max(sum(image.shape[1] + GAP for image in images) for images in rows.values())
@@ -63,13 +52,12 @@ def _spread(items: list, count: int) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
 
 
-def _pretrain(folder: Path) -> dict[str, list[np.ndarray]]:
+def pretrain(folder: Path) -> Rows:
     files = _spread(sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg')), 96)
-    rows = [files[start : start + 16] for start in range(0, len(files), 16)]
-    return {f'pretrain {number}': [_read(path) for path in row] for number, row in enumerate(rows, 1)}
+    return {f'pretrain {i // 16 + 1}': [_read(path) for path in files[i : i + 16]] for i in range(0, len(files), 16)}
 
 
-def _classes(folder: Path) -> dict[str, list[np.ndarray]]:
+def classes(folder: Path) -> Rows:
     rows = {}
     for part in ('bank', 'seen', 'test'):
         content = json.loads((folder / f'{part}.json').read_text())
@@ -92,8 +80,8 @@ def outline(image: np.ndarray, masks: list[np.ndarray], boxes: list[list[float]]
     return large
 
 
-def _scenes(folder: Path) -> dict[str, list[np.ndarray]]:
-    rows: dict[str, list[np.ndarray]] = {}
+def scenes(folder: Path) -> Rows:
+    rows: Rows = {}
     for part in ('train', 'val'):
         coco = json.loads((folder / f'annotations/instances_{part}.json').read_text())
         for number, record in enumerate(_spread(coco['images'], 6)):
@@ -104,7 +92,7 @@ def _scenes(folder: Path) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def _segmentation(folder: Path) -> dict[str, list[np.ndarray]]:
+def segmentation(folder: Path) -> Rows:
     palette = np.random.default_rng(0).integers(64, 256, (256, 3)).astype(np.uint8)
     palette[0] = 0
     rows = {}
@@ -115,7 +103,7 @@ def _segmentation(folder: Path) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def _retrieval(folder: Path) -> dict[str, list[np.ndarray]]:
+def retrieval(folder: Path) -> Rows:
     truth = json.loads((folder / 'gnd_composites.json').read_text())
     rows = {}
     for name, graded in _spread(list(zip(truth['qimlist'], truth['gnd'], strict=True)), 8):
@@ -128,7 +116,7 @@ def _retrieval(folder: Path) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def _copies(folder: Path) -> dict[str, list[np.ndarray]]:
+def copies(folder: Path) -> Rows:
     rows = {}
     for path in _spread(sorted((folder / 'original').iterdir()), 8):
         strong = sorted((folder / 'strong').glob(f'{path.stem[:4]}*'))
@@ -137,7 +125,7 @@ def _copies(folder: Path) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def _video(folder: Path) -> dict[str, list[np.ndarray]]:
+def video(folder: Path) -> Rows:
     rows = {}
     for sequence in _spread(sorted((folder / 'Annotations/480p').iterdir()), 8):
         images = []
@@ -149,19 +137,12 @@ def _video(folder: Path) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def _backgrounds(folder: Path) -> dict[str, list[np.ndarray]]:
+def backgrounds(folder: Path) -> Rows:
     files = _spread(json.loads((folder / 'original.json').read_text())['files'], 16)
     variants = ('original', 'mixed_same', 'mixed_rand', 'only_fg', 'no_fg')
     return {v: [_read(folder / v / f['path'].removeprefix('original/')) for f in files] for v in variants}
 
 
-SHEETS: dict[str, Callable[[Path], dict[str, list[np.ndarray]]]] = {
-    'pretrain': _pretrain,
-    'classes': _classes,
-    'scenes': _scenes,
-    'segmentation': _segmentation,
-    'retrieval': _retrieval,
-    'copies': _copies,
-    'video': _video,
-    'backgrounds': _backgrounds,
+SHEETS = {
+    sheet.__name__: sheet for sheet in (pretrain, classes, scenes, segmentation, retrieval, copies, video, backgrounds)
 }

@@ -3,8 +3,10 @@
 import json
 import zlib
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,57 +24,40 @@ class SettingsError(UserError, ValueError):
     """Setting of the generator that is out of range."""
 
 
+def setting(default: Any, description: str) -> Any:
+    return field(default=default, metadata=dict(description=description))
+
+
 @dataclass(frozen=True)
 class CompositeSettings:
-    """Sizes and counts of all sets. Sizes that are pairs are (width, height) in pixels.
+    """Sizes and counts of all sets. Sizes that are pairs are (width, height) in pixels."""
 
-    Args:
-        seed (int): Seed of the split and of every image.
-        train_fraction (float): Fraction of cut-outs per class, distractors and photos in the train split.
-        image_format (str): ``'png'`` or ``'jpg'`` (quality 95) for ``pretrain``, ``classes`` and ``backgrounds``.
-        size (int): Side of the square images of ``pretrain``, ``classes`` and ``backgrounds``.
-        pretrain (int): Unlabeled images: train cut-outs on train photos.
-        bank (int): Labeled images: train cut-outs on train photos.
-        seen (int): Labeled images: train cut-outs on test photos.
-        test (int): Labeled images: test cut-outs on test photos.
-        scene_size (tuple[int, int]): Size of ``scenes``, ``segmentation`` and ``retrieval``.
-        scenes_train (int): Training scenes.
-        scenes_val (int): Validation scenes: test cut-outs on test photos.
-        retrieval_positives (int): Database images per query object: half easy, three eighths hard, the rest junk.
-        retrieval_others (int): Database images without a query object.
-        copies (int): Original images of copy detection.
-        copies_size (tuple[int, int]): Size of an original.
-        video_size (tuple[int, int]): Size of a frame.
-        video_train (int): Training sequences.
-        video_val (int): Validation sequences.
-        video_frames (int): Frames per sequence.
-        backgrounds (int): Objects of the background-swap set.
-        object_style (Style): Style of ``pretrain``, ``classes`` and ``backgrounds``.
-        scene_style (Style): Style of the other sets.
-    """
-
-    seed: int = 0
-    train_fraction: float = 0.7
-    image_format: str = 'png'
-    size: int = 64
-    pretrain: int = 20_000
-    bank: int = 2_000
-    seen: int = 1_000
-    test: int = 1_000
-    scene_size: tuple[int, int] = (160, 128)
-    scenes_train: int = 2_000
-    scenes_val: int = 400
-    retrieval_positives: int = 16
-    retrieval_others: int = 1_000
-    copies: int = 157
-    copies_size: tuple[int, int] = (160, 128)
-    video_size: tuple[int, int] = (192, 112)
-    video_train: int = 10
-    video_val: int = 10
-    video_frames: int = 24
-    backgrounds: int = 500
-    object_style: Style = OBJECT_CENTERED
-    scene_style: Style = SCENE
+    seed: int = setting(0, 'Seed of the split and of every image.')
+    train_fraction: float = setting(0.7, 'Fraction of cut-outs per class, distractors and photos in the train split.')
+    image_format: str = setting(
+        'png', "``'png'`` or ``'jpg'`` (quality 95) for ``pretrain``, ``classes`` and ``backgrounds``."
+    )
+    size: int = setting(64, 'Side of the square images of ``pretrain``, ``classes`` and ``backgrounds``.')
+    pretrain: int = setting(20_000, 'Unlabeled images: train cut-outs on train photos.')
+    bank: int = setting(2_000, 'Labeled images: train cut-outs on train photos.')
+    seen: int = setting(1_000, 'Labeled images: train cut-outs on test photos.')
+    test: int = setting(1_000, 'Labeled images: test cut-outs on test photos.')
+    scene_size: tuple[int, int] = setting((160, 128), 'Size of ``scenes``, ``segmentation`` and ``retrieval``.')
+    scenes_train: int = setting(2_000, 'Training scenes.')
+    scenes_val: int = setting(400, 'Validation scenes: test cut-outs on test photos.')
+    retrieval_positives: int = setting(
+        16, 'Database images per query object: half easy, three eighths hard, the rest junk.'
+    )
+    retrieval_others: int = setting(1_000, 'Database images without a query object.')
+    copies: int = setting(157, 'Original images of copy detection.')
+    copies_size: tuple[int, int] = setting((160, 128), 'Size of an original.')
+    video_size: tuple[int, int] = setting((192, 112), 'Size of a frame.')
+    video_train: int = setting(10, 'Training sequences.')
+    video_val: int = setting(10, 'Validation sequences.')
+    video_frames: int = setting(24, 'Frames per sequence.')
+    backgrounds: int = setting(500, 'Objects of the background-swap set.')
+    object_style: Style = setting(OBJECT_CENTERED, 'Style of ``pretrain``, ``classes`` and ``backgrounds``.')  # noqa: RUF009
+    scene_style: Style = setting(SCENE, 'Style of the other sets.')  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -81,12 +66,12 @@ class CompositeSettings:
             raise SettingsError(f'train_fraction must lie between 0 and 1, got {self.train_fraction}')
         if self.image_format not in IMAGE_FORMATS:
             raise SettingsError(f'image_format must be one of {IMAGE_FORMATS}, got {self.image_format!r}')
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith('size') and not all(16 <= side <= 1024 for side in np.ravel(value)):
-                raise SettingsError(f'{field.name} must lie in [16, 1024] pixels, got {value}')
-            if field.type is int and field.name != 'seed' and value < 1:
-                raise SettingsError(f'{field.name} must be at least 1, got {value}')
+        for name, kind in ((each.name, each.type) for each in fields(self)):
+            value = getattr(self, name)
+            if name.endswith('size') and not all(16 <= side <= 1024 for side in np.ravel(value)):
+                raise SettingsError(f'{name} must lie in [16, 1024] pixels, got {value}')
+            if kind is int and name != 'seed' and value < 1:
+                raise SettingsError(f'{name} must be at least 1, got {value}')
         if self.copies > MAX_COPIES:
             raise SettingsError(
                 f'copies must be at most {MAX_COPIES} (four digits of the file names), got {self.copies}'
@@ -99,9 +84,16 @@ class CompositeSet(ABC):
     Args:
         settings (CompositeSettings): Sizes and counts.
         assets (Assets): Cut-outs and photos.
+
+    Attributes:
+        name (str): Name of the set and of its folder.
+        parts (dict[str, str]): Setting with the number of items by part of the set; one part follows another.
+        setting_names (tuple[str, ...]): Settings on which the files depend.
+        stream (str | None): Name in the seeds of the random streams. Defaults to None, that of the set.
     """
 
     name: str
+    parts: dict[str, str]
     setting_names: tuple[str, ...]
     stream: str | None = None
 
@@ -110,10 +102,18 @@ class CompositeSet(ABC):
         self.assets = assets
         self.splits = assets.split(settings.seed, settings.train_fraction)
         self.identities = {cutout.name: index for index, cutout in enumerate(assets.cutouts)}
+        self.counts = {part: getattr(settings, setting) for part, setting in self.parts.items()}
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Number of items to render."""
+        return sum(self.counts.values())
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """Return the part of an item, and its index there."""
+        for part, count in self.counts.items():
+            if index < count:
+                return part, index
+            index -= count
+        raise IndexError(index)
 
     @abstractmethod
     def render(self, index: int, folder: Path) -> dict:
@@ -122,6 +122,11 @@ class CompositeSet(ABC):
     def finish(self, records: list[dict], folder: Path) -> dict[str, int]:
         """Write file lists and annotations from the records of all items, in order, and return counts."""
         return {'images': len(records)}
+
+    def by_part(self, records: list[dict]) -> dict[str, list[dict]]:
+        """Split the records of all items into those of each part."""
+        remaining = iter(records)
+        return {part: list(islice(remaining, count)) for part, count in self.counts.items()}
 
     @classmethod
     def used_settings(cls, settings: CompositeSettings) -> dict:
@@ -138,18 +143,16 @@ class CompositeSet(ABC):
 
 def balanced_cutout(split: Split, index: int) -> Cutout:
     """Return the cut-out of item ``index``, cycling over the classes and, within a class, over its cut-outs."""
-    by_class = split.by_class
-    classes = sorted(by_class)
-    members = by_class[classes[index % len(classes)]]
-    return members[index // len(classes) % len(members)]
+    groups = list(split.by_class.values())
+    members = groups[index % len(groups)]
+    return members[index // len(groups) % len(members)]
 
 
-def balanced_choice(split: Split, count: int | np.integer, rng: np.random.Generator) -> list[Cutout]:
-    """Draw random cut-outs: first the class, then one of its cut-outs."""
-    by_class = split.by_class
-    classes = sorted(by_class)
-    chosen = [by_class[classes[i]] for i in rng.integers(len(classes), size=count)]
-    return [members[rng.integers(len(members))] for members in chosen]
+def balanced_choice(split: Split, least: int, most: int, rng: np.random.Generator) -> list[Cutout]:
+    """Draw ``least`` to ``most`` random cut-outs: first the classes, then one of the cut-outs of each."""
+    groups = list(split.by_class.values())
+    chosen = rng.integers(len(groups), size=rng.integers(least, most + 1))
+    return [groups[i][rng.integers(len(groups[i]))] for i in chosen]
 
 
 def write_image(path: Path, image: np.ndarray, quality: int = JPEG_QUALITY) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mm_sop.demo.assets import Cutout, Photo
+from mm_sop.demo.assets import Cutout
 from mm_sop.demo.compose import Canvas, warp_cutout
 from mm_sop.demo.sets import CompositeSet, balanced_choice, write_image
 
@@ -19,27 +19,16 @@ FIRST_FRAME_TRIES = 20
 
 @dataclass(frozen=True)
 class Track:
-    """Motion of one object; lengths are relative to the shorter frame side.
-
-    Args:
-        cutout (Cutout): The object.
-        start (np.ndarray): Center (x, y) in the first frame, relative to the frame's width and height.
-        velocity (np.ndarray): Displacement of the center over the whole sequence, in the same unit.
-        scale (tuple[float, float]): Longer side in the first and in the last frame.
-        angle (tuple[float, float]): Degrees in the first and in the last frame.
-        sway (tuple[float, float, float]): Amplitude, number of periods and phase of a vertical oscillation.
-        mirrored (bool): Whether the object is mirrored.
-        feather (float): Sigma of the softened edge in pixels.
-    """
+    """Motion of one object; lengths are relative to the shorter frame side."""
 
     cutout: Cutout
-    start: np.ndarray
-    velocity: np.ndarray
-    scale: tuple[float, float]
-    angle: tuple[float, float]
-    sway: tuple[float, float, float]
-    mirrored: bool
-    feather: float
+    start: np.ndarray  # Center (x, y) in the first frame, relative to the frame's width and height
+    velocity: np.ndarray  # Displacement of the center over the whole sequence, in the same unit
+    scale: tuple[float, float]  # Longer side in the first and in the last frame
+    angle: tuple[float, float]  # Degrees in the first and in the last frame
+    sway: tuple[float, float, float]  # Amplitude, number of periods and phase of a vertical oscillation
+    mirrored: bool  # Whether the object is mirrored
+    feather: float  # Sigma of the softened edge in pixels
 
     def place(self, time: float, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the patch and its upper left corner at a time in [0, 1]."""
@@ -60,31 +49,26 @@ class VideoSet(CompositeSet):
     """
 
     name = 'video'
-    setting_names = ('video_size', 'video_train', 'video_val', 'video_frames')
+    parts = {'train': 'video_train', 'val': 'video_val'}
     sides = {'train': 'train', 'val': 'test'}
-
-    def __len__(self) -> int:
-        return self.settings.video_train + self.settings.video_val
+    setting_names = ('video_size', 'video_train', 'video_val', 'video_frames')
 
     def render(self, index: int, folder: Path) -> dict:
-        part = 'train' if index < self.settings.video_train else 'val'
+        part, _ = self.locate(index)
         rng, split = self.rng(index), self.splits[self.sides[part]]
         photo = split.photos[rng.integers(len(split.photos))]
-        backgrounds = pan(photo, self.settings.video_size, self.settings.video_frames, rng)
-        tracks = self._draw_tracks(balanced_choice(split, rng.integers(1, 3), rng), rng)
+        backgrounds = pan(photo.image, self.settings.video_size, self.settings.video_frames, rng)
+        tracks = self._draw_tracks(balanced_choice(split, 1, 2, rng), rng)
         name = f'composite-{index:03d}'
+        masks = folder / f'Annotations/{RESOLUTION}/{name}'
+        masks.mkdir(parents=True)
         for number, background in enumerate(backgrounds):
             canvas = self._compose_frame(background, tracks, number)
             write_image(folder / f'JPEGImages/{RESOLUTION}/{name}/{number:05d}.jpg', canvas.to_uint8())
-            write_mask(folder / f'Annotations/{RESOLUTION}/{name}/{number:05d}.png', canvas.labels)
-        return {'part': part, 'name': name, 'objects': len(tracks)}
-
-    def _compose_frame(self, background: np.ndarray, tracks: list[Track], number: int) -> Canvas:
-        canvas = Canvas(background)
-        for track in tracks:
-            patch, position = track.place(number / max(self.settings.video_frames - 1, 1), canvas.size)
-            canvas.paint(patch, position, is_object=True)
-        return canvas
+            mask = Image.fromarray(canvas.labels.astype(np.uint8), mode='P')
+            mask.putpalette(PALETTE)
+            mask.save(masks / f'{number:05d}.png')
+        return {'name': name, 'objects': len(tracks)}
 
     def _draw_tracks(self, cutouts: list[Cutout], rng: np.random.Generator) -> list[Track]:
         """Draw motions with at least half of every object visible in the first frame."""
@@ -96,12 +80,17 @@ class VideoSet(CompositeSet):
                 return tracks
         return tracks[-1:]
 
+    def _compose_frame(self, background: np.ndarray, tracks: list[Track], number: int) -> Canvas:
+        canvas = Canvas(background)
+        for track in tracks:
+            patch, position = track.place(number / max(self.settings.video_frames - 1, 1), canvas.size)
+            canvas.paint(patch, position, is_object=True)
+        return canvas
+
     def finish(self, records: list[dict], folder: Path) -> dict[str, int]:
-        counts = {}
-        lists = folder / 'ImageSets/2017'
+        counts, lists = {}, folder / 'ImageSets/2017'
         lists.mkdir(parents=True)
-        for part in self.sides:
-            listed = [record for record in records if record['part'] == part]
+        for part, listed in self.by_part(records).items():
             (lists / f'{part}.txt').write_text(''.join(f'{record["name"]}\n' for record in listed))
             counts.update({part: len(listed), f'{part}_objects': sum(record['objects'] for record in listed)})
         return dict(counts, frames=len(records) * self.settings.video_frames)
@@ -124,14 +113,14 @@ def draw_track(cutout: Cutout, rng: np.random.Generator) -> Track:
     )
 
 
-def pan(photo: Photo, size: tuple[int, int], frames: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Pan over a photo at constant speed; frames are (height, width, 3) float32 in [0, 1]."""
-    height, width = photo.image.shape[:2]
+def pan(photo: np.ndarray, size: tuple[int, int], frames: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Pan over an (H, W, 3) uint8 photo at constant speed; frames are (height, width, 3) float32 in [0, 1]."""
+    height, width = photo.shape[:2]
     scale = rng.uniform(*WINDOW) * min(width / size[0], height / size[1])
     room = np.array([width - scale * size[0], height - scale * size[1]])
     start, end = rng.random(2) * room, rng.random(2) * room
     # Shrinking the photo first prevents aliasing by the sub-pixel shifts below.
-    shrunk = cv2.resize(photo.image, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(photo, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
     shrunk = shrunk.astype(np.float32) / 255
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     shifted = []
@@ -140,11 +129,3 @@ def pan(photo: Photo, size: tuple[int, int], frames: int, rng: np.random.Generat
         matrix = np.array([[1, 0, x], [0, 1, y]])
         shifted.append(cv2.warpAffine(shrunk, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
     return shifted
-
-
-def write_mask(path: Path, labels: np.ndarray) -> None:
-    """Write (H, W) object numbers as a palette PNG."""
-    mask = Image.fromarray(labels.astype(np.uint8), mode='P')
-    mask.putpalette(PALETTE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask.save(path)

@@ -1,4 +1,8 @@
-"""Reads checkpoints of many sources, and loads them completely or not at all."""
+"""Reads checkpoints of many sources, and loads them completely or not at all.
+
+In all functions, ``source`` says where weights come from, for messages, and ``network`` is ``'teacher'`` or
+``'student'`` where a checkpoint has both.
+"""
 
 import hashlib
 import mmap
@@ -8,12 +12,13 @@ import zipfile
 import zlib
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any, cast
 
+import safetensors.torch
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
@@ -54,13 +59,7 @@ class WeightsError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that has been read.
-
-    Attributes:
-        path: The file.
-        content: The saved object, or tensors by name.
-        sha256: SHA-256 of the file.
-    """
+    """A checkpoint that has been read: the file, the saved object or tensors by name, and the file's SHA-256."""
 
     path: Path
     content: Any
@@ -73,11 +72,7 @@ class Checkpoint:
 
 @contextmanager
 def trust_checkpoints(trusted: bool = True) -> Iterator[None]:
-    """Let code in all checkpoints that are read within the block run, whichever part of the program reads them.
-
-    Args:
-        trusted: False changes nothing.
-    """
+    """Let code in all checkpoints that are read within the block run, whoever reads them; False changes nothing."""
     global _is_trusted
     before = _is_trusted
     _is_trusted = trusted or before
@@ -93,7 +88,6 @@ def read_checkpoint(path: str | Path | Checkpoint, trusted: bool = False, map_lo
     Args:
         path: File of PyTorch or a ``.safetensors`` file; a checkpoint that was read before is returned as it is.
         trusted: Whether code in it may run.
-        map_location: Where tensors go, see :func:`torch.load`.
 
     Raises:
         WeightsError: The file is missing or damaged, or reading it would run code.
@@ -103,9 +97,8 @@ def read_checkpoint(path: str | Path | Checkpoint, trusted: bool = False, map_lo
     path = Path(path)
     if path.is_dir():
         files = sorted(file.name for file in path.iterdir() if file.suffix in ('.pth', '.safetensors'))
-        raise WeightsError(
-            f'{path} is a folder: give a file with weights, {" or ".join(files) or "there is none in it"}'
-        )
+        choice = ' or '.join(files) or 'there is none in it'
+        raise WeightsError(f'{path} is a folder: give a file with weights, {choice}')
     if not path.is_file():
         raise WeightsError(f'no checkpoint {path.absolute()}')
     try:
@@ -118,26 +111,15 @@ def read_checkpoint(path: str | Path | Checkpoint, trusted: bool = False, map_lo
         raise WeightsError(f'{path} cannot be read: {diagnose(path, error)}{_name_intact(path)}') from error
 
 
-def read_state_dict(
-    path: str | Path | Checkpoint, network: str = 'teacher', trusted: bool = False
-) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path | Checkpoint, trusted: bool = False) -> dict[str, Tensor]:
     """Read the weights of a checkpoint; see :func:`read_checkpoint` and :func:`find_state_dict`."""
-    return read_checkpoint(path, trusted).state_dict(network)
+    return read_checkpoint(path, trusted).state_dict()
 
 
 def find_state_dict(content: object, source: str, network: str = 'teacher') -> dict[str, Tensor]:
-    """Find the weights in the content of a checkpoint.
+    """Find the weights in a checkpoint: tensors by name, or a dictionary of these as ``state_dict``, ``model`` or so.
 
-    Args:
-        content: Tensors by name, or a dictionary that has them as ``state_dict``, ``model`` or the like.
-        source: Where it comes from, for the message.
-        network: ``'teacher'`` or ``'student'`` where the dictionary has both side by side, as DINO's.
-
-    Returns:
-        Tensors by name.
-
-    Raises:
-        WeightsError: There are none.
+    DINO's checkpoints have teacher and student side by side. Raises a :class:`WeightsError` if there are no weights.
     """
     if isinstance(content, Mapping):
         keys = (*_STATE_KEYS, network)
@@ -158,10 +140,16 @@ def load_verified(path: Path, trusted: bool = False, map_location: Device = 'cpu
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             digest = hashlib.sha256(data).hexdigest()
             if path.suffix == '.safetensors':
-                return Checkpoint(path, _parse_safetensors(path, data[:]), digest)
+                try:
+                    return Checkpoint(path, safetensors.torch.load(data[:]), digest)
+                except safetensors.SafetensorError as error:
+                    raise WeightsError(f'{path} cannot be read: {error}') from error
             if zipfile.is_zipfile(file):
                 _verify_archive(zipfile.ZipFile(file), data)
-            with torch.serialization.safe_globals(_safe_globals()):
+            # What checkpoints of MMEngine and, for their arguments, of DINO and its relatives may name. With `getattr`
+            # itself a pickle would reach any attribute of any object, such as `builtins.exec`.
+            allowed = [each for each in get_torch_safe_globals() if each is not getattr]
+            with torch.serialization.safe_globals([*allowed, (_get_statistic, 'builtins.getattr'), Namespace]):
                 is_safe = not (trusted or _is_trusted)
                 content = torch.load(cast(IO[bytes], data), map_location=map_location, weights_only=is_safe)
             return Checkpoint(path, content, digest)
@@ -183,13 +171,6 @@ def _verify_archive(archive: zipfile.ZipFile, data: mmap.mmap) -> None:
             archive.read(record)
 
 
-def _safe_globals() -> list:
-    """What checkpoints of MMEngine and, for their arguments, of DINO and its relatives may name."""
-    # With `getattr` itself a pickle would reach any attribute of any object, such as `builtins.exec`.
-    allowed = [each for each in get_torch_safe_globals() if each is not getattr]
-    return [*allowed, (_get_statistic, 'builtins.getattr'), Namespace]
-
-
 def _get_statistic(owner: type, name: str) -> Callable:
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise UnpicklingError(f'it asks for the attribute {name!r}, which no log needs')
@@ -198,23 +179,18 @@ def _get_statistic(owner: type, name: str) -> Callable:
 
 def _name_intact(path: Path) -> str:
     """Name the newest other checkpoint of the same run whose checksums are right."""
-    others = list_checkpoints(path.parent) if re.fullmatch(r'iter_\d+\.pth', path.name) else []
-    intact = next((other for other in others if other.name != path.name and _is_intact(other)), None)
-    return f'. The newest intact checkpoint beside it is {intact}' if intact else ''
-
-
-def _is_intact(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
+    checkpoints = list_checkpoints(path.parent) if re.fullmatch(r'iter_\d+\.pth', path.name) else []
+    for other in [each for each in checkpoints if each.name != path.name]:
+        with suppress(OSError, ValueError, NotImplementedError, zipfile.BadZipFile), zipfile.ZipFile(other) as archive:
+            if archive.testzip() is None:
+                return f'. The newest intact checkpoint beside it is {other}'
+    return ''
 
 
 def list_checkpoints(work_dir: str | Path) -> list[Path]:
     """List the ``iter_*.pth`` of a run, the latest first."""
-    matches = [(re.fullmatch(r'iter_(\d+)\.pth', path.name), path) for path in Path(work_dir).glob('iter_*.pth')]
-    return [path for _, path in sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)]
+    paths = [path for path in Path(work_dir).glob('iter_*.pth') if re.fullmatch(r'iter_\d+', path.stem)]
+    return sorted(paths, key=lambda path: (int(path.stem.removeprefix('iter_')), path), reverse=True)
 
 
 def diagnose(path: Path, error: Exception) -> str:
@@ -242,18 +218,6 @@ def diagnose(path: Path, error: Exception) -> str:
     return 'it is damaged or cut off, or torch.save has not written it'
 
 
-def _parse_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-    except ImportError as error:
-        raise WeightsError(f'{path}: `pip install safetensors` to read this format') from error
-    try:
-        return load(data)
-    except SafetensorError as error:
-        raise WeightsError(f'{path} cannot be read: {error}') from error
-
-
 def load_backbone(
     module: nn.Module,
     state_dict: Mapping[str, Tensor],
@@ -267,13 +231,8 @@ def load_backbone(
     Args:
         module: The backbone.
         state_dict: Tensors of the whole checkpoint.
-        source: Where they come from, for the message.
-        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
-        prefix: State-dict key prefix. Detected if None.
+        prefix: State-dict key prefix, which is returned. Detected if None.
         ignored: Key prefixes that may be missing or unexpected, beside :data:`MASK_TOKEN`.
-
-    Returns:
-        The prefix.
 
     Raises:
         WeightsError: See :func:`find_prefix` and :func:`load_complete`.
@@ -288,13 +247,7 @@ def load_backbone(
 def load_complete(
     module: nn.Module, state_dict: Mapping[str, Tensor], source: str, ignored: Sequence[str] = ()
 ) -> None:
-    """Load weights into a module if they are all of it and nothing else.
-
-    Args:
-        module: The module.
-        state_dict: Tensors by their keys in the module.
-        source: Where they come from, for the message.
-        ignored: Key prefixes that may be missing or unexpected.
+    """Load weights into a module if they are all of it and nothing else, but for the ``ignored`` key prefixes.
 
     Raises:
         WeightsError: Keys or shapes differ; the message has a table of them. The module is unchanged then.
@@ -310,36 +263,28 @@ def load_complete(
 def describe_mismatch(
     expected: Mapping[str, Tensor], given: Mapping[str, Tensor], exact: bool = False
 ) -> list[tuple[str, str, str]]:
-    """Compare two state dicts.
+    """Compare the state dict of a module with that of a checkpoint.
 
-    Args:
-        expected: That of the module.
-        given: That of the checkpoint.
-        exact: Whether counters of BatchNorm batches count as well. Old checkpoints lack them.
+    Old checkpoints lack the counters of BatchNorm batches, whose absence is a difference only if ``exact``.
 
     Returns:
         Problem (``'missing'``, ``'unexpected'`` or ``'shape'``), key and details of every difference.
     """
-    rows = [
-        ('missing', name, str(tuple(value.shape)))
-        for name, value in expected.items()
-        if name not in given and (exact or not name.endswith('num_batches_tracked'))
+    missing, shapes = [], []
+    for name, value in expected.items():
+        if name not in given:
+            if exact or not name.endswith('num_batches_tracked'):
+                missing.append(('missing', name, str(tuple(value.shape))))
+        elif given[name].shape != value.shape:
+            shapes.append(('shape', name, f'{tuple(given[name].shape)}, expected {tuple(value.shape)}'))
+    unexpected = [
+        ('unexpected', name, str(tuple(value.shape))) for name, value in given.items() if name not in expected
     ]
-    rows += [('unexpected', name, str(tuple(value.shape))) for name, value in given.items() if name not in expected]
-    rows += [
-        ('shape', name, f'{tuple(given[name].shape)}, expected {tuple(value.shape)}')
-        for name, value in expected.items()
-        if name in given and given[name].shape != value.shape
-    ]
-    return rows
+    return missing + unexpected + shapes
 
 
 def format_mismatch(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Format differences as a table of at most 12 lines of each kind, with their number and likely reasons.
-
-    Args:
-        rows: From :func:`describe_mismatch`.
-    """
+    """Format :func:`describe_mismatch` as a table of at most 12 lines a kind, with their number and likely reasons."""
     lines = []
     for problem in ('missing', 'unexpected', 'shape'):
         found = [(name, details) for kind, name, details in rows if kind == problem]
@@ -366,7 +311,6 @@ def find_prefix(
         state_dict: Tensors of the whole checkpoint.
         names: Keys of the module's own state dict; or that itself, for a message with shapes.
         preferred: Prefixes that win, in this order, where there are several.
-        source: Where the weights come from, for the message.
         ignored: Key prefixes that do not matter.
 
     Returns:

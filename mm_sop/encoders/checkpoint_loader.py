@@ -20,14 +20,7 @@ from mm_sop.encoders.checkpoint import Device, WeightsError, read_checkpoint
 
 
 def download(address: str) -> Path:
-    """Fetch a file into PyTorch's cache, once.
-
-    Args:
-        address: ``http://...`` or ``https://...``.
-
-    Raises:
-        WeightsError: It cannot be fetched.
-    """
+    """Fetch a file into PyTorch's cache, once. Raises a :class:`WeightsError` if it cannot be fetched."""
     file, folder = Path(urlparse(address).path), Path(torch.hub.get_dir(), 'checkpoints')
     # Where PyTorch and MMEngine put it; the names of different files differ only if they end with a hash.
     path = folder / file.name
@@ -40,6 +33,9 @@ def download(address: str) -> Path:
         except (OSError, ValueError) as error:
             raise WeightsError(f'{address} cannot be downloaded: {error}') from error
     return path
+
+
+# MMEngine logs what follows `load_from_` in the names of these functions.
 
 
 def load_from_local(filename: str, map_location: Device = None):
@@ -63,32 +59,23 @@ def load_from_backend(filename: str, map_location: Device = None):
         return load_from_local(str(path), map_location)
 
 
-def load_from_torchvision(filename: str, map_location: Device = None):
-    """Read weights of torchvision by name."""
-    return _load_named(mmengine_checkpoint.get_torchvision_models(), filename, map_location)
-
-
-def load_from_openmmlab(filename: str, map_location: Device = None):
-    """Read weights of OpenMMLab by name, including deprecated ones."""
+def load_from_model_zoo(filename: str, map_location: Device = None):
+    """Read published weights by name: of torchvision, OpenMMLab or, without their heads, MMClassification."""
     scheme, name = filename.split('://', 1)
-    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
-    return _load_named(mmengine_checkpoint.get_external_models(), f'{scheme}://{name}', map_location)
-
-
-def load_from_mmcls(filename: str, map_location: Device = None):
-    """Read the backbone of a classifier of MMClassification by name."""
-    content = _load_named(mmengine_checkpoint.get_mmcls_models(), filename, map_location)
-    return mmengine_checkpoint._process_mmcls_checkpoint(content)
-
-
-def _load_named(addresses: dict[str, str], filename: str, map_location: Device):
-    name = filename.split('://', 1)[1]
+    if scheme == 'mmcls':
+        addresses = mmengine_checkpoint.get_mmcls_models()
+    elif scheme in ('modelzoo', 'torchvision'):
+        addresses = mmengine_checkpoint.get_torchvision_models()
+    else:
+        addresses = mmengine_checkpoint.get_external_models()
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     if name not in addresses:
-        raise WeightsError(f'{filename}: no weights of this name are known')
-    address = addresses[name]
-    if urlparse(address).scheme in ('http', 'https'):
-        return load_from_http(address, map_location)
-    return load_from_local(str(Path(mmengine_checkpoint._get_mmengine_home(), address)), map_location)
+        raise WeightsError(f'{scheme}://{name}: no weights of this name are known')
+    if urlparse(addresses[name]).scheme in ('http', 'https'):
+        content = load_from_http(addresses[name], map_location)
+    else:
+        content = load_from_local(str(Path(mmengine_checkpoint._get_mmengine_home(), addresses[name])), map_location)
+    return mmengine_checkpoint._process_mmcls_checkpoint(content) if scheme == 'mmcls' else content
 
 
 def load_from_pavi(filename: str, map_location: Device = None):
@@ -103,17 +90,15 @@ def load_from_pavi(filename: str, map_location: Device = None):
 
 
 _LOADERS = {
-    ('',): load_from_local,
-    ('http://', 'https://'): load_from_http,
-    (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_backend,
-    ('modelzoo://', 'torchvision://'): load_from_torchvision,
-    ('open-mmlab://', 'openmmlab://'): load_from_openmmlab,
-    ('mmcls://',): load_from_mmcls,
-    ('pavi://',): load_from_pavi,
+    load_from_local: ('',),
+    load_from_http: ('http://', 'https://'),
+    load_from_backend: (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
+    load_from_model_zoo: ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
+    load_from_pavi: ('pavi://',),
 }
 
 
 def install() -> None:
     """Replace MMEngine's readers with those of this module."""
-    for prefixes, loader in _LOADERS.items():
+    for loader, prefixes in _LOADERS.items():
         CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from PIL import Image
@@ -18,20 +19,12 @@ from torch import Tensor, nn
 
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.datasets.transforms.loading import to_rgb
-from mm_sop.encoders.checkpoint import (
-    BACKBONE_PREFIXES,
-    Checkpoint,
-    WeightsError,
-    load_backbone,
-    read_checkpoint,
-    read_state_dict,
-)
+from mm_sop.encoders import formats
+from mm_sop.encoders.checkpoint import BACKBONE_PREFIXES, Checkpoint, WeightsError, load_backbone, read_checkpoint
 from mm_sop.encoders.checkpoint_loader import download
-from mm_sop.encoders.formats import TABLES, from_format
-from mm_sop.encoders.networks import LoadedNetwork, load_network
-from mm_sop.encoders.safe_config import build_untrusted, check_untrusted
-from mm_sop.encoders.stored_config import stored_config
+from mm_sop.encoders.safe_config import build_untrusted, check_untrusted, stored_config
 from mm_sop.models.utils.readout import Readout, read_out
+from mm_sop.utils.channel_order import find_preprocessor, network_order
 from mm_sop.utils.config import find_pipeline, load_config, training_dataset, view_size
 
 SPECIFICATION = 'mm_sop.json'
@@ -96,8 +89,7 @@ class Encoder(nn.Module):
 
     def __init__(self, network: nn.Module, specification: EncoderSpecification, loaded_as: str = 'bgr') -> None:
         super().__init__()
-        self.network = network
-        self.specification = specification
+        self.network, self.specification = network, specification
         self.transform = EvaluationTransform(specification.image_size)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             self._prepare_array = Compose(self.transform.array_steps)
@@ -105,9 +97,8 @@ class Encoder(nn.Module):
         reverses = specification.channel_order != loaded_as
         # A config may have whole numbers.
         numbers = {key: [float(value) for value in values] for key, values in normalization.items()}
-        self.data_preprocessor = MODELS.build(
-            dict(type='mmpretrain.SelfSupDataPreprocessor', to_rgb=reverses, **numbers)
-        )
+        preprocessor = dict(type='mmpretrain.SelfSupDataPreprocessor', to_rgb=reverses, **numbers)
+        self.data_preprocessor = MODELS.build(preprocessor)
         self.identity = dict(
             specification.origin,
             architecture=type(network).__name__,
@@ -133,36 +124,22 @@ class Encoder(nn.Module):
         return super().to(*args, **kwargs)
 
     def encode(self, batch: dict) -> dict[str, Tensor]:
-        """Encode a collated batch; samples that their meta information calls ``unreadable`` get a zero vector.
+        """Encode a collated batch to ``features``, fp32, (B, D), on the CPU.
 
         Args:
-            batch: ``inputs``, uint8, (B, 3, H, W), and ``data_samples``.
-
-        Returns:
-            ``features``, fp32, (B, D), on the CPU.
+            batch: ``inputs``, uint8, (B, 3, H, W), and ``data_samples``; those that their meta information calls
+                ``unreadable`` get a zero vector.
         """
         features = self.read(batch).global_features
         readable = [not sample.get('unreadable') for sample in batch['data_samples']]
         return dict(features=features.float().cpu() * torch.tensor(readable)[:, None])
 
     def read(self, batch: dict, num_blocks: int = 1) -> Readout:
-        """Read all representations of a collated batch, on the network's device; see :func:`read_out`.
-
-        Args:
-            batch: ``inputs``, uint8, (B, 3, H, W), and whatever else.
-            num_blocks: Number of last blocks, or of stages, to read.
-        """
+        """Read the last blocks or stages for a collated batch, on the network's device; see :func:`read_out`."""
         return read_out(self.network, self.data_preprocessor(batch, False)['inputs'], num_blocks)
 
     def forward(self, images: Image.Image | Tensor | Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Encode images.
-
-        Args:
-            images: See :meth:`prepare`.
-
-        Returns:
-            Global representation, (B, D), and local map, (B, D', h, w).
-        """
+        """Encode images, see :meth:`prepare`, to global representations, (B, D), and local maps, (B, D', h, w)."""
         readout = read_out(self.network, self.prepare(images))
         return readout.global_features, readout.local_map
 
@@ -227,7 +204,9 @@ def load(
             (``https://...``); or ``hf:OWNER/NAME``, an export on the Hugging Face hub.
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both. An export has one of them.
         config: Config of the run, for checkpoints that do not hold theirs.
-        source: Other origin of the checkpoint, see :func:`mm_sop.encoders.networks.load_network`.
+        source: Other origin of the checkpoint: ``'timm:NAME'`` or ``'torchvision:NAME'``, a network of that library;
+            ``'timm'``, ``'dinov2'``, ``'ibot'``, ``'torchvision'`` or ``'mmpretrain'``, a ViT or ResNet for a backbone
+            of ours, see :func:`mm_sop.encoders.formats.read_format`; or the path of another config.
         image_size: Side to which images are resized. Defaults to that of pretraining; 224 where it is unknown.
         num_heads: Attention heads of networks that are known by their shapes alone.
         trusted: Whether code in the checkpoint may run, and its config may name any Python object. Otherwise only
@@ -274,34 +253,72 @@ def build_encoder(
     prefix: str | None = None,
     loaded_as: str = 'bgr',
 ) -> Encoder:
-    """Build the encoder of a run for images of its data.
+    """Build the encoder of a run for images of its data, on the CPU.
 
     Args:
         config: Config whose training images are encoded; its model is the encoder unless ``source`` is given.
         checkpoint: Weights, see :func:`read_checkpoint`.
-        source: Where the encoder comes from, see :func:`load_network`.
+        source: Where the encoder comes from, see :func:`load`.
         network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
         prefix: State-dict key prefix. Detected if None.
         loaded_as: ``'bgr'`` or ``'rgb'``, the channel order in which the images will come.
 
-    Returns:
-        The encoder, on the CPU.
-
     Raises:
         WeightsError: The architecture is unknown, or the checkpoint does not hold all of it.
     """
-    checkpoint = read_checkpoint(checkpoint)
-    loaded = load_network(checkpoint, config, source, network, prefix)
-    origin = _origin(checkpoint, loaded, source or Path(config.filename or 'config').name)
-    return Encoder(loaded.module, _specify(loaded, network, _image_size(loaded.backbone, config), origin), loaded_as)
+    module, specification = _load_network(read_checkpoint(checkpoint), config, source, network, prefix)
+    specification.image_size = _image_size(specification.backbone, config)
+    specification.origin['source'] = source or Path(config.filename or 'config').name
+    return Encoder(module, specification, loaded_as)
+
+
+def _load_network(
+    checkpoint: Checkpoint,
+    config: Config | None,
+    source: str | None,
+    network: str,
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    is_stored: bool = False,
+) -> tuple[nn.Module, EncoderSpecification]:
+    """Build a network, load all of its weights and describe it; ``is_stored`` marks a config from the checkpoint."""
+    path, state = str(checkpoint.path), checkpoint.state_dict(network)
+    library, _, name = (source or '').partition(':')
+    backbone, channel_order = None, 'rgb'
+    normalization: dict[str, Any] = dict(formats.IMAGENET)
+    ignored: tuple[str, ...] = ()
+    if library in formats.IMPORTS and not name:
+        backbone, state = formats.read_format(state, library, network, num_heads, path)
+        module, prefix = MODELS.build(backbone), ''
+        print_log(f'{path}: the normalization of ImageNet is assumed', logger='current')
+    elif library == 'timm':
+        module, ignored, normalization = formats.build_timm(name)
+    elif library == 'torchvision':
+        module, ignored = formats.build_torchvision(name)
+    else:
+        if source and not Path(source).is_file():
+            expected = f'{", ".join(formats.IMPORTS)}, timm:NAME, torchvision:NAME or the config of a run'
+            raise WeightsError(
+                f'no format or config {source!r}{formats.similar(source, formats.IMPORTS)}: expected {expected}'
+            )
+        config = load_config(source) if source else config
+        if config is None:
+            raise WeightsError(f'{path} needs the config of its run')
+        backbone, settings = config.model.backbone, find_preprocessor(config)
+        module = build_untrusted(MODELS, backbone, path) if is_stored else MODELS.build(backbone)
+        normalization = {key: settings.get(key, default) for key, default in formats.IMAGENET.items()}
+        channel_order = network_order(config)
+    prefix = load_backbone(module, state, path, network, prefix, ignored)
+    backbone = backbone and Config(dict(backbone=backbone)).to_dict()['backbone']
+    origin = dict(checkpoint=checkpoint.path.name, checkpoint_sha256=checkpoint.sha256, source=source, prefix=prefix)
+    colors = dict(normalization, channel_order=channel_order)
+    return module, EncoderSpecification(backbone, network=network, origin=origin, **colors)
 
 
 def _fetch(name: str) -> Path:
     if name.startswith('hf:'):
-        try:
-            from huggingface_hub import snapshot_download
-        except ImportError as error:
-            raise WeightsError(f'{name} needs `pip install huggingface_hub`') from error
+        from huggingface_hub import snapshot_download
+
         try:
             return Path(snapshot_download(name.removeprefix('hf:')))
         except (OSError, ValueError) as error:
@@ -309,9 +326,8 @@ def _fetch(name: str) -> Path:
     if urlparse(name).scheme in ('http', 'https'):
         return download(name)
     if not Path(name).exists():
-        raise WeightsError(
-            f'no checkpoint {Path(name).absolute()}: expected a file, a folder, an address or hf:OWNER/NAME'
-        )
+        expected = 'a file, a folder, an address or hf:OWNER/NAME'
+        raise WeightsError(f'no checkpoint {Path(name).absolute()}: expected {expected}')
     return Path(name)
 
 
@@ -327,7 +343,7 @@ def _load_export(folder: Path, network: str, trusted: bool) -> Encoder:
         specification.backbone = check_untrusted(specification.backbone, str(folder), place='backbone')
     module = build_untrusted(MODELS, specification.backbone or {}, str(folder))
     weights = folder / str(specification.weights)
-    state = from_format(read_state_dict(weights, trusted=trusted), specification.format)
+    state = formats.from_format(read_checkpoint(weights, trusted).state_dict(), specification.format)
     load_backbone(module, state, str(folder), 'student')
     return Encoder(module, specification)
 
@@ -343,7 +359,7 @@ def _read_specification(path: Path) -> EncoderSpecification:
         image_size=not _is_size(size),
         mean=not _is_color(specification.mean),
         std=not _is_color(specification.std),
-        format=specification.format is not None and specification.format not in TABLES,
+        format=specification.format is not None and specification.format not in formats.TABLES,
         # A path could lead out of the folder.
         weights=not isinstance(name, str) or Path(name).name != name,
         origin=not isinstance(specification.origin, dict),
@@ -376,39 +392,25 @@ def _load_checkpoint(
     is_stored = config is None and source is None
     if is_stored:
         run = stored_config(checkpoint.content, str(path), trusted=trusted)
-    loaded = load_network(checkpoint, run, source, network, None, num_heads, is_stored)
+    module, specification = _load_network(checkpoint, run, source, network, None, num_heads, is_stored)
     try:
-        size, data = _image_size(loaded.backbone, run), run and (training_dataset(run) or {}).get('data_root')
+        specification.image_size = _image_size(specification.backbone, run)
+        data = run and (training_dataset(run) or {}).get('data_root')
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f'the config in {path} does not describe the training images: {error!r}') from error
-    if not all(map(_is_color, loaded.normalization.values())) or not _is_size(size):
-        raise WeightsError(f'the config in {path} has no such image size and colors: {size}, {loaded.normalization}')
-    origin = _origin(checkpoint, loaded, _portable(source))
-    if isinstance(checkpoint.content.get('meta'), Mapping):
-        meta = checkpoint.content['meta']
-        origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
+    size, colors = specification.image_size, dict(mean=specification.mean, std=specification.std)
+    if not all(map(_is_color, colors.values())) or not _is_size(size):
+        raise WeightsError(f'the config in {path} has no such image size and colors: {size}, {colors}')
+    specification.origin['source'] = _portable(source)
+    if isinstance(meta := checkpoint.content.get('meta'), Mapping):
+        specification.origin.update({key: meta[key] for key in ('epoch', 'iter', 'seed', 'time') if key in meta})
     if run is not None:
-        origin.update(method=run.model.get('type'), data=_portable(data))
+        specification.origin.update(method=run.model.get('type'), data=_portable(data))
     # The checkpoint says of its networks which is the teacher, or has one alone.
-    has_teacher = any(str(name).split('.')[0] == 'teacher' for name in (*checkpoint.content, *checkpoint.state_dict()))
-    return Encoder(loaded.module, _specify(loaded, network if has_teacher else 'backbone', size, origin))
-
-
-def _origin(checkpoint: Checkpoint, loaded: LoadedNetwork, source: str | None) -> dict:
-    return dict(
-        checkpoint=checkpoint.path.name, checkpoint_sha256=checkpoint.sha256, source=source, prefix=loaded.prefix
-    )
-
-
-def _specify(loaded: LoadedNetwork, network: str, image_size: int, origin: dict) -> EncoderSpecification:
-    return EncoderSpecification(
-        loaded.backbone and Config(dict(backbone=loaded.backbone)).to_dict()['backbone'],
-        **loaded.normalization,
-        image_size=image_size,
-        network=network,
-        origin=origin,
-        channel_order=loaded.channel_order,
-    )
+    names = (*checkpoint.content, *checkpoint.state_dict())
+    if not any(str(name).split('.')[0] == 'teacher' for name in names):
+        specification.network = 'backbone'
+    return Encoder(module, specification)
 
 
 def _portable(path: str | Sequence[str] | None) -> str | None:
@@ -420,6 +422,7 @@ def _portable(path: str | Sequence[str] | None) -> str | None:
 
 
 def _image_size(backbone: dict | None, config: Config | None) -> int:
+    """Side of the images that a backbone, or else the pipeline of its training, is made for."""
     size = (backbone or {}).get('img_size')
     if size is None and config is not None and 'train_dataloader' in config:
         size = view_size(find_pipeline(config))

@@ -1,15 +1,18 @@
-"""Converts weights of vision transformers and ResNets between the key names of libraries.
+"""Networks of other libraries: key names of their weights, architectures, and classifiers to leave out.
 
 "Our" names are those of MMPretrain's ``VisionTransformer`` and ``ResNet``, which the backbones of MM-SOP share.
 """
 
+import difflib
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm_sop.encoders.checkpoint import BACKBONE_PREFIXES, NOT_ENCODER, WeightsError, strip_prefix
 
@@ -27,10 +30,7 @@ _TIMM_VIT = {
     'layers.{}.ffn.gamma2.weight': 'blocks.{}.ls2.gamma',
     'ln1': 'norm',
 }
-_DINOV2_VIT = _TIMM_VIT | {
-    'layers.{}.ffn.w12': 'blocks.{}.mlp.w12',
-    'layers.{}.ffn.w3': 'blocks.{}.mlp.w3',
-}
+_DINOV2_VIT = _TIMM_VIT | {'layers.{}.ffn.w12': 'blocks.{}.mlp.w12', 'layers.{}.ffn.w3': 'blocks.{}.mlp.w3'}
 _IBOT_VIT = _TIMM_VIT | {
     'layers.{}.attn.gamma1.weight': 'blocks.{}.gamma_1',
     'layers.{}.ffn.gamma2.weight': 'blocks.{}.gamma_2',
@@ -102,6 +102,9 @@ TABLES = dict(
 IMPORTS = ('timm', 'dinov2', 'ibot', 'torchvision', 'mmpretrain')
 """Formats whose networks can be inferred from the shapes of their weights."""
 
+IMAGENET = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""Normalization of ImageNet, for values in [0, 255]."""
+
 # Training code of DINOv2 keeps its blocks in chunks; the second number is that of the block.
 _CHUNK = re.compile(r'^blocks\.\d+\.(?=\d+\.)')
 _STARTS = ('conv1.weight', 'patch_embed.projection.weight', 'patch_embed.proj.weight', 'conv_proj.weight')
@@ -115,38 +118,31 @@ _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
 
 
 def to_format(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Rename the weights of one of our backbones.
-
-    Args:
-        state: Tensors by our names.
-        name: Format, one of :data:`TABLES`.
-
-    Returns:
-        Tensors by the names of that format.
-
-    Raises:
-        ValueError: The format is unknown.
-    """
+    """Rename the weights of one of our backbones to a format of :data:`TABLES`; raises a ValueError for others."""
     _check_name(name)
-    split = _split_attention(state) if name in ('huggingface_vit', 'huggingface_dinov2') else state
+    separates = name in ('huggingface_vit', 'huggingface_dinov2')
+    split = {}
+    for key, value in state.items():
+        if separates and '.attn.qkv.' in key:
+            for letter, chunk in zip('qkv', value.chunk(3), strict=True):
+                # Safetensors refuses tensors with shared memory.
+                split[key.replace('.qkv.', f'.{letter}.')] = chunk.clone()
+        else:
+            split[key] = value
     return _rename(split, TABLES[name])
 
 
 def from_format(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Invert :func:`to_format`.
-
-    Args:
-        state: Tensors by the names of a format.
-        name: Format, one of :data:`TABLES`.
-
-    Returns:
-        Tensors by our names; unknown names stay.
-
-    Raises:
-        ValueError: The format is unknown.
-    """
+    """Invert :func:`to_format`; unknown names of tensors stay."""
     _check_name(name)
-    return _join_attention(_rename(state, {theirs: ours for ours, theirs in TABLES[name].items()}))
+    renamed, joined = _rename(state, {theirs: ours for ours, theirs in TABLES[name].items()}), {}
+    for key, value in renamed.items():
+        if '.attn.q.' in key:
+            others = [renamed[key.replace('.attn.q.', f'.attn.{letter}.')] for letter in 'kv']
+            joined[key.replace('.q.', '.qkv.')] = torch.cat([value, *others])
+        elif '.attn.k.' not in key and '.attn.v.' not in key:
+            joined[key] = value
+    return joined
 
 
 def _check_name(name: str) -> None:
@@ -162,9 +158,7 @@ def read_format(
     Args:
         state: Tensors of the checkpoint.
         name: Format, one of :data:`IMPORTS`.
-        network: ``'teacher'`` or ``'student'`` where the checkpoint has both.
         num_heads: Attention heads, which the shapes do not tell. Defaults to one per 64 channels.
-        source: Where the weights come from, for messages.
 
     Returns:
         Config of a backbone of ours, and its weights.
@@ -182,18 +176,13 @@ def read_format(
     encoder = from_format(encoder, name)
     if 'conv1.weight' in encoder:
         return _infer_resnet(encoder, source), encoder
-    backbone = _infer_vit(encoder, name, num_heads, source)
-    if name in ('dinov2', 'ibot'):
-        backbone['type'] = 'MaskedVisionTransformer'
-    return backbone, encoder
+    return _infer_vit(encoder, name, num_heads, source), encoder
 
 
 def _infer_vit(state: Mapping[str, Tensor], name: str, num_heads: int | None, source: str) -> dict:
     weight = state.get('patch_embed.projection.weight')
     if weight is None:
-        raise WeightsError(
-            f'{source} does not name its patch embedding as the library does from which it is said to come'
-        )
+        raise WeightsError(f'{source} does not name its patch embedding as the library that it is said to come from')
     if 'pos_embed' not in state:
         raise WeightsError(f'{source} has no position embedding: only networks with absolute positions can be read')
     if 'register_tokens' in state or 'reg_token' in state:
@@ -204,14 +193,15 @@ def _infer_vit(state: Mapping[str, Tensor], name: str, num_heads: int | None, so
         raise WeightsError(f'{source} has positions for other tokens than [CLS] and a square of patches')
     swiglu = 'layers.0.ffn.w3.weight' in state
     layers = {key.split('.')[1] for key in state if key.startswith('layers.')}
+    if not num_heads:
+        if width % 64:
+            raise WeightsError(f'{source}: {width} channels do not tell the number of attention heads: give num_heads')
+        num_heads = width // 64
+        print_log(f'{source}: {num_heads} attention heads of 64 channels are assumed', logger='current')
+    hidden = _hidden_channels(state, name, source)
     return dict(
-        type='VisionTransformer',
-        arch=dict(
-            embed_dims=width,
-            num_layers=len(layers),
-            num_heads=num_heads or _guess_heads(width, source),
-            feedforward_channels=_hidden_channels(state, name, source),
-        ),
+        type='MaskedVisionTransformer' if name in ('dinov2', 'ibot') else 'VisionTransformer',
+        arch=dict(embed_dims=width, num_layers=len(layers), num_heads=num_heads, feedforward_channels=hidden),
         img_size=side * patch_size,
         patch_size=patch_size,
         in_channels=channels,
@@ -228,17 +218,9 @@ def _hidden_channels(state: Mapping[str, Tensor], name: str, source: str) -> int
         return state['layers.0.ffn.w3.weight'].shape[1] * 3 // 2
     key = 'layers.0.ffn.layers.0.0.weight'
     if key not in state:
-        raise WeightsError(
-            f'{source} has no {next(iter(to_format({key: torch.empty(0)}, name)))}, the MLP of the first block'
-        )
+        theirs = next(iter(to_format({key: torch.empty(0)}, name)))
+        raise WeightsError(f'{source} has no {theirs}, the MLP of the first block')
     return len(state[key])
-
-
-def _guess_heads(width: int, source: str) -> int:
-    if width % 64:
-        raise WeightsError(f'{source}: a width of {width} does not tell the number of attention heads: give num_heads')
-    print_log(f'{source}: {width // 64} attention heads of 64 channels are assumed', logger='current')
-    return width // 64
 
 
 def _infer_resnet(state: Mapping[str, Tensor], source: str) -> dict:
@@ -262,35 +244,51 @@ def _infer_resnet(state: Mapping[str, Tensor], source: str) -> dict:
 def _rename(state: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
     """Replace the prefixes of names; ``{}`` stands for a number."""
     rules = [(re.compile(re.escape(old).replace(r'\{\}', r'(\d+)') + r'(?=\.|$)'), new) for old, new in table.items()]
-    return {_rename_one(name, rules): value for name, value in state.items()}
-
-
-def _rename_one(name: str, rules: list[tuple[re.Pattern, str]]) -> str:
-    for pattern, new in rules:
-        match = pattern.match(name)
-        if match:
-            return new.format(*match.groups()) + name[match.end() :]
-    return name
-
-
-def _split_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    split = {}
+    renamed = {}
     for name, value in state.items():
-        if '.attn.qkv.' not in name:
-            split[name] = value
-            continue
-        for letter, chunk in zip('qkv', value.chunk(3), strict=True):
-            # Safetensors refuses tensors with shared memory.
-            split[name.replace('.qkv.', f'.{letter}.')] = chunk.clone()
-    return split
+        for pattern, new in rules:
+            if match := pattern.match(name):
+                renamed[new.format(*match.groups()) + name[match.end() :]] = value
+                break
+        else:
+            renamed[name] = value
+    return renamed
 
 
-def _join_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    joined = {}
-    for name, value in state.items():
-        if '.attn.q.' in name:
-            others = [state[name.replace('.attn.q.', f'.attn.{letter}.')] for letter in 'kv']
-            joined[name.replace('.q.', '.qkv.')] = torch.cat([value, *others])
-        elif '.attn.k.' not in name and '.attn.v.' not in name:
-            joined[name] = value
-    return joined
+def build_timm(name: str) -> tuple[nn.Module, tuple[str, ...], dict]:
+    """Return a timm network without classifier, key prefixes of the classifier and the normalization."""
+    import timm
+
+    if not timm.is_model(name):
+        raise WeightsError(f'timm has no model {name!r}{similar(name, timm.list_models())}')
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    settings: Any = module.pretrained_cfg
+    classifiers = settings.get('classifier') or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    normalization = {key: tuple(255 * value for value in settings[key]) for key in ('mean', 'std')}
+    return module, tuple(f'{classifier}.' for classifier in classifiers), normalization
+
+
+def build_torchvision(name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a torchvision network without classifier, and the keys of what was left out."""
+    from torchvision.models import get_model, list_models
+
+    if name not in list_models():
+        raise WeightsError(f'torchvision has no model {name!r}{similar(name, list_models())}')
+    module = get_model(name, weights=None)
+    complete = module.state_dict().keys()
+    attribute = next((each for each in ('fc', 'head', 'heads', 'classifier') if hasattr(module, each)), None)
+    if attribute is None:
+        raise WeightsError(f'the classifier of torchvision:{name} is not known: choose a model for classification')
+    # What stands before the first linear layer, such as a norm or flattening, belongs to the features.
+    classifier = getattr(module, attribute)
+    layers = list(classifier) if isinstance(classifier, nn.Sequential) else []
+    kept = list(itertools.takewhile(lambda layer: not isinstance(layer, nn.Linear), layers))
+    setattr(module, attribute, nn.Sequential(*kept) if layers else nn.Identity())
+    return module, tuple(complete - module.state_dict().keys())
+
+
+def similar(name: str, names: Sequence[str]) -> str:
+    """Suggest names like an unknown one, as the end of a message; empty if there are none."""
+    close = difflib.get_close_matches(name, names)
+    return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -61,19 +61,14 @@ class PretrainedBackbone:
                 'the config names no pretrained backbone: add --pretrained CHECKPOINT, or --pretrained none to train '
                 'from scratch'
             )
-        self.checkpoint = checkpoint
-        self.network = network
-        self.prefix = prefix
+        self.checkpoint, self.network, self.prefix, self.grid = checkpoint, network, prefix, grid
         self.ignored = (MASK_TOKEN, *ignored)
-        self.grid = grid
 
     def __call__(self, model: nn.Module) -> None:
-        """Load the weights and mark the backbone as initialized.
-
-        Args:
-            model: A module with ``backbone``, or a backbone itself.
-        """
-        parts = backbone_parts(model)
+        """Load the weights into a module with ``backbone``, or a backbone itself, and mark it as initialized."""
+        # The last stage of a ResNet is the shared head of a C4 detector.
+        shared_head = getattr(getattr(model, 'roi_head', None), 'shared_head', None)
+        parts = [getattr(model, 'backbone', model), *([] if shared_head is None else [shared_head])]
         state, prefix = read_state_dict(self.checkpoint), self.prefix
         if prefix is None:
             names = {name for part in parts for name in part.state_dict() if not name.startswith(self.ignored)}
@@ -107,10 +102,3 @@ class PretrainedBackbone:
                 'the rows and columns of the pretraining, such as --cfg-options model.init_cfg.grid=[16,20]'
             )
         return resize_pos_embed(embedding, grid, new_grid, part.interpolate_mode, part.num_extra_tokens)
-
-
-def backbone_parts(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that a pretrained backbone fills: the backbone, and a C4 detector's shared head."""
-    roi_head = getattr(model, 'roi_head', None)
-    shared_head = getattr(roi_head, 'shared_head', None)
-    return [getattr(model, 'backbone', model), *([] if shared_head is None else [shared_head])]

@@ -34,10 +34,7 @@ class FrozenProjector(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Project pooled features.
-
-        Args:
-            features: Outputs of the encoder, (n, D), on the projector's device.
+        """Project pooled features of the encoder, (n, D), on the projector's device.
 
         Returns:
             ``encoding``, the features themselves; ``hidden1``, ``hidden2``, ..., the outputs of the activations; and
@@ -58,18 +55,12 @@ class FrozenProjector(nn.Module):
 
 
 def load_projector(config: Config, checkpoint: str | Path | Checkpoint, prefix: str) -> FrozenProjector | None:
-    """Build the projector that belongs to an encoder.
+    """Build the projector that belongs to an encoder, on the CPU, or return None if config or checkpoint have none.
 
     Args:
         config: Config of the pretraining.
-        checkpoint: Weights, see :func:`read_checkpoint`.
+        checkpoint: Weights, see :func:`read_checkpoint`; with another projector they raise a :class:`WeightsError`.
         prefix: State-dict key prefix of the encoder, such as ``'teacher.backbone.'``.
-
-    Returns:
-        The projector on the CPU, or None if config or checkpoint have none.
-
-    Raises:
-        WeightsError: The checkpoint holds another projector.
     """
     settings = config.model.get('neck')
     if settings is None or not prefix.endswith('backbone.'):

@@ -1,12 +1,19 @@
-"""Checks configs that come with a file, not from the user: only known components may be built from them."""
+"""Reads configs that come with a checkpoint or work directory without running them, and checks what is built of them.
 
+They may come from anywhere, unlike the configs that the user names: only known components may be built from them. In
+all functions, ``source`` says where a config comes from, for messages.
+"""
+
+import ast
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.config import RESERVED_KEYS
 from mmengine.registry import Registry
 
 from mm_sop.encoders.checkpoint import WeightsError
@@ -41,12 +48,86 @@ _KEY = re.compile(r'[\w.\-/ ]*')
 _SCALARS = (str, int, float, type(None))
 
 
+def stored_config(
+    checkpoint: object, source: str, sections: tuple[str, ...] = ('backbone',), trusted: bool = False
+) -> Config:
+    """Read the config that MMEngine wrote into a checkpoint.
+
+    It is Python, and :class:`mmengine.config.Config` would run it. This reader knows only assignments of literals,
+    lists, tuples and ``dict(...)``, which is all that MMEngine writes; others are left out.
+
+    Args:
+        checkpoint: Content of the file.
+        sections: What is going to be built, see :func:`check_config`. Other sections are not checked.
+        trusted: Whether the config may name any Python object.
+
+    Raises:
+        WeightsError: The checkpoint has none that describes a model, or one that is not allowed.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    values = _parse(text, source) if isinstance(text, str) else {}
+    model = values.get('model')
+    if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
+        raise WeightsError(
+            f'{source} does not say what network it holds: give the config of the run (--config), or the library that '
+            'it comes from (--from)'
+        )
+    config = Config(values)
+    return config if trusted else check_config(config, source, *sections)
+
+
+def read_stored_config(path: Path) -> Config:
+    """Read the config file in a run's work directory. Nothing in it is checked: see :func:`check_config`.
+
+    Raises:
+        WeightsError: It is not a config.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise WeightsError(f'{path} is damaged, it is not text: {error}') from error
+    return Config(_parse(text, str(path)))
+
+
+def _parse(text: str, source: str) -> dict:
+    try:
+        values = parse_assignments(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise WeightsError(f'the config in {source} is damaged: {error}') from error
+    return {name: value for name, value in values.items() if name not in RESERVED_KEYS}
+
+
+def parse_assignments(text: str) -> dict:
+    """Return the values of the literal assignments in Python source, by name."""
+    values = {}
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            try:
+                values[statement.targets[0].id] = _evaluate(statement.value)
+            except (ValueError, TypeError):
+                continue
+    return values
+
+
+def _evaluate(node: ast.expr | None) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        return {keyword.arg: _evaluate(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        keys = [_evaluate(key) for key in node.keys]
+        return dict(zip(keys, map(_evaluate, node.values), strict=True))
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return (list if isinstance(node, ast.List) else tuple)(_evaluate(item) for item in node.elts)
+    if node is None:
+        raise ValueError('** within braces is not a literal')
+    return ast.literal_eval(node)
+
+
 def check_config(config: Config, source: str, *sections: str) -> Config:
     """Check the sections of a config that are going to be built; see :func:`check_untrusted`.
 
     Args:
         config: A config that was read from ``source`` without running it.
-        source: Where it comes from, for messages.
         *sections: Among ``'backbone'``, built in MMPretrain's scope; ``'model'``, ``'data_preprocessor'``;
             ``'train_dataloader'`` (its dataset); ``'test_dataloader'`` (type, classes and pipeline of its dataset);
             ``'custom_hooks'`` (their datasets). Other sections are not checked: do not build them.
@@ -86,7 +167,6 @@ def check_untrusted(
 
     Args:
         settings: Nested settings.
-        source: Where they come from, for messages.
         kind: ``'model'``, ``'data'``, or ``'unread'`` for a dataset of which only the pipeline is built.
         scope: Registries in which names without a scope are looked up, one of :data:`SCOPES`.
         place: Dotted name of the settings, for messages.
@@ -110,10 +190,8 @@ def build_untrusted(registry: Registry, settings: dict, source: str):
     try:
         return registry.build(settings)
     except Exception as error:  # constructors raise almost anything on arguments that they do not know
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f'the config in {source} describes no {settings.get("type")} that can be built: {reason}'
-        ) from error
+        reason, kind = (str(error).strip() or type(error).__name__).splitlines()[0], settings.get('type')
+        raise WeightsError(f'the config in {source} describes no {kind} that can be built: {reason}') from error
 
 
 def _check(value, source: str, kind: str, scope: str, place: str):
@@ -123,8 +201,10 @@ def _check(value, source: str, kind: str, scope: str, place: str):
         return type(value)(_check(item, source, kind, scope, f'{place}.{i}') for i, item in enumerate(value))
     if not isinstance(value, _SCALARS):
         _refuse(source, place, value, 'expected text, numbers, lists and dictionaries')
-    if isinstance(value, str):
-        _check_text(value, source, kind, place)
+    if isinstance(value, str) and ('://' in value or '{{' in value):
+        _refuse(source, place, value, 'addresses and templates are not followed')
+    if isinstance(value, str) and kind == 'data' and PurePosixPath(value).suffix.lower() in _PROGRAMS:
+        _refuse(source, place, value, 'reading it could run code')
     return value
 
 
@@ -194,16 +274,8 @@ def _check_reference(key: str | int, value, source: str, kind: str, place: str) 
         _refuse(source, place, value, 'expected a plain name')
 
 
-def _check_text(text: str, source: str, kind: str, place: str) -> None:
-    if '://' in text or '{{' in text:
-        _refuse(source, place, text, 'addresses and templates are not followed')
-    if kind == 'data' and PurePosixPath(text).suffix.lower() in _PROGRAMS:
-        _refuse(source, place, text, 'reading it could run code')
-
-
 def _refuse(source: str, place: str, value, reason: str) -> None:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f'{shown[:77]}...'
+    shown = repr(value) if len(repr(value)) <= 80 else f'{repr(value)[:77]}...'
     raise WeightsError(
         f'the config in {source} is not used: {place} = {shown}: {reason}. It comes with the file, and could run code. '
         'If you trust it, give the config of the run yourself (--config), or add --trust'

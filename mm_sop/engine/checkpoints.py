@@ -49,10 +49,8 @@ def describe_damage(path: str | Path) -> str | None:
 def find_latest(work_dir: str | Path) -> Path | None:
     """Return the checkpoint that ``last_checkpoint`` names, or None where no run has saved one.
 
-    Where that file is damaged, a warning says so and the newest checkpoint is returned.
-
-    Args:
-        work_dir: Folder of the run; it may have been moved or copied since.
+    Where that file is damaged, a warning says so and the newest checkpoint is returned. The folder may have been moved
+    or copied since the run.
 
     Raises:
         CheckpointError: ``last_checkpoint`` is a folder: no checkpoint could ever be saved.
@@ -108,15 +106,8 @@ def check_start(model: nn.Module, checkpoint: object, source: str) -> dict[str, 
     """Refuse to start from weights of another backbone, where MMEngine would keep the random weights.
 
     Heads, necks and other modules around the backbone may differ, as in fine-tuning; MMEngine lists them. A teacher
-    that the checkpoint lacks gets the weights of the student, as at the beginning of every run.
-
-    Args:
-        model: The model to be trained.
-        checkpoint: Content of the file.
-        source: Where it comes from, for the message.
-
-    Returns:
-        The weights by their keys in the model.
+    that the checkpoint lacks gets the weights of the student, as at the beginning of every run. Returns the weights by
+    their keys in the model. ``source`` tells where the checkpoint comes from, for the message.
 
     Raises:
         WeightsError: Tensors of the backbone are missing or of another shape; the message has a table of them.

@@ -29,13 +29,8 @@ _COLUMNS = dict(zip(('', '50', '75', 's', 'm', 'l'), ('AP', 'AP50', 'AP75', 'sma
 def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Path, trusted: bool = False) -> dict:
     """Evaluate a detector on the test data of a config.
 
-    Writes ``<name of the checkpoint>.json`` and ``.md`` into the work directory.
-
-    Args:
-        config: The config, with the ``launcher`` of the processes.
-        checkpoint: Weights of the whole detector.
-        work_dir: Folder of the results.
-        trusted: Whether code in the checkpoint may run.
+    Writes ``<name of the checkpoint>.json`` and ``.md`` into the work directory. The config has the ``launcher`` of the
+    processes. Code in the checkpoint may run if it is ``trusted``.
 
     Returns:
         ``config``, ``checkpoint``, ``checkpoint_sha256``, ``images`` and ``metrics`` by name.
@@ -70,21 +65,21 @@ def evaluate_detector(config: Config, checkpoint: str | Path, work_dir: str | Pa
 
 
 def format_result(result: Mapping) -> str:
-    """Format a result as Markdown, average precision in percent.
+    """Format a result of :func:`evaluate_detector` as Markdown, average precision in percent.
 
-    Args:
-        result: From :func:`evaluate_detector`. Boxes and masks of COCO become one row each, as does every other metric.
+    Boxes and masks of COCO become one row each, as does every other metric.
     """
-    tasks = dict(bbox='boxes', segm='masks')
     found = {}
     for name, value in result['metrics'].items():
         match = re.fullmatch(r'coco/(bbox|segm)_mAP_?(\w*)', name)
         if match:
             found[match[1], match[2]] = value
     rows = [['', *_COLUMNS.values()], ['---', *['---:'] * len(_COLUMNS)]]
-    for task, title in tasks.items():
+    for task, title in (('bbox', 'boxes'), ('segm', 'masks')):
         if (task, '') in found:
-            rows.append([title, *(_percent(found.get((task, column), -1)) for column in _COLUMNS)])
+            # COCO reports -1 if there is no object of a size.
+            values = [found.get((task, column), -1) for column in _COLUMNS]
+            rows.append([title, *('–' if value < 0 else f'{100 * value:.1f}' for value in values)])
     if not found:
         rows = [['metric', 'value'], ['---', '---:']]
         rows += [[name, f'{value:.4g}'] for name, value in result['metrics'].items()]
@@ -92,21 +87,10 @@ def format_result(result: Mapping) -> str:
     return f'# {result["config"]}, {result["checkpoint"]}\n\n{result["images"]} images\n\n{table}\n'
 
 
-def _percent(value: float) -> str:
-    """COCO reports -1 if there is no object of a size."""
-    return '–' if value < 0 else f'{100 * value:.1f}'
-
-
 def load_detector(
     config: Config, checkpoint: str | Path, device: str, state: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """Build a detector and load all of its weights.
-
-    Args:
-        config: The config of its training.
-        checkpoint: The weights.
-        device: Device of the detector.
-        state: Tensors of the checkpoint, if it has been read already.
+    """Build a detector from the config of its training and load all of its weights, or ``state`` if read already.
 
     Returns:
         The detector in evaluation mode, with ``cfg`` and ``dataset_meta`` as :mod:`mmdet.apis` expects them.
@@ -134,7 +118,7 @@ def detect(model: nn.Module, image: np.ndarray, min_score: float) -> list[dict]:
     Args:
         model: From :func:`load_detector`.
         image: BGR, uint8, (h, w, 3).
-        min_score: Minimum score, in [0, 1].
+        min_score: In [0, 1].
 
     Returns:
         The objects by descending score: ``class``, ``score``, ``box`` (x1, y1, x2, y2 in pixels) and, if the detector
@@ -164,11 +148,7 @@ def detect(model: nn.Module, image: np.ndarray, min_score: float) -> list[dict]:
 
 
 def summarize(detections: Mapping[str, Sequence[dict]]) -> str:
-    """Format detections as text, one line per image.
-
-    Args:
-        detections: Objects by image, from :func:`detect`.
-    """
+    """Format the objects of :func:`detect` by image as text, one line per image."""
     lines = []
     for path, objects in detections.items():
         names = ', '.join(f'{item["class"]} {item["score"]:.2f}' for item in objects)

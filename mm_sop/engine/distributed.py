@@ -28,9 +28,6 @@ _POLL_SECONDS = 0.2
 def is_first_process(launcher: str) -> bool:
     """Whether this process is the main one of its run; works before the processes are connected.
 
-    Args:
-        launcher: As for :func:`launch`.
-
     Raises:
         LaunchError: This process was not started by that launcher.
     """
@@ -48,12 +45,9 @@ def is_first_process(launcher: str) -> bool:
 def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
     """Initialize ``torch.distributed``, also without CUDA, which MMEngine's ``init_dist`` requires.
 
-    All processes have to arrive within a few minutes, see :func:`meet`. Does nothing if they are connected already.
-    They are disconnected when the program ends, whichever script it is.
-
-    Args:
-        launcher: As for :func:`launch`.
-        dist_cfg: ``env_cfg.dist_cfg`` of the config. The backend defaults to NCCL with CUDA and to gloo without.
+    All processes have to arrive within a few minutes, see :func:`meet`. Does nothing if they are connected already, or
+    for the launcher ``'none'``. They are disconnected when the program ends, whichever script it is. ``dist_cfg`` is
+    ``env_cfg.dist_cfg`` of the config; the backend defaults to NCCL with CUDA and to gloo without.
 
     Raises:
         LaunchError: The config asks for NCCL, which needs CUDA, or a process has not arrived.
@@ -72,7 +66,7 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
         os.environ['MASTER_PORT'] = str(options['port'])
     _export_rank(launcher)
     store, rank, world_size = meet()
-    atexit.register(_disconnect)
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     # The timeout of the collectives, which is longer than that of the rendezvous.
     timeout = options.setdefault('timeout', 1800)
     store.set_timeout(timedelta(seconds=timeout))
@@ -80,14 +74,8 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
     if has_cuda:
         init_dist(launcher, store=store, rank=rank, world_size=world_size, **options)
     else:
-        dist.init_process_group(
-            'gloo', timeout=timedelta(seconds=timeout), store=store, rank=rank, world_size=world_size
-        )
-
-
-def _disconnect() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        lasting = timedelta(seconds=timeout)
+        dist.init_process_group('gloo', timeout=lasting, store=store, rank=rank, world_size=world_size)
 
 
 def _export_rank(launcher: str) -> None:
@@ -103,11 +91,7 @@ def _export_rank(launcher: str) -> None:
 
 
 def rendezvous_timeout() -> float:
-    """Seconds that all processes have to arrive: ``RENDEZVOUS_TIMEOUT``, or 300.
-
-    Raises:
-        LaunchError: The variable is not a positive number.
-    """
+    """Seconds that all processes have to arrive: ``RENDEZVOUS_TIMEOUT``, or 300."""
     text = os.environ.get('RENDEZVOUS_TIMEOUT') or '300'
     try:
         seconds = float(text)
@@ -122,10 +106,7 @@ def meet() -> tuple[dist.Store, int, int]:
     """Wait until all processes have arrived, and report the progress twice a minute.
 
     The meeting point is given by the variables of torch.distributed: ``MASTER_ADDR``, ``MASTER_PORT``, ``RANK`` and
-    ``WORLD_SIZE``.
-
-    Returns:
-        Store, rank and number of processes for ``init_process_group``.
+    ``WORLD_SIZE``. Returns store, rank and number of processes for ``init_process_group``.
 
     Raises:
         LaunchError: Some processes have not arrived in time; the message names them.
@@ -155,10 +136,6 @@ class _Deadline:
         self.place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
         self.limit, self.started, self.reported = rendezvous_timeout(), time.monotonic(), 0.0
 
-    @property
-    def left(self) -> float:
-        return self.limit - (time.monotonic() - self.started)
-
     def check(self, arrived: int = 0, arrivals: dist.Store | None = None) -> None:
         elapsed = time.monotonic() - self.started
         if elapsed < min(self.limit, self.reported + _REPORT_SECONDS):
@@ -184,11 +161,10 @@ def _connect(deadline: _Deadline) -> dist.Store:
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     serves = deadline.rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
     while True:
-        timeout = timedelta(seconds=max(1.0, min(_REPORT_SECONDS, deadline.left)))
+        left = deadline.started + deadline.limit - time.monotonic()
+        timeout, size = timedelta(seconds=max(1.0, min(_REPORT_SECONDS, left))), deadline.world_size
         try:
-            return dist.TCPStore(
-                host, port, deadline.world_size, serves, timeout, wait_for_workers=False, multi_tenant=True
-            )
+            return dist.TCPStore(host, port, size, serves, timeout, wait_for_workers=False, multi_tenant=True)
         except dist.DistNetworkError as error:
             if serves:
                 raise LaunchError(f'rank 0 cannot listen on {deadline.place}: {error}') from error

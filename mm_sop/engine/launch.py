@@ -32,18 +32,14 @@ def launch(
 
     Args:
         config: Config, or path of one.
-        work_dir: Folder of the results. Defaults to ``work_dirs/<name of the config>``.
-        resume: True to resume from the latest checkpoint in the work directory, if there is one; or the path of a
-            checkpoint.
+        work_dir: Defaults to ``work_dirs/<name of the config>``.
+        resume: A checkpoint, or True for the latest one in the work directory, if there is one.
         amp: Whether to train with bfloat16 autocast.
         data: Folder of the training images, see :func:`set_data_root`.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        seed: Random seed. Defaults to that of the config, or 0.
+        seed: Defaults to that of the config, or 0.
         pretrained: Checkpoint whose backbone the model starts from, see :func:`set_pretrained`.
         cfg_options: Changes to the config, by dotted key.
-
-    Returns:
-        The runner after training.
 
     Raises:
         LaunchError: Config, data or device are not as they should be, or another run writes into the work directory.
@@ -76,27 +72,16 @@ def launch(
 
 
 def set_seed(cfg: Config, seed: int) -> None:
-    """Set the random seed.
-
-    Args:
-        cfg: Changed in place.
-        seed: Not negative.
-
-    Raises:
-        LaunchError: It is negative.
-    """
+    """Set the random seed; a negative one raises :class:`LaunchError`."""
     if seed < 0:
         raise LaunchError(f'--seed {seed}: expected 0 or more')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
 def set_pretrained(cfg: Config, checkpoint: str) -> None:
-    """Start a detector, segmentor or classifier from the backbone of a checkpoint.
+    """Start a detector, segmentor or classifier from the backbone of a checkpoint, or from none if it is ``'none'``.
 
-    Args:
-        cfg: Changed in place: its ``model.init_cfg`` becomes a :class:`PretrainedBackbone` with the options that it
-            already has there.
-        checkpoint: The file, or ``'none'`` to start from random weights.
+    ``model.init_cfg`` becomes a :class:`PretrainedBackbone` with the options that it already has.
     """
     options = dict(cfg.model.get('init_cfg') or {}, type='PretrainedBackbone', checkpoint=checkpoint)
     cfg.model.init_cfg = None if checkpoint == 'none' else options
@@ -109,46 +94,34 @@ def set_data_root(cfg: Config, folder: str) -> None:
     pipeline, so that any folder will do. In other configs ``data_root`` changes, also for validation and test if it was
     the same there; the folder must be laid out as the dataset expects.
 
-    Args:
-        cfg: Changed in place.
-        folder: Folder of the images.
-
     Raises:
         LaunchError: The config has no training data.
     """
     dataset = training_dataset(cfg)
     if dataset is None:
         raise LaunchError('--data: the config has no train_dataloader')
-    if not is_self_supervised(cfg):
-        _move_labeled_data(cfg, folder)
+    if is_self_supervised(cfg):
+        if dataset.get('type') != 'UnlabeledImages':
+            pipeline = dataset.get('pipeline', [])
+            dataset.clear()
+            dataset.update(type='mmpretrain.UnlabeledImages', pipeline=pipeline)
+        dataset['data_root'] = folder
         return
-    if dataset.get('type') != 'UnlabeledImages':
-        pipeline = dataset.get('pipeline', [])
-        dataset.clear()
-        dataset.update(type='mmpretrain.UnlabeledImages', pipeline=pipeline)
-    dataset['data_root'] = folder
-
-
-def _move_labeled_data(cfg: Config, folder: str) -> None:
     leaves = leaf_datasets(cfg.train_dataloader.dataset)
     old = leaves[0].get('data_root')
-    for name in ('val_dataloader', 'test_dataloader'):
-        leaves += [leaf for leaf in leaf_datasets((cfg.get(name) or {}).get('dataset')) if leaf.get('data_root') == old]
-    for leaf in leaves:
-        leaf['data_root'] = folder
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluators = cfg.get(name) or []
+    for split in ('val', 'test'):
+        others = leaf_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+        leaves += [leaf for leaf in others if leaf.get('data_root') == old]
+        evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             if old and evaluator.get('ann_file', '').startswith(old):
                 evaluator['ann_file'] = str(Path(folder, evaluator['ann_file'].removeprefix(old).lstrip('/')))
+    for leaf in leaves:
+        leaf['data_root'] = folder
 
 
 def enable_bfloat16(cfg: Config) -> None:
-    """Switch the optimizer wrapper of any config to bfloat16, on CPU as well as on CUDA.
-
-    Args:
-        cfg: Changed in place.
-    """
+    """Switch the optimizer wrapper of any config to bfloat16, on CPU as well as on CUDA."""
     wrapper = cfg.optim_wrapper
     if wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'AmpOptimWrapper'):
         wrapper.pop('loss_scale', None)

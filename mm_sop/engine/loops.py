@@ -28,13 +28,9 @@ class PretrainLoop(EpochBasedTrainLoop):
     Hooks are released at the end even if training fails, see :class:`PretrainHook`.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (DataLoader | dict): Training data.
         max_epochs (int, optional): Length of the run in epochs.
         max_iters (int, optional): Length in iterations. If both are given, the run ends with whichever comes first.
-        val_begin (int): First epoch after which to validate. Defaults to 1.
-        val_interval (int): Epochs between validations. Defaults to 1.
-        dynamic_intervals (list[tuple[int, int]], optional): Milestones and validation intervals after them.
+        runner, dataloader, **kwargs: As for :class:`EpochBasedTrainLoop`, such as ``val_interval``.
 
     Raises:
         ValueError: Neither length is given.
@@ -47,13 +43,11 @@ class PretrainLoop(EpochBasedTrainLoop):
         dataloader: DataLoader | dict,
         max_epochs: int | None = None,
         max_iters: int | None = None,
-        val_begin: int = 1,
-        val_interval: int = 1,
-        dynamic_intervals: list[tuple[int, int]] | None = None,
+        **kwargs,
     ) -> None:
         if max_epochs is None and max_iters is None:
             raise ValueError('PretrainLoop needs train_cfg.max_epochs or train_cfg.max_iters')
-        super().__init__(runner, dataloader, max_epochs or 1, val_begin, val_interval, dynamic_intervals)
+        super().__init__(runner, dataloader, max_epochs or 1, **kwargs)
         if len(self.dataloader) == 0:
             batch_size, world_size = batch_size_of(self.dataloader), get_world_size()
             raise LaunchError(
@@ -68,13 +62,6 @@ class PretrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train from the current position to the end, and return the model."""
-        try:
-            self._run()
-        finally:
-            self.runner.call_hook('release')
-        return self.runner.model
-
-    def _run(self) -> None:
         self._epoch = self._iter // len(self.dataloader)
         if self._iter >= self._max_iters:
             print_log(
@@ -83,15 +70,20 @@ class PretrainLoop(EpochBasedTrainLoop):
                 logger='current',
                 level=logging.WARNING,
             )
-        self.runner.call_hook('before_train')
-        while self._iter < self._max_iters and not self.stop_training:
-            self.run_epoch()
-            self._decide_current_val_interval()
-            if self._is_validation_due():
-                share_buffers(self.runner.model)
-                with isolated_random_state(cuda=True):
-                    self.runner.val_loop.run()
-        self.runner.call_hook('after_train')
+        try:
+            self.runner.call_hook('before_train')
+            while self._iter < self._max_iters and not self.stop_training:
+                self.run_epoch()
+                self._decide_current_val_interval()
+                is_due = self._epoch % self.val_interval == 0 or self._iter >= self._max_iters
+                if self.runner.val_loop is not None and self._epoch >= self.val_begin and is_due:
+                    share_buffers(self.runner.model)
+                    with isolated_random_state(cuda=True):
+                        self.runner.val_loop.run()
+            self.runner.call_hook('after_train')
+        finally:
+            self.runner.call_hook('release')
+        return self.runner.model
 
     def run_epoch(self) -> None:
         """Train to the end of the current epoch."""
@@ -128,8 +120,3 @@ class PretrainLoop(EpochBasedTrainLoop):
             level=logging.WARNING,
         )
         return islice(batches, num_seen, None)
-
-    def _is_validation_due(self) -> bool:
-        if self.runner.val_loop is None or self._epoch < self.val_begin:
-            return False
-        return self._epoch % self.val_interval == 0 or self._iter >= self._max_iters

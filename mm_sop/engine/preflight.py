@@ -1,4 +1,8 @@
-"""Checks a config, its data and the machine before training begins."""
+"""Checks a config, its data and the machine before training begins.
+
+Every check raises :class:`LaunchError`, whose message says what to change, and faults of COCO annotations
+:class:`AnnotationError`.
+"""
 
 import os
 from importlib.util import find_spec
@@ -14,43 +18,25 @@ from mm_sop.utils.channel_order import ChannelOrderError, loading_order, network
 from mm_sop.utils.config import leaf_datasets
 from mm_sop.utils.failures import LaunchError
 
-# Packages of the experiment trackers that MMEngine supports.
-_TRACKERS = dict(
-    WandbVisBackend='wandb',
-    TensorboardVisBackend='tensorboard',
-    MLflowVisBackend='mlflow',
-    ClearMLVisBackend='clearml',
-    NeptuneVisBackend='neptune',
-    DVCLiveVisBackend='dvclive',
-    AimVisBackend='aim',
-)
+# Experiment trackers that MMEngine supports. The backend of `MLflow` is `MLflowVisBackend`, its package `mlflow`.
+_TRACKERS = ('Wandb', 'Tensorboard', 'MLflow', 'ClearML', 'Neptune', 'DVCLive', 'Aim')
 
 
 def check_run(cfg: Config) -> None:
-    """Refuse a config that cannot be trained, before anything is built.
-
-    Args:
-        cfg: The config, complete.
-
-    Raises:
-        LaunchError: A package, the training images or the labeled images of k-NN are missing, or options of the config
-            contradict each other or the machine.
-        AnnotationError: COCO annotations have a fault, see :func:`check_coco`.
-    """
+    """Refuse a complete config that cannot be trained, before anything is built."""
     check_operators(cfg)
     check_trackers(cfg)
     check_data(cfg)
-    check_precision(cfg)
+    dtype = (cfg.get('optim_wrapper') or {}).get('dtype', 'float32')
+    if dtype != 'float32' and cfg.get('default_scope') == 'mmdet' and not torch.cuda.is_available():
+        raise LaunchError(
+            f"{dtype} for a detector needs a CUDA device, as MMCV's NMS on the CPU knows float32 only: leave out --amp "
+            'and optim_wrapper.dtype'
+        )
 
 
 def check_data(cfg: Config) -> None:
-    """Refuse to begin without images, or with annotations that cannot be trained on.
-
-    Raises:
-        LaunchError: A folder does not exist, contains no image where any image would do, or images would be loaded in
-            the wrong channel order.
-        AnnotationError: COCO annotations have a fault, see :func:`check_coco`.
-    """
+    """Refuse to begin without images, with images in the wrong channel order, or with faulty annotations."""
     check_channels(cfg)
     check_training_images(cfg)
     check_annotations(cfg, 'train', 'val')
@@ -58,11 +44,7 @@ def check_data(cfg: Config) -> None:
 
 
 def check_channels(cfg: Config) -> None:
-    """Refuse loading and preprocessing that contradict each other about the order of the color channels.
-
-    Raises:
-        LaunchError: They do, or images of training and evaluation are loaded in different orders.
-    """
+    """Refuse loading and preprocessing, or training and evaluation, that differ in the order of the color channels."""
     try:
         network_order(cfg)
         loading_order([cfg.get(name) for name in ('train_dataloader', 'val_dataloader', 'test_dataloader')])
@@ -72,24 +54,18 @@ def check_channels(cfg: Config) -> None:
 
 
 def check_training_images(cfg: Config) -> None:
-    """Refuse a folder of training images that does not exist, or unlabeled images without a single file.
-
-    Raises:
-        LaunchError: The message names the folders.
-    """
+    """Refuse a folder of training images that does not exist, or unlabeled images without a single file."""
     leaves = leaf_datasets(cfg.get('train_dataloader', {}).get('dataset'))
-    given = [leaf.get('data_root') or [] for leaf in leaves]
-    folders = [[roots] if isinstance(roots, str) else roots for roots in given]
-    missing = [root for roots in folders for root in roots if not Path(root).exists()]
+    given = [(leaf, leaf.get('data_root') or []) for leaf in leaves]
+    folders = [(leaf, root) for leaf, roots in given for root in ([roots] if isinstance(roots, str) else roots)]
+    missing = [root for _, root in folders if not Path(root).exists()]
     if missing:
         raise LaunchError(
             f'no training data: {", ".join(missing)} does not exist. Give a folder of images with --data DIR, or '
             'make a dataset with tools/prepare_data.py'
         )
-    for leaf, roots in zip(leaves, folders, strict=True):
-        if leaf['type'] not in ('UnlabeledImages', 'mmpretrain.UnlabeledImages'):
-            continue
-        for root in roots:
+    for leaf, root in folders:
+        if leaf['type'] in ('UnlabeledImages', 'mmpretrain.UnlabeledImages'):
             try:
                 next(iterate_images(root, leaf.get('extensions', EXTENSIONS)))
             except (OSError, ValueError) as error:
@@ -97,11 +73,7 @@ def check_training_images(cfg: Config) -> None:
 
 
 def check_knn_data(cfg: Config) -> None:
-    """Refuse to begin without the labeled images of a k-NN hook, which ``--data`` does not replace.
-
-    Raises:
-        LaunchError: Neither a folder nor a file list of that name exists.
-    """
+    """Refuse to begin without the labeled images of a k-NN hook (a folder or file list), which ``--data`` keeps."""
     for index, hook in enumerate(cfg.get('custom_hooks') or ()):
         if not str(hook.get('type')).endswith('KNNHook'):
             continue
@@ -116,15 +88,7 @@ def check_knn_data(cfg: Config) -> None:
 
 
 def check_annotations(cfg: Config, *splits: str) -> None:
-    """Refuse COCO annotations with a fault, or whose classes are not those of the model.
-
-    Args:
-        cfg: The config.
-        *splits: ``'train'``, ``'val'`` or ``'test'``.
-
-    Raises:
-        AnnotationError: See :func:`check_coco` and :func:`check_num_classes`.
-    """
+    """Refuse COCO annotations of ``'train'``, ``'val'`` or ``'test'`` with a fault, or other classes than the model."""
     for split in splits:
         for leaf in leaf_datasets((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             if leaf['type'] in ('CocoDataset', 'mmdet.CocoDataset'):
@@ -133,14 +97,7 @@ def check_annotations(cfg: Config, *splits: str) -> None:
 
 
 def check_devices(launcher: str) -> None:
-    """Refuse more processes on a machine than it has GPUs, if it has any: with NCCL, two cannot share one.
-
-    Args:
-        launcher: As for :func:`launch`.
-
-    Raises:
-        LaunchError: There are too few GPUs.
-    """
+    """Refuse more processes on a machine than it has GPUs, if it has any: with NCCL, two cannot share one."""
     available = torch.cuda.device_count()
     rank = int(os.environ.get(RANK_VARIABLES[launcher][-1], '0')) if launcher != 'none' else 0
     if 0 < available <= rank:
@@ -151,11 +108,7 @@ def check_devices(launcher: str) -> None:
 
 
 def check_operators(cfg: Config) -> None:
-    """Refuse a config that uses MMDetection if MMCV has no compiled operators.
-
-    Raises:
-        LaunchError: The operators are missing.
-    """
+    """Refuse a config that uses MMDetection if MMCV has no compiled operators."""
     uses_detection = cfg.get('default_scope') == 'mmdet' or "'mmdet." in str(cfg.to_dict())
     if uses_detection and find_spec('mmcv._ext') is None:
         raise LaunchError(
@@ -165,32 +118,15 @@ def check_operators(cfg: Config) -> None:
 
 
 def check_trackers(cfg: Config) -> None:
-    """Refuse a config with an experiment tracker that is not installed.
-
-    Raises:
-        LaunchError: The message contains the command that installs it.
-    """
+    """Refuse a config with an experiment tracker that is not installed; the message has the command to install it."""
     backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
     names = [str(backend.get('type')).split('.')[-1] for backend in backends if isinstance(backend, dict)]
     for name in names:
-        package = _TRACKERS.get(name)
-        if package and find_spec(package) is None:
+        tracker = name.removesuffix('VisBackend')
+        package = tracker.lower()
+        if tracker in _TRACKERS and find_spec(package) is None:
             install = "pip install -e '.[wandb]'" if package == 'wandb' else f'pip install {package}'
             raise LaunchError(
                 f'{name} needs the package {package}, which is not installed: `{install}`, or leave it out of '
                 'visualizer.vis_backends'
             )
-
-
-def check_precision(cfg: Config) -> None:
-    """Refuse half precision for detectors on the CPU.
-
-    Raises:
-        LaunchError: MMCV's operators would fail in the first iteration.
-    """
-    dtype = (cfg.get('optim_wrapper') or {}).get('dtype', 'float32')
-    if dtype != 'float32' and cfg.get('default_scope') == 'mmdet' and not torch.cuda.is_available():
-        raise LaunchError(
-            f"{dtype} for a detector needs a CUDA device, as MMCV's NMS on the CPU knows float32 only: leave out --amp "
-            'and optim_wrapper.dtype'
-        )

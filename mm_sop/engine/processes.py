@@ -63,10 +63,7 @@ def ends_with_launcher(launcher: str) -> Iterator[None]:
 
     The process receives a SIGTERM first: a run saves a checkpoint if all its processes still answer. A process that is
     still alive after :data:`GRACE_SECONDS` exits at once. Only the parent is watched, not a grandparent such as a shell
-    whose terminal was closed.
-
-    Args:
-        launcher: As for :func:`launch`; nothing is watched for ``'none'``.
+    whose terminal was closed; nothing is watched for the launcher ``'none'``.
     """
     if launcher == 'none':
         yield
@@ -102,16 +99,14 @@ class StopSignals:
         self._previous: dict[signal.Signals, Callable | int | None] = {}
 
     def install(self) -> None:
-        """Start listening."""
         self.received = 0
-        _reset_handlers_in_workers()
+        _at_fork(after_in_child=_reset_handlers)
         try:
             self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
         except ValueError:
             self._previous = {}
 
     def uninstall(self) -> None:
-        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -124,14 +119,13 @@ class StopSignals:
             os._exit(128 + number)
 
 
-@cache
-def _reset_handlers_in_workers() -> None:
-    """Let forked processes reset the handlers: a pool terminates its workers by SIGTERM and waits for them."""
+def _reset_handlers() -> None:
+    """Reset the handlers in forked processes: a pool terminates its workers by SIGTERM and waits for them."""
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), '__self__', None), StopSignals):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
-    def reset() -> None:
-        if isinstance(getattr(signal.getsignal(signal.SIGTERM), '__self__', None), StopSignals):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            for number in (signal.SIGINT, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
 
-    os.register_at_fork(after_in_child=reset)
+# Registers a function once.
+_at_fork = cache(os.register_at_fork)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.distributed import connect_processes
 from mm_sop.engine.processes import guard_run
-from mm_sop.utils.modules import batch_size_of, match_modules, unwrap_model
+from mm_sop.utils.modules import batch_size_of, unwrap_model
 
 
 @RUNNERS.register_module()
@@ -40,10 +41,7 @@ class PretrainRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: dict | Config) -> 'PretrainRunner':
-        """Build a runner from a config.
-
-        Args:
-            cfg: The config; it is not changed.
+        """Build a runner from a config, which is not changed.
 
         Raises:
             CheckpointError: The checkpoint to resume from is damaged or missing; the message names another one.
@@ -110,24 +108,22 @@ class PretrainRunner(Runner):
         """
         # Resuming passes schedulers that are built already.
         if isinstance(scheduler, list) and all(isinstance(each, dict) for each in scheduler):
-            fitted = [self._fit_schedule(dict(schedule)) for schedule in scheduler]
-            scheduler = [schedule for schedule in fitted if schedule.get('begin', 0) < self.max_iters]
-            for schedule in fitted:
-                if schedule not in scheduler:
+            fitted = []
+            for schedule in map(dict, scheduler):
+                if schedule.get('convert_to_iter_based') and 'T_max' not in schedule:
+                    del schedule['convert_to_iter_based']
+                    per_epoch = len(self.train_dataloader)
+                    begin, end = schedule.get('begin', 0) * per_epoch, schedule.get('end', math.inf) * per_epoch
+                    schedule.update(by_epoch=False, begin=int(begin), end=int(min(end, self.max_iters)))
+                if schedule.get('begin', 0) < self.max_iters:
+                    fitted.append(schedule)
+                else:
                     self.logger.warning(
                         f'{schedule["type"]} is left out: it would begin at iteration {schedule["begin"]} of '
                         f'{self.max_iters}'
                     )
+            scheduler = fitted
         return super().build_param_scheduler(scheduler)
-
-    def _fit_schedule(self, schedule: dict) -> dict:
-        """Convert one schedule from epochs to iterations of this run."""
-        if not schedule.get('convert_to_iter_based') or 'T_max' in schedule:
-            return schedule
-        del schedule['convert_to_iter_based']
-        per_epoch = len(self.train_dataloader)
-        begin, end = schedule.get('begin', 0) * per_epoch, schedule.get('end', math.inf) * per_epoch
-        return dict(schedule, by_epoch=False, begin=int(begin), end=int(min(end, self.max_iters)))
 
     def train(self) -> nn.Module:
         """Train; see :meth:`mmengine.runner.Runner.train`.
@@ -174,8 +170,7 @@ def drop_worker_options(cfg: Config) -> None:
 def resolve_resume(cfg: Config) -> None:
     """Find and verify the checkpoint to resume from, if ``cfg.resume`` asks for it.
 
-    Args:
-        cfg: Changed in place: ``load_from`` becomes the checkpoint, and ``resume`` False where there is none.
+    ``load_from`` becomes the checkpoint, and ``resume`` False where there is none.
 
     Raises:
         CheckpointError: It is damaged or missing; the message names another one.
@@ -208,10 +203,6 @@ def pace_averaged_models(model: nn.Module, accumulation: int) -> None:
     """Move target networks that are updated within ``loss()``, as MMPretrain's are, once per optimizer step.
 
     Otherwise the gradients that are accumulated into one step would come from several target networks.
-
-    Args:
-        model: The model.
-        accumulation: Iterations per optimizer step.
     """
     for module in model.modules():
         if isinstance(module, BaseAveragedModel) and module.interval == 1:
@@ -219,50 +210,37 @@ def pace_averaged_models(model: nn.Module, accumulation: int) -> None:
 
 
 def compile_blocks(model: nn.Module, options: dict | bool) -> int:
-    """Compile the blocks of student and teacher in place, for static shapes.
+    """Compile the blocks of student and teacher in place, for static shapes, and return their number.
 
     A block is compiled once for each crop size, which takes a fraction of the time of compiling a whole model. Names in
     the state dict do not change.
 
-    Args:
-        model: The model.
-        options: ``pattern`` of module names, ``'backbone.layers.*'`` by default, and arguments of
-            :func:`torch.compile`, e.g. ``dict(mode='max-autotune')``; True for the defaults.
-
-    Returns:
-        Number of compiled blocks.
-
-    Raises:
-        ValueError: No module matches the pattern.
+    ``options`` are the ``pattern`` of module names, ``'backbone.layers.*'`` by default, and arguments of
+    :func:`torch.compile`, e.g. ``dict(mode='max-autotune')``; True for the defaults.
     """
     options = dict(options) if isinstance(options, dict) else {}
     pattern = options.pop('pattern', 'backbone.layers.*')
     options.setdefault('dynamic', False)
-    blocks = [*match_modules(model, pattern), *match_modules(model, f'teacher.{pattern}')]
-    _check_found(blocks, 'compile_blocks.pattern', pattern)
-    for _, block in blocks:
+    blocks = match_modules(model, [pattern, f'teacher.{pattern}'], 'compile_blocks.pattern')
+    for block in blocks.values():
         block.compile(**options)
     return len(blocks)
 
 
 def find_checkpointed(model: nn.Module, patterns: str | list[str]) -> list[str]:
-    """Names of the modules whose activations are recomputed in the backward pass, for MMEngine.
+    """Names of the modules whose activations are recomputed in the backward pass, for MMEngine."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return [name for pattern in patterns for name in match_modules(model, [pattern], 'activation_checkpointing')]
 
-    Args:
-        model: The model.
-        patterns: Module names, in which ``*`` stands for anything but a dot.
+
+def match_modules(model: nn.Module, patterns: list[str], key: str) -> dict[str, nn.Module]:
+    """Find submodules by their dotted names, in which ``*`` stands for anything but a dot.
 
     Raises:
-        ValueError: No module matches a pattern.
+        ValueError: There is none; the message begins with the key of the config.
     """
-    names = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = [name for name, _ in match_modules(model, pattern)]
-        _check_found(found, 'activation_checkpointing', pattern)
-        names += found
-    return names
-
-
-def _check_found(found: list, key: str, pattern: str) -> None:
+    expression = '|'.join('[^.]+'.join(map(re.escape, pattern.split('*'))) for pattern in patterns)
+    found = {name: module for name, module in model.named_modules() if re.fullmatch(expression, name)}
     if not found:
-        raise ValueError(f'{key}: no module of the model is called {pattern!r}')
+        raise ValueError(f'{key}: no module of the model is called {patterns[0]!r}')
+    return found

@@ -4,8 +4,7 @@ from mm_sop.evaluation.classification.knn_evaluator import KNNEvaluator
 from mm_sop.evaluation.classification.knn_records import KNNRecords
 from mm_sop.evaluation.classification.metrics import KNNMetric, RankMetric
 from mm_sop.evaluation.dense.segmentation import SegmentationMetric
-from mm_sop.evaluation.features.baselines import color_histogram, raw_pixels
-from mm_sop.evaluation.features.extraction import extract_features, network_encoder
+from mm_sop.evaluation.features.extraction import color_histogram, extract_features, network_encoder, raw_pixels
 
 __all__ = [
     'KNNEvaluator',

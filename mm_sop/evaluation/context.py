@@ -44,20 +44,15 @@ from torch.utils.data import Subset
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.encoders.encoder import Encoder
 from mm_sop.encoders.projector import FrozenProjector
-from mm_sop.evaluation.features.extraction import check_num_images, extract_features, gather_features
-from mm_sop.evaluation.features.readouts import READOUTS
+from mm_sop.evaluation.features.extraction import READOUTS, check_num_images, extract_features, gather_features
 from mm_sop.evaluation.features.store import ArrayStore, FeatureCache
-from mm_sop.utils.failures import UserError
+from mm_sop.evaluation.labeled_data import MissingDataError
 
 PROTOCOLS = Registry('evaluation protocol', scope='mm_sop', locations=['mm_sop.evaluation.protocols'])
 """All protocols by the name that ``tools/evaluate.py --protocols`` takes."""
 
 # Images that a process measures between two checkpoints.
 _BLOCK = 1024
-
-
-class MissingDataError(UserError, FileNotFoundError):
-    """The data of a protocol is missing; the message says in one line what is expected where."""
 
 
 @dataclass
@@ -69,10 +64,8 @@ class EvaluationContext:
         data: Folder of all datasets.
         work_dir: Folder of results, cache and other files.
         cache: Features on the disk.
-        transform: How images are prepared.
         seed: Seed of everything random.
         batch_size: Images encoded at once by one process.
-        num_workers: Worker processes that load images.
         readouts: Readouts that any of the protocols needs, see :data:`READOUTS`; one pass extracts all.
         projector: Projector that followed the encoder in pretraining, on its device, or None.
         parts: Folder of the partial results of the running protocol, or None to store none.
@@ -97,27 +90,18 @@ class EvaluationContext:
 
     @property
     def setup(self) -> dict:
-        """Network, data and transform, JSON-serializable: the columns that tell results of equally named checkpoints
-        apart.
-        """
-        source, network, prefix, weights = (
-            self.encoder.identity.get(name) or '' for name in ('source', 'network', 'prefix', 'checkpoint_sha256')
-        )
+        """Network, data and transform, JSON-serializable; tells results of equally named checkpoints apart."""
+        names = ('source', 'network', 'prefix', 'checkpoint_sha256')
+        source, network, prefix, weights = (self.encoder.identity.get(name) or '' for name in names)
         network = f'{network} ({prefix})' if prefix else network
         return dict(source=source, network=network, weights=weights[:8], data=str(self.data), **asdict(self.transform))
 
     def features(self, dataset: BaseDataset, readout: str = 'global') -> Tensor:
-        """Features of a dataset, cached or extracted by all processes together.
+        """Features of a dataset, (N, D), fp32, on the CPU: cached, or extracted by all processes together.
 
-        Args:
-            dataset: Dataset whose pipeline is ``context.transform.steps``.
-            readout: One of :data:`READOUTS`.
-
-        Returns:
-            Features, (N, D), fp32, on the CPU.
+        The pipeline of the dataset is ``context.transform.steps``; the readout is one of :data:`READOUTS`.
         """
-        wanted = tuple(dict.fromkeys((*self.readouts, readout)))
-        transform = asdict(self.transform)
+        wanted, transform = tuple(dict.fromkeys((*self.readouts, readout))), asdict(self.transform)
         return self.cache.read(self.encoder, dataset, transform, wanted, self.batch_size, self.num_workers)[readout]
 
     def part(self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -126,9 +110,6 @@ class EvaluationContext:
         Args:
             name: Name, unique within the protocol; may contain slashes.
             compute: Returns the arrays. It must not wait for other processes, which may have theirs already.
-
-        Returns:
-            The arrays, computed or read.
         """
         if self.parts is None:
             return dict(compute())
@@ -141,49 +122,47 @@ class EvaluationContext:
         """Measure something for every image, on all processes and resumable.
 
         Args:
-            dataset: Dataset.
+            dataset: The images, at least one for each process.
             measure: Maps a collated batch to named values, (B, n) each.
             part: Name of the measurement, see :meth:`part`.
 
         Returns:
             Values by name, (N, n), fp32, on the CPU of every process.
-
-        Raises:
-            ValueError: There are fewer images than processes.
         """
         rank, world_size = get_dist_info()
         check_num_images(dataset, world_size)
+
+        def encode(batch: dict) -> dict[str, Tensor]:
+            return {name: values.float().cpu() for name, values in measure(batch).items()}
+
+        def measure_chunk(chunk: BaseDataset) -> dict[str, np.ndarray]:
+            measured = extract_features(encode, chunk, self.batch_size, self.num_workers)
+            return {name: values.numpy() for name, values in measured.items()}
+
         rows = range(rank, len(dataset), world_size)
         blocks = []
         for start in range(0, len(rows), _BLOCK):
             chunk = Subset(dataset, rows[start : start + _BLOCK])
-            blocks.append(self.part(f'{part}_{start}', partial(_measure, self, chunk, measure)))
+            blocks.append(self.part(f'{part}_{start}', partial(measure_chunk, chunk)))
             print_log(f'Measured {start + len(chunk):,} of {len(rows):,} images ({part})', logger='current')
         device = get_comm_device() if world_size > 1 else torch.device('cpu')
         measured = {name: torch.from_numpy(np.concatenate([block[name] for block in blocks])) for name in blocks[0]}
         return {name: gather_features(each.to(device), len(dataset)).cpu() for name, each in measured.items()}
 
     def project(self, encodings: Tensor) -> dict[str, Tensor]:
-        """Apply the projector to global features.
-
-        Args:
-            encodings: Features of the encoder, (N, D).
+        """Apply the projector, if there is one, to global features, (N, D).
 
         Returns:
-            ``encoding`` and, if there is a projector, the outputs of :class:`FrozenProjector`, on the encoder's device.
+            ``encoding`` and the other outputs of :class:`FrozenProjector`, on the encoder's device.
         """
         encodings = encodings.to(self.device)
         return dict(encoding=encodings) if self.projector is None else self.projector(encodings)
 
     def find(self, name: str | Path, expected: str) -> Path:
-        """Find a file or folder of the data.
-
-        Args:
-            name: Path below :attr:`data`.
-            expected: What should be there, for the message.
+        """Find a file or folder below :attr:`data`.
 
         Raises:
-            MissingDataError: It does not exist.
+            MissingDataError: It does not exist; the message says what was ``expected`` there.
         """
         path = self.data / name
         if not path.exists():
@@ -191,27 +170,15 @@ class EvaluationContext:
         return path
 
     def find_any(self, names: Sequence[str], expected: str) -> dict[str, Path]:
-        """Find those of several files or folders of the data that exist; at least one must.
-
-        Args:
-            names: Paths below :attr:`data`.
-            expected: What should be there, for the message.
+        """Find those of several files or folders below :attr:`data` that exist.
 
         Raises:
-            MissingDataError: None exists.
+            MissingDataError: None exists; the message says what was ``expected`` there.
         """
         found = {name: self.data / name for name in names if (self.data / name).exists()}
         if not found:
             raise MissingDataError(f'{self.data} has none of {", ".join(names)}: expected {expected}')
         return found
-
-
-def _measure(context: EvaluationContext, chunk: BaseDataset, measure: Callable) -> dict[str, np.ndarray]:
-    def encode(batch: dict) -> dict[str, Tensor]:
-        return {name: values.float().cpu() for name, values in measure(batch).items()}
-
-    measured = extract_features(encode, chunk, context.batch_size, context.num_workers)
-    return {name: values.numpy() for name, values in measured.items()}
 
 
 @dataclass(frozen=True)
@@ -276,21 +243,12 @@ class Protocol(ABC):
         """
 
     def find_lists(self, context: EvaluationContext) -> dict[str, Path]:
-        """Find further files that affect the scores, such as lists of images.
-
-        Returns:
-            Existing files by name. Their content is part of the result's key.
-        """
+        """Find further files that affect the scores, such as lists of images; their content is part of the key."""
         return {}
 
     @abstractmethod
     def run(self, context: EvaluationContext, data: dict[str, Any]) -> ProtocolResult:
-        """Evaluate.
-
-        Args:
-            context: Network and settings.
-            data: What :meth:`find_data` returned.
-        """
+        """Evaluate on what :meth:`find_data` returned."""
 
 
 def protocol_names() -> list[str]:
@@ -300,11 +258,9 @@ def protocol_names() -> list[str]:
 
 
 def build_protocol(name: str, options: Mapping[str, Any] | None = None) -> Protocol:
-    """Build a protocol by its name.
+    """Build a protocol by its registered name from values of its fields.
 
-    Args:
-        name: Registered name.
-        options: Values of its fields; ``preset`` selects one of its presets, which the others override.
+    The option ``preset`` selects one of its presets, which the others override.
 
     Raises:
         ValueError: Name, preset or option is unknown, or a value has the wrong type.
@@ -318,16 +274,12 @@ def build_protocol(name: str, options: Mapping[str, Any] | None = None) -> Proto
         known = ', '.join(protocol.presets) or 'none'
         raise ValueError(f'protocol {name} has no preset {preset!r}: its presets are {known}')
     names, hints = [option.name for option in fields(protocol)], get_type_hints(protocol)
-    if unknown := set(options) - set(names):
-        raise ValueError(
-            f'protocol {name} has no option {", ".join(sorted(unknown))}: its options are {", ".join(names)}'
-        )
+    if unknown := ', '.join(sorted(set(options) - set(names))):
+        raise ValueError(f'protocol {name} has no option {unknown}: its options are {", ".join(names)}')
     selected = {option: _check_option(f'{name}.{option}', value, hints[option]) for option, value in options.items()}
     built = protocol(**{**protocol.presets.get(preset, {}), **selected})
-    if unknown := set(built.readouts) - set(READOUTS):
-        raise ValueError(
-            f'{name} reads out {", ".join(sorted(unknown))}: expected features among {", ".join(READOUTS)}'
-        )
+    if unknown := ', '.join(sorted(set(built.readouts) - set(READOUTS))):
+        raise ValueError(f'{name} reads out {unknown}: expected features among {", ".join(READOUTS)}')
     return built
 
 

@@ -11,61 +11,51 @@ from mmengine.dataset import BaseDataset
 from torch import Tensor
 
 from mm_sop.datasets.labeled.arrays import CIFAR10Images, CIFAR100Images, STL10Images
-from mm_sop.datasets.labeled.file_lists import rows_of_list
-from mm_sop.datasets.labeled.folders import LabeledImages, check_classes
+from mm_sop.datasets.labeled.folders import LabeledImages, check_classes, rows_of_list
 from mm_sop.datasets.semantic_pairs import image_info
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
-from mm_sop.evaluation.context import MissingDataError
+from mm_sop.utils.failures import UserError
 
 LAYOUTS = (
     'classes/{bank,seen,test}.json (photo composites), train/<class>/ and val/<class>/ (ImageNet), '
     'cifar-10-batches-py/, cifar-100-python/, or train_X.bin (stl10_binary)'
 )
 
+_ARRAYS = {'cifar-10-batches-py': CIFAR10Images, 'cifar-100-python': CIFAR100Images, 'train_X.bin': STL10Images}
+
 SUBSET_LISTS = {'1%': '1percent.txt', '10%': '10percent.txt'}
 """SimCLR's file lists, by fraction of the labels."""
 
 
+class MissingDataError(UserError, FileNotFoundError):
+    """The data of a protocol is missing; the message says in one line what is expected where."""
+
+
 def find_classification(folder: str | Path, transform: EvaluationTransform) -> dict[str, BaseDataset]:
-    """Find a labeled training set and its test sets.
-
-    Args:
-        folder: Folder in one of :data:`LAYOUTS`.
-        transform: How images are prepared.
-
-    Returns:
-        ``train``, and test sets under all other names.
+    """Find the labeled training set ``train`` and the test sets in a folder in one of :data:`LAYOUTS`.
 
     Raises:
         MissingDataError: The folder has none of the layouts.
         ValueError: Training and test sets have different classes.
     """
-    folder = Path(folder)
-    found = _find(folder, transform)
-    if found is None:
+    folder, steps = Path(folder), transform.steps
+    marker = next((name for name in _ARRAYS if (folder / name).exists()), None)
+    if (folder / 'classes/bank.json').is_file():
+        names = dict(train='bank', seen='seen', test='test')
+        found = {name: LabeledImages(str(folder / 'classes' / part), steps) for name, part in names.items()}
+    elif (folder / 'train').is_dir() and (folder / 'val').is_dir():
+        train = LabeledImages(str(folder / 'train'), steps)
+        found = dict(train=train, val=_find_validation(folder, train.metainfo['classes'], transform))
+    elif marker:
+        settings = dict(data_root=str(folder), labeled=True, pipeline=transform.array_steps)
+        found = {name: _ARRAYS[marker](split=name, **settings) for name in ('train', 'test')}
+    else:
         raise MissingDataError(f'{folder} has no labeled images: expected {LAYOUTS}')
     try:
         check_classes(found)
     except ValueError as error:
         raise ValueError(f'{folder}: {error}') from None
     return found
-
-
-def _find(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset] | None:
-    if (folder / 'classes/bank.json').is_file():
-        names = dict(train='bank', seen='seen', test='test')
-        return {name: LabeledImages(str(folder / 'classes' / part), transform.steps) for name, part in names.items()}
-    if (folder / 'train').is_dir() and (folder / 'val').is_dir():
-        train = LabeledImages(str(folder / 'train'), transform.steps)
-        return dict(train=train, val=_find_validation(folder, train.metainfo['classes'], transform))
-    arrays = {'cifar-10-batches-py': CIFAR10Images, 'cifar-100-python': CIFAR100Images, 'train_X.bin': STL10Images}
-    for marker, kind in arrays.items():
-        if (folder / marker).exists():
-            return {
-                name: kind(data_root=str(folder), split=name, labeled=True, pipeline=transform.array_steps)
-                for name in ('train', 'test')
-            }
-    return None
 
 
 def _find_validation(folder: Path, classes: Sequence[str], transform: EvaluationTransform) -> LabeledImages:
@@ -87,14 +77,9 @@ def find_subset_lists(folder: str | Path) -> dict[str, Path]:
 
 
 def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
-    """Rows of a dataset that a file list selects.
+    """Rows of a dataset that a file list selects, int64, in its order.
 
-    Args:
-        path: Text file with one file name in each line, such as ``n01440764_10074.JPEG``, see :func:`rows_of_list`.
-        dataset: Dataset whose samples have ``img_path``.
-
-    Returns:
-        Rows in the order of the list, int64.
+    The list has one file name in each line, such as ``n01440764_10074.JPEG``, see :func:`rows_of_list`.
 
     Raises:
         FileNotFoundError: The file list does not exist.
@@ -110,16 +95,14 @@ def read_subset_list(path: str | Path, dataset: BaseDataset) -> np.ndarray:
 def draw_per_class(
     labels: np.ndarray, counts: int | float, generator: np.random.Generator, spare: int = 0
 ) -> np.ndarray:
-    """Draw images of every class.
+    """Draw images of every class; returns sorted rows.
 
     Args:
         labels: Class of every image, (N,).
-        counts: Images of each class, or a fraction in (0, 1) of them, rounded and at least 1.
+        counts: Images of each class, or a fraction in (0, 1) of them, rounded and at least 1. A class with fewer images
+            gives all but the spared ones.
         generator: Source of randomness.
         spare: Images of each class that are never drawn.
-
-    Returns:
-        Sorted rows. A class with fewer images gives all but the spared ones.
     """
     drawn = []
     for label in np.unique(labels):
@@ -142,12 +125,7 @@ def random_subset(dataset: BaseDataset, count: int | None, seed: int) -> BaseDat
 
 
 def random_views(dataset: BaseDataset, transform: EvaluationTransform) -> BaseDataset:
-    """The same images in random crops of 8 to 100 % of the area and random horizontal flips.
-
-    Args:
-        dataset: The dataset.
-        transform: Transform of the plain images, with the size of the crops.
-    """
+    """The same images in random crops of 8 to 100 % of the area, of ``transform.crop_size``, and random flips."""
     views = copy.copy(dataset)
     loading = [] if 'img' in dataset.get_data_info(0) else [dict(type='LoadImage')]
     crop = dict(type='FastRandomResizedCrop', scale=transform.crop_size, crop_ratio_range=(0.08, 1.0))
@@ -156,18 +134,14 @@ def random_views(dataset: BaseDataset, transform: EvaluationTransform) -> BaseDa
 
 
 def read_labels(dataset: BaseDataset, label: str, rows: Iterable[int] | None = None) -> np.ndarray | None:
-    """Read a label from the annotations, without loading an image.
+    """Read a label of all samples, or of some rows, from the annotations, without loading an image.
 
     Args:
         dataset: Dataset with ``get_data_info``.
         label: ``'class'`` for ``gt_label``, or the name of another integer annotation.
-        rows: Samples to read. Defaults to None, all.
 
     Returns:
-        Labels, int64, (N,), or None if a sample has none.
-
-    Raises:
-        ValueError: A label is not a single integer.
+        Labels, int64, (N,), or None if a sample has none. Raises a ValueError if one is not a single integer.
     """
     key = 'gt_label' if label == 'class' else label
     values = []
@@ -182,11 +156,7 @@ def read_labels(dataset: BaseDataset, label: str, rows: Iterable[int] | None = N
 
 
 def class_labels(dataset: BaseDataset) -> Tensor:
-    """Class of every image, int64, (N,).
-
-    Raises:
-        ValueError: The dataset has no labels.
-    """
+    """Class of every image, int64, (N,); raises a ValueError if one has none."""
     labels = read_labels(dataset, 'class')
     if labels is None:
         raise ValueError(f'{dataset.data_root} has images without a class')

@@ -20,11 +20,7 @@ ERRORS = '± is one standard error, or the standard deviation over repeated tria
 
 
 class Records:
-    """List of JSON records in a file, with a Markdown table beside it; both are always complete.
-
-    Args:
-        path: The JSON file.
-    """
+    """List of JSON records in a file, with a Markdown table beside it; both are always complete."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -53,9 +49,6 @@ class EvaluationResults(Records):
     ``error`` and ``percent`` by name), any other the ``reason``. ``data`` names the file of what a page shows; once it
     has been drawn, ``images`` has ``name`` and ``text`` of every image. There is one finished record for each protocol,
     checkpoint and setup. Scores that are not finite are written as null.
-
-    Args:
-        folder: Folder of the files.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -67,20 +60,22 @@ class EvaluationResults(Records):
         return next((record for record in self.records if record['key'] == key and record['status'] == 'done'), None)
 
     def add(self, record: dict, data: Mapping[str, Any] | None = None) -> None:
-        """Write a record and its data, in place of an older one of the same protocol, checkpoint and setup.
+        """Write a record and the data of its page, in place of an older one of the same protocol, checkpoint and setup.
 
         Skipped or failed protocols never overwrite a result.
-
-        Args:
-            record: The record, JSON-serializable.
-            data: What its page shows.
         """
         if data:
             name = f'{record["protocol"]}_{Path(record["checkpoint"]).stem}_{content_key(record.get("setup", {}))[:8]}'
             record['data'] = f'{name}.npz'
             write_atomically(self.folder / 'data' / record['data'], pack_data(data))
-        self.records = [other for other in self.records if not _replaces(record, other)]
-        self.records.append(record)
+
+        def is_kept(other: Mapping) -> bool:
+            # Older files have no setup.
+            names = ('protocol', 'checkpoint', 'setup') if 'setup' in other else ('protocol', 'checkpoint')
+            is_result_above_failure = other['status'] == 'done' and record['status'] != 'done'
+            return is_result_above_failure or any(record.get(name) != other[name] for name in names)
+
+        self.records = [*filter(is_kept, self.records), record]
         self.write()
 
     def read_data(self, record: Mapping) -> dict[str, Any]:
@@ -88,13 +83,7 @@ class EvaluationResults(Records):
         return read_data(self.folder / 'data' / record['data']) if 'data' in record else {}
 
     def add_images(self, record: dict, images: Sequence[Mapping[str, str]], files: Mapping[str, bytes]) -> None:
-        """Store the images that were drawn of a record's data.
-
-        Args:
-            record: One of the records.
-            images: ``name`` and ``text`` of every image.
-            files: Content by file name, written to the folder ``images``.
-        """
+        """Store the images drawn of a record's data: ``name`` and ``text`` of each, and contents by file name."""
         for name, content in files.items():
             write_atomically(self.folder / 'images' / name, content)
         record['images'] = list(images)
@@ -139,51 +128,36 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _replaces(record: Mapping, other: Mapping) -> bool:
-    # Older files have no setup.
-    names = ('protocol', 'checkpoint', 'setup') if 'setup' in other else ('protocol', 'checkpoint')
-    same = all(record.get(name) == other[name] for name in names)
-    return same and (record['status'] == 'done' or other['status'] != 'done')
-
-
 def finished_record(base: Mapping, result: ProtocolResult, seconds: float) -> dict:
-    """Make the record of a result.
-
-    Args:
-        base: ``protocol``, ``key``, ``checkpoint``, ``setup`` and ``card``.
-        result: Result of the protocol.
-        seconds: Duration.
-    """
+    """Make the record of a result from ``protocol``, ``key``, ``checkpoint``, ``setup`` and ``card`` in ``base``."""
     scores = {name: asdict(score) for name, score in result.scores.items()}
     card = dict(base['card'], found=result.card)
     return dict(base, status='done', scores=scores, card=card, seconds=round(seconds, 2))
 
 
 def format_results(records: Sequence[Mapping]) -> str:
-    """Format records as Markdown: a row for each score or failure, and what was skipped.
-
-    Args:
-        records: Records as in :class:`EvaluationResults`.
-    """
+    """Format records as Markdown: a row for each score or failure, and what was skipped."""
     names = differing_setup(records)
     headers = ['checkpoint', *names, 'protocol', 'score', 'value', 'seconds']
-    rows = [row for record in records if record['status'] != 'skipped' for row in _rows(record, names)]
     align = [*['left'] * (len(headers) - 2), 'right', 'right']
-    skipped = [
-        f'- {" · ".join([record["protocol"], *filter(None, setup_cells(record, names))])}: {record["reason"]}'
-        for record in records
-        if record['status'] == 'skipped'
-    ]
+    rows, skipped = [], []
+    for record in records:
+        cells, protocol = setup_cells(record, names), record['protocol']
+        if record['status'] == 'skipped':
+            skipped.append(f'- {" · ".join([protocol, *filter(None, cells)])}: {record["reason"]}')
+            continue
+        scores = {describe_score_name(name): format_value(score) for name, score in record.get('scores', {}).items()}
+        if record['status'] == 'failed':
+            scores = {f'failed: {record["reason"]}': ''}
+        for number, (name, score) in enumerate(scores.items()):
+            seconds = '' if number else f'{record["seconds"]:.1f}'
+            rows.append([record['checkpoint'], *cells, protocol, name, score, seconds])
     lines = ['# Evaluation', '', markdown_table(headers, rows, align), '', f'Fractions in percent. {ERRORS}']
     return '\n'.join([*lines, *(['', 'Skipped:', '', *skipped] if skipped else []), ''])
 
 
 def differing_setup(records: Sequence[Mapping]) -> list[str]:
-    """Names of the setup's entries in which records of equally named checkpoints differ.
-
-    Args:
-        records: Records as in :class:`EvaluationResults`.
-    """
+    """Names of the setup's entries in which records of equally named checkpoints differ."""
     setups: dict[str, list[Mapping]] = {}
     for record in records:
         if 'setup' in record:
@@ -195,16 +169,6 @@ def differing_setup(records: Sequence[Mapping]) -> list[str]:
 def setup_cells(record: Mapping, names: Sequence[str]) -> list[str]:
     """Some entries of a record's setup as text; empty where an older record lacks them."""
     return [str(record.get('setup', {}).get(name, '')) for name in names]
-
-
-def _rows(record: Mapping, names: Sequence[str]) -> Iterator[list[str]]:
-    scores = {describe_score_name(name): format_value(score) for name, score in record.get('scores', {}).items()}
-    if record['status'] == 'failed':
-        scores = {f'failed: {record["reason"]}': ''}
-    seconds = f'{record["seconds"]:.1f}'
-    for name, score in scores.items():
-        yield [record['checkpoint'], *setup_cells(record, names), record['protocol'], name, score, seconds]
-        seconds = ''
 
 
 def describe_score_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs protocols one after the other; finished ones are not run again."""
+"""Runs protocols one after the other; finished ones, whose card is known, are not run again."""
 
 import logging
 import shutil
@@ -6,17 +6,40 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 
+import mmengine
+import mmpretrain
+import numpy as np
+import torch
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.logging import print_log
 
+from mm_sop import __version__
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.evaluation.context import EvaluationContext, MissingDataError, Protocol
-from mm_sop.evaluation.features.cards import make_card, software_versions
-from mm_sop.evaluation.features.identity import content_key
+from mm_sop.evaluation.features.extraction import READOUTS
+from mm_sop.evaluation.features.identity import content_key, describe_source
 from mm_sop.evaluation.results import EvaluationResults, finished_record, format_value
+from mm_sop.utils.files import hash_file
 
 _SHOWN_SCORES = 6
+
+
+def make_card(name: str, protocol: Protocol, context: EvaluationContext, data: Mapping) -> dict:
+    """Describe all that the scores of a protocol depend on, JSON-serializable: equal cards mean equal scores."""
+    return dict(
+        protocol=name,
+        version=protocol.version,
+        options=asdict(protocol),
+        encoder=context.encoder.identity,
+        transform=asdict(context.transform),
+        layers={readout: READOUTS[readout] for readout in protocol.readouts},
+        dtype=context.cache.dtype,
+        data={key: describe_source(source) for key, source in data.items()},
+        lists={key: hash_file(path) for key, path in protocol.find_lists(context).items()},
+        seed=context.seed,
+    )
 
 
 def run_protocols(
@@ -32,10 +55,7 @@ def run_protocols(
     Args:
         protocols: Protocols by registered name.
         context: Network and settings; its ``readouts`` become those of all protocols.
-        results: Where the records go.
-
-    Returns:
-        Records of these protocols.
+        results: Where the records go, which are returned.
     """
     context.readouts = tuple(dict.fromkeys(readout for protocol in protocols.values() for readout in protocol.readouts))
     # Only the main process is sure to see the results.
@@ -72,7 +92,9 @@ def _run(name: str, protocol: Protocol, context: EvaluationContext, results: Eva
         if get_world_size() > 1:
             raise
         return record
-    base.update(key=key, card=dict(card, software=software_versions()))
+    modules = dict(torch=torch, numpy=np, mmengine=mmengine, mmpretrain=mmpretrain)
+    software = dict(mm_sop=__version__, **{name: module.__version__ for name, module in modules.items()})
+    base.update(key=key, card=dict(card, software=software))
     record = _record(results, finished_record(base, result, time.perf_counter() - started), result.data)
     if is_main_process():
         shutil.rmtree(context.parts, ignore_errors=True)

@@ -9,17 +9,12 @@ _DRAW_BLOCK = 2**22
 
 
 def binomial_standard_error(accuracy: float, count: int) -> float:
-    """Standard error of an accuracy if all images are independent.
-
-    Args:
-        accuracy: Fraction of right answers, in [0, 1].
-        count: Number of images, at least 1.
-    """
+    """Standard error of an accuracy in [0, 1] if all images are independent."""
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 
 def standard_error(correct: np.ndarray, clusters: np.ndarray | None = None) -> float:
-    """Standard error of an accuracy: clustered if the clusters are known, else binomial.
+    """Standard error of an accuracy: clustered by the objects shown in the images if they are known, else binomial.
 
     Args:
         correct: Whether each answer is right, bool, (n,).
@@ -31,26 +26,13 @@ def standard_error(correct: np.ndarray, clusters: np.ndarray | None = None) -> f
 
 
 def count_by_cluster(correct: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count right answers and images of every cluster, in the order of the cluster labels.
-
-    Args:
-        correct: Whether each answer is right, bool, (n,).
-        clusters: Object shown in each image, int, (n,).
-
-    Returns:
-        Two vectors over the clusters, int64.
-    """
+    """Count right answers and images of every cluster, int64, in the order of the cluster labels."""
     _, members = np.unique(clusters, return_inverse=True)
     return np.bincount(members, weights=correct).astype(np.int64), np.bincount(members)
 
 
 def mean_standard_error(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
-    """Standard error of a mean over images, clustered by :func:`clustered_standard_error`.
-
-    Args:
-        values: One value for each image, (n,).
-        clusters: Object shown in each image, int, (n,). Defaults to None, another one in each.
-    """
+    """Standard error of a mean over images, by :func:`clustered_standard_error`; without clusters, each is its own."""
     _, members = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
     return clustered_standard_error(np.bincount(members, weights=values), np.bincount(members))
 

@@ -4,15 +4,9 @@ import json
 from pathlib import Path
 
 from mm_sop import __version__
-from mm_sop.encoders.encoder import Encoder, EncoderSpecification
+from mm_sop.encoders.encoder import Encoder
 from mm_sop.evaluation.classification.knn_records import KNNRecords, format_table
-from mm_sop.evaluation.results import (
-    EvaluationResults,
-    describe_score_name,
-    differing_setup,
-    format_value,
-    setup_cells,
-)
+from mm_sop.evaluation.results import EvaluationResults, describe_score_name, differing_setup, format_value, setup_cells
 from mm_sop.export.target import Target
 from mm_sop.utils.files import write_atomically
 from mm_sop.utils.tables import markdown_table
@@ -70,45 +64,38 @@ def write_card(
     run: str | Path | None,
     license: str,
 ) -> None:
-    """Write ``README.md``, and ``export.json`` with the differences.
+    """Write ``README.md``, and ``export.json`` with the largest absolute differences of the features, by kind.
 
-    Args:
-        encoder: The encoder.
-        target: Library that it was written for.
-        folder: Folder of the files, possibly a temporary one.
-        name: Final name of that folder.
-        differences: Largest absolute differences of the features, by kind.
-        count: Number of images compared.
-        run: Folder of the run, with ``knn.json`` and ``evaluation/results.json`` if they exist, or None.
-        license: License of the weights.
+    The files are written into ``folder``, which will get the final ``name``. ``count`` images were compared. A ``run``
+    has results in ``knn.json`` and ``evaluation/results.json``, as far as they exist.
     """
-    specification = encoder.specification
+    specification, origin = encoder.specification, encoder.specification.origin
+    method, source = origin.get('method'), origin.get('source')
+    of_run = f'the {specification.network} of {method}'
+    tables = (
+        [] if run is None else [_training_results(origin, specification.network, run), _evaluation_results(origin, run)]
+    )
     backbone = specification.backbone or dict(type=type(encoder.network).__name__)
     text = _CARD.format(
         license=license,
         library=_LIBRARIES.get(target.name, 'mm-sop'),
-        title=f'{specification.origin.get("method") or "Encoder"}: {backbone["type"]}',
+        title=f'{method or "Encoder"}: {backbone["type"]}',
         architecture=_describe(backbone),
         target=target.name,
-        history=_history(specification),
+        history=of_run if method else f'read from a checkpoint of {source or "MM-SOP"}',
         usage=target.usage(encoder, Path(name)),
         size=specification.image_size,
         edge=encoder.transform.resize_edge,
         mean=list(specification.mean),
         std=list(specification.std),
-        training='\n'.join(f'| {key} | {value} |' for key, value in specification.origin.items() if value is not None),
-        results=_results(specification.origin, specification.network, run),
+        training='\n'.join(f'| {key} | {value} |' for key, value in origin.items() if value is not None),
+        results='\n\n'.join(filter(None, tables)) or 'No results were recorded for these weights.',
         count=count,
         version=__version__,
         difference=max(differences.values()),
     )
     write_atomically(folder / 'README.md', text)
     write_atomically(folder / 'export.json', json.dumps(dict(differences=differences, images=count), indent=1))
-
-
-def _history(specification: EncoderSpecification) -> str:
-    method, source = specification.origin.get('method'), specification.origin.get('source')
-    return f'the {specification.network} of {method}' if method else f'read from a checkpoint of {source or "MM-SOP"}'
 
 
 def _describe(backbone: dict) -> str:
@@ -118,11 +105,6 @@ def _describe(backbone: dict) -> str:
     names = shown if isinstance(arch, dict) else ('arch', *shown)
     options = ', '.join(f'{name} {details[name]}' for name in names if name in details)
     return f'`{backbone["type"]}` ({options})' if options else f'`{backbone["type"]}`'
-
-
-def _results(origin: dict, network: str, run: str | Path | None) -> str:
-    tables = [] if run is None else [_training_results(origin, network, run), _evaluation_results(origin, run)]
-    return '\n\n'.join(filter(None, tables)) or 'No results were recorded for these weights.'
 
 
 def _training_results(origin: dict, network: str, run: str | Path) -> str:

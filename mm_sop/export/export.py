@@ -14,7 +14,7 @@ from mm_sop.datasets.image_files import list_images
 from mm_sop.datasets.transforms.loading import UnreadableImageError, read_image
 from mm_sop.encoders.encoder import SPECIFICATION, Encoder
 from mm_sop.export.card import write_card
-from mm_sop.export.target import TARGETS, Encode, ExportError, Target
+from mm_sop.export.target import TARGETS, Encode, ExportError
 from mm_sop.models.utils.readout import read_out
 from mm_sop.utils.files import make_folder_atomically, write_atomically
 
@@ -30,7 +30,7 @@ def export(
     run: str | Path | None = None,
     license: str = 'apache-2.0',
 ) -> dict[str, float]:
-    """Write an encoder for a library.
+    """Write an encoder for a library into a new folder, with a model card.
 
     The folder appears only after the library has loaded the files back and computed the same features.
 
@@ -51,20 +51,30 @@ def export(
     """
     folder = Path(folder)
     check(encoder, target, folder)
-    writer = TARGETS[target]
+    writer, network = TARGETS[target], encoder.network
     with make_folder_atomically(folder) as temporary:
-        differences = _write_and_compare(encoder, writer, temporary, images)
+        try:
+            writer.write(encoder, temporary)
+            specification = replace(encoder.specification, weights=writer.weights, format=writer.format(network))
+            write_atomically(temporary / SPECIFICATION, specification.dumps())
+            differences = compare(encoder, writer.load(temporary), images)
+        except (ExportError, OSError):
+            raise
+        except Exception as error:  # libraries raise almost anything for unknown networks
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            # Between the first and the last line stand traces of the exported program.
+            reason = ' ... '.join(dict.fromkeys((lines[0], lines[-1])))
+            raise ExportError(f'{target} fails on {type(network).__name__}: {reason}') from error
+        # NaN fails this comparison.
+        if not all(value <= TOLERANCE for value in differences.values()):
+            found = json.dumps(differences)
+            raise ExportError(f'{target} computes other features: {found}, at most {TOLERANCE} is allowed')
         write_card(encoder, writer, temporary, folder.name, differences, len(images), run, license)
     return differences
 
 
 def check(encoder: Encoder, target: str, folder: str | Path) -> None:
     """Raise if :func:`export` cannot write this target, before anything is written.
-
-    Args:
-        encoder: The encoder.
-        target: One of :data:`TARGETS`.
-        folder: Where to write.
 
     Raises:
         ExportError: The target is unknown, the library cannot express the network, or the folder exists.
@@ -76,34 +86,9 @@ def check(encoder: Encoder, target: str, folder: str | Path) -> None:
         raise ExportError(f'{folder} exists: delete it, or choose another --out')
 
 
-def _write_and_compare(
-    encoder: Encoder, target: Target, folder: Path, images: Sequence[Image.Image]
-) -> dict[str, float]:
-    try:
-        target.write(encoder, folder)
-        specification = replace(encoder.specification, weights=target.weights, format=target.format(encoder.network))
-        write_atomically(folder / SPECIFICATION, specification.dumps())
-        differences = compare(encoder, target.load(folder), images)
-    except (ExportError, OSError):
-        raise
-    except Exception as error:  # libraries raise almost anything for unknown networks
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        # Between the first and the last line stand traces of the exported program.
-        reason = ' ... '.join(dict.fromkeys((lines[0], lines[-1])))
-        raise ExportError(f'{target.name} fails on {type(encoder.network).__name__}: {reason}') from error
-    _check_differences(differences, target.name)
-    return differences
-
-
 @torch.no_grad()
 def compare(encoder: Encoder, encode: Encode, images: Sequence[Image.Image]) -> dict[str, float]:
-    """Compute the largest absolute differences between our features and a library's.
-
-    Args:
-        encoder: Our encoder.
-        encode: Forward pass of the library.
-        images: Images of any size.
-    """
+    """Compute the largest absolute differences between our features and a library's on images of any size."""
     batch = encoder.prepare(images)
     ours = read_out(encoder.network, batch)
     features, local_map = encode(batch)
@@ -117,20 +102,8 @@ def _difference(theirs: Tensor, ours: Tensor) -> float:
     return float((theirs - ours).abs().max())
 
 
-def _check_differences(differences: dict[str, float], target: str) -> None:
-    # NaN fails this comparison.
-    if not all(value <= TOLERANCE for value in differences.values()):
-        raise ExportError(
-            f'{target} computes other features: {json.dumps(differences)}, at most {TOLERANCE} is allowed'
-        )
-
-
 def sample_images(folder: str | Path, count: int = 8) -> list[Image.Image]:
-    """Load images of a folder, evenly spaced in its sorted file list.
-
-    Args:
-        folder: The folder.
-        count: Maximum number of images.
+    """Load at most ``count`` images of a folder, evenly spaced in its sorted file list.
 
     Raises:
         ExportError: The folder does not exist.

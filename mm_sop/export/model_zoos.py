@@ -20,13 +20,14 @@ class Timm(Target):
     package = 'timm'
 
     def write(self, encoder: Encoder, folder: Path) -> None:
-        specification = encoder.specification
+        specification, transform = encoder.specification, encoder.transform
+        assert transform.resize_edge is not None  # after its initialization
         pretrained = dict(
             input_size=(3, specification.image_size, specification.image_size),
             mean=[value / 255 for value in specification.mean],
             std=[value / 255 for value in specification.std],
             interpolation='bicubic',
-            crop_pct=encoder.transform.crop_size / encoder.transform.resize_edge,
+            crop_pct=transform.crop_size / transform.resize_edge,
             num_classes=0,
             classifier='head' if isinstance(encoder.network, VisionTransformer) else 'fc',
         )
@@ -139,24 +140,30 @@ class HuggingFace(Target):
     def load(self, folder: Path) -> Encode:
         from transformers import AutoModel
 
-        options = dict(add_pooling_layer=False) if self._is_vit(folder) else {}
-        model = AutoModel.from_pretrained(folder, **options).eval()
-        return lambda images: self._encode(model(images).last_hidden_state, images)
+        is_vit = json.loads((folder / 'config.json').read_text())['model_type'] == 'vit'
+        model = AutoModel.from_pretrained(folder, **(dict(add_pooling_layer=False) if is_vit else {})).eval()
 
-    @staticmethod
-    def _is_vit(folder: Path) -> bool:
-        return json.loads((folder / 'config.json').read_text())['model_type'] == 'vit'
+        def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+            output = model(images).last_hidden_state
+            if output.ndim == 4:
+                return output.mean((2, 3)), output
+            return output[:, 0], to_map(output[:, 1:], images.shape[-2:])
 
-    @staticmethod
-    def _encode(output: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        if output.ndim == 4:
-            return output.mean((2, 3)), output
-        return output[:, 0], to_map(output[:, 1:], images.shape[-2:])
+        return encode
 
     def _architecture(self, network: nn.Module) -> dict:
         kind = self.format(network).removeprefix('huggingface_')
         name = dict(vit='ViTModel', dinov2='Dinov2Model', resnet='ResNetModel')[kind]
-        arguments = _huggingface_resnet(network) if kind == 'resnet' else _huggingface_vit(network)
+        if isinstance(network, ResNet):
+            arguments = dict(
+                embedding_size=network.conv1.out_channels,
+                hidden_sizes=[getattr(network, layer)[-1].out_channels for layer in network.res_layers],
+                depths=list(network.stage_blocks),
+                layer_type='bottleneck' if hasattr(network.layer1[0], 'conv3') else 'basic',
+                downsample_in_bottleneck=network.style == 'caffe',
+            )
+        else:
+            arguments = _huggingface_vit(network)
         return dict(architectures=[name], model_type=kind, torch_dtype='float32', **arguments)
 
     @staticmethod
@@ -209,14 +216,3 @@ def _huggingface_vit(network: VisionTransformer) -> dict:
         return dict(config, intermediate_size=shape['hidden'])
     ratio = shape['hidden'] // shape['width']
     return dict(config, mlp_ratio=ratio, use_swiglu_ffn=shape['has_swiglu'], use_mask_token=False)
-
-
-def _huggingface_resnet(network: ResNet) -> dict:
-    widths = [getattr(network, name)[-1].out_channels for name in network.res_layers]
-    return dict(
-        embedding_size=network.conv1.out_channels,
-        hidden_sizes=widths,
-        depths=list(network.stage_blocks),
-        layer_type='bottleneck' if hasattr(network.layer1[0], 'conv3') else 'basic',
-        downsample_in_bottleneck=network.style == 'caffe',
-    )

@@ -1,6 +1,7 @@
 """Exports for MMPretrain and MMDetection."""
 
 from pathlib import Path
+from typing import Any, cast
 
 from mmengine.config import Config
 from mmengine.model import initialize
@@ -15,14 +16,8 @@ from mm_sop.utils.files import write_atomically
 
 # Options that matter only in pretraining.
 _TRAINING_OPTIONS = (
-    'init_cfg',
-    'drop_rate',
-    'drop_path_rate',
-    'frozen_stages',
-    'norm_eval',
-    'with_cp',
-    'stop_grad_conv1',
-)
+    'init_cfg', 'drop_rate', 'drop_path_rate', 'frozen_stages', 'norm_eval', 'with_cp', 'stop_grad_conv1',
+)  # fmt: skip
 
 
 class MMPretrain(Target):
@@ -32,14 +27,14 @@ class MMPretrain(Target):
     weights = 'model.pth'
 
     def write(self, encoder: Encoder, folder: Path) -> None:
-        backbone, normalization = _plain_backbone(encoder), _normalization(encoder)
+        backbone = _plain_backbone(encoder)
         is_resnet = isinstance(encoder.network, ResNet) and getattr(encoder.network, 'mlp', None) is None
         gives_map = is_resnet or backbone.get('out_type') == 'featmap'
         model = dict(
             type='ImageClassifier',
             backbone=backbone,
             neck=dict(type='GlobalAveragePooling') if gives_map else None,
-            data_preprocessor=dict(normalization, to_rgb=encoder.specification.channel_order == 'rgb'),
+            data_preprocessor=dict(_normalization(encoder), to_rgb=encoder.specification.channel_order == 'rgb'),
         )
         imports = ['mm_sop'] if _is_ours(backbone) else []
         _write_config(folder / 'config.py', imports, model=model, default_scope='mmpretrain')
@@ -73,7 +68,7 @@ class MMDetection(Target):
         if isinstance(encoder.network, VisionTransformer):
             backbone['out_type'] = 'featmap'
         else:
-            backbone['out_indices'] = tuple(range(encoder.network.num_stages))
+            backbone['out_indices'] = tuple(range(cast('Any', encoder.network).num_stages))
         imports = []
         if backbone['type'] != 'ResNet':
             imports = ['mm_sop' if _is_ours(backbone) else 'mmpretrain.models']
@@ -108,7 +103,8 @@ class MMDetection(Target):
 
 def _plain_backbone(encoder: Encoder) -> dict:
     """Return the backbone's config for fine-tuning, with MMPretrain's own class where it suffices."""
-    backbone = {key: value for key, value in encoder.specification.backbone.items() if key not in _TRAINING_OPTIONS}
+    config = encoder.specification.backbone or {}
+    backbone = {key: value for key, value in config.items() if key not in _TRAINING_OPTIONS}
     if backbone.get('norm_cfg', {}).get('type') == 'SyncBN':
         backbone.pop('norm_cfg')
     if isinstance(encoder.network, VisionTransformer):

@@ -4,6 +4,7 @@ import copy
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import torch
@@ -54,6 +55,7 @@ class ONNX(Target):
                 dynamo=True,
                 verbose=False,
             )
+        assert program is not None  # because of `dynamo`
         for node in program.model.graph.all_nodes():
             # Source locations on this machine, half of the file.
             node.metadata_props.clear()
@@ -72,7 +74,12 @@ class ONNX(Target):
         except ImportError as error:
             raise ExportError('the check of --to onnx needs `pip install onnxruntime`') from error
         session = onnxruntime.InferenceSession(str(folder / self.weights), providers=['CPUExecutionProvider'])
-        return lambda images: tuple(map(torch.from_numpy, session.run(None, dict(images=images.numpy()))))
+
+        def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+            features, local_map = session.run(None, dict(images=images.numpy()))
+            return torch.from_numpy(features), torch.from_numpy(local_map)
+
+        return encode
 
 
 class TorchScript(Target):
@@ -89,7 +96,14 @@ class TorchScript(Target):
             # The size of the map becomes a constant, as intended.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
             program = torch.jit.trace(_Program(encoder.network), _example(encoder), check_trace=False)
-        write_atomically(folder / self.weights, _without_origins(program))
+        saved, result = io.BytesIO(), io.BytesIO()
+        torch.jit.save(program, saved)
+        # Without the records of source locations on this machine.
+        with ZipFile(saved) as source, ZipFile(result, 'w') as target:
+            for record in source.infolist():
+                if not record.filename.endswith('.debug_pkl'):
+                    target.writestr(record.filename, source.read(record), record.compress_type)
+        write_atomically(folder / self.weights, result.getvalue())
 
     def usage(self, encoder: Encoder, folder: Path) -> str:
         return f"import torch\nmodel = torch.jit.load('{folder}/{self.weights}')\nfeatures, local_map = model(images)"
@@ -101,7 +115,7 @@ class TorchScript(Target):
 class _Program(nn.Module):
     """The exported program: normalized images to global representations and local maps."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
         if hasattr(network, 'out_type'):
@@ -110,17 +124,6 @@ class _Program(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return read_global_and_local(self.network, images)
-
-
-def _without_origins(program: torch.jit.ScriptModule) -> bytes:
-    """Serialize a program without the records of source locations on this machine."""
-    saved, result = io.BytesIO(), io.BytesIO()
-    torch.jit.save(program, saved)
-    with ZipFile(saved) as source, ZipFile(result, 'w') as target:
-        for record in source.infolist():
-            if not record.filename.endswith('.debug_pkl'):
-                target.writestr(record.filename, source.read(record), record.compress_type)
-    return result.getvalue()
 
 
 def _example(encoder: Encoder) -> Tensor:

@@ -20,7 +20,7 @@ from mm_sop.utils.files import write_atomically
 Encode = Callable[[Tensor], tuple[Tensor | None, Tensor]]
 """Forward pass: normalized images, (B, 3, H, W), to global representations (None where a library has none) and maps."""
 
-TARGETS = {}
+TARGETS: dict[str, 'Target'] = {}
 """All targets by name."""
 
 
@@ -52,11 +52,9 @@ class Target(ABC):
         Raises:
             ExportError: The message names the targets that can express it, or the command that installs the library.
         """
-        network, image_size = encoder.network, encoder.specification.image_size
-        order = encoder.specification.channel_order
-        obstacles = find_obstacles(network, image_size, self.name, order)
+        obstacles = find_obstacles(encoder, self.name)
         if obstacles:
-            able = [name for name in TARGETS if not find_obstacles(network, image_size, name, order)]
+            able = [name for name in TARGETS if not find_obstacles(encoder, name)]
             raise ExportError(f'{self.name} cannot express {" and ".join(obstacles)}; these can: {", ".join(able)}')
         try:
             importlib.import_module(self.package)
@@ -83,7 +81,8 @@ class Target(ABC):
     def converted(self, encoder: Encoder) -> dict[str, Tensor]:
         """Rename the weights for the library, without what only pretraining needs."""
         state = {name: value for name, value in encoder.network.state_dict().items() if name != 'mask_token'}
-        return {name: value.contiguous() for name, value in to_format(state, self.format(encoder.network)).items()}
+        renamed = to_format(state, self.format(encoder.network) or self.name)
+        return {name: value.contiguous() for name, value in renamed.items()}
 
 
 def read_global_and_local(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

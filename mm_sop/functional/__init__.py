@@ -11,11 +11,7 @@ from mm_sop.functional.neighbors import nearest_neighbors
 from mm_sop.functional.prototypes import prototype_log_probs
 from mm_sop.functional.rank import alignment, effective_rank, lidar, rankme, uniformity
 from mm_sop.functional.receptive_field import ReceptiveField, check_receptive_field, receptive_field
-from mm_sop.functional.resa_losses import (
-    assigned_keys_loss,
-    soft_assignment_loss,
-    symmetric_soft_assignment_loss,
-)
+from mm_sop.functional.resa_losses import assigned_keys_loss, soft_assignment_loss, symmetric_soft_assignment_loss
 from mm_sop.functional.retrieval import average_precision
 from mm_sop.functional.schedules import cosine_schedule, linear_schedule
 from mm_sop.functional.segmentation import contour_accuracy, region_similarity

@@ -22,9 +22,9 @@ def pgd_attack(
         classify: Maps images to logits, (B, C), with gradients.
         pixels: Images in [0, 1], (B, 3, H, W).
         labels: True classes, int64, (B,).
-        epsilon: Largest change of a pixel, at least 0.
+        epsilon: Largest change of a pixel.
         step_size: Change of a pixel in one step.
-        num_steps: Number of steps, at least 1.
+        num_steps: At least 1.
         start: Initial change as a fraction of ``epsilon``, in [-1, 1], (B, 3, H, W). Defaults to no change.
 
     Returns:

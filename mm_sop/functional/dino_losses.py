@@ -1,22 +1,17 @@
 """Objective of DINO: learned prototypes and centered, sharpened targets."""
 
-import torch
 from torch import Tensor
+
+from mm_sop.functional.precision import at_least_fp32
 
 
 def dino_targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
     """Centered and sharpened distributions of the teacher, ``softmax((t - c) / T)`` (DINO, section 3.1).
 
-    Args:
-        logits: Scores of K prototypes, (..., K).
-        center: Running mean of the scores, (K,).
-        temperature: T, small for sharp targets.
-
-    Returns:
-        Probabilities, (..., K), at least in fp32, without gradient.
+    Scores t of K prototypes, (..., K), and their running mean c, (K,), give probabilities, (..., K), at least in fp32
+    and without gradient. A small temperature T gives sharp targets.
     """
-    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    return ((logits - center) / temperature).softmax(-1)
+    return ((at_least_fp32(logits.detach()) - center) / temperature).softmax(-1)
 
 
 def dino_loss(student_logits: Tensor, teacher_probs: Tensor, temperature: float = 0.1) -> Tensor:
@@ -31,9 +26,6 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor, temperature: float 
         teacher_probs: Targets, (B, K), or (B, n, K) where the student has no cells. No gradient flows into them.
         temperature: T of the student.
 
-    Returns:
-        Scalar, at least in fp32.
-
     Raises:
         ValueError: If the shapes do not fit.
     """
@@ -43,23 +35,14 @@ def dino_loss(student_logits: Tensor, teacher_probs: Tensor, temperature: float 
             'expected student (B, K) or (B, n, K) and teacher (B, K) or (B, n, K), at most one of them with cells, got '
             f'{tuple(shapes[0])} and {tuple(shapes[1])}'
         )
-    scores = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32)) / temperature
+    scores = at_least_fp32(student_logits) / temperature
     log_partition = scores.logsumexp(-1)
     expected = (_mean_over_cells(scores) * _mean_over_cells(teacher_probs.detach())).sum(-1)
     return log_partition.mean() - expected.mean()
 
 
 def update_center(center: Tensor, batch_mean: Tensor, momentum: float = 0.9) -> Tensor:
-    """Running mean of the teacher's scores, ``m c + (1 - m) mean`` (DINO, equation 4).
-
-    Args:
-        center: c, (K,).
-        batch_mean: Mean score of the global batch, (K,).
-        momentum: m in [0, 1].
-
-    Returns:
-        (K,).
-    """
+    """Running mean of the teacher's scores, ``m c + (1 - m) mean``, (K,), over global batches (DINO, equation 4)."""
     return center * momentum + batch_mean * (1 - momentum)
 
 

@@ -7,14 +7,9 @@ from torch import Tensor
 
 
 def input_gradients(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Absolute gradient of the norm of the central cell with respect to the pixels.
+    """Absolute gradient of the norm of the central cell with respect to the pixels, summed over channels, (B, H, W).
 
-    Args:
-        encode: Maps images to local maps, (B, D, h, w).
-        images: Normalized images, (B, C, H, W).
-
-    Returns:
-        Sum over the channels, (B, H, W).
+    ``encode`` turns normalized images, (B, C, H, W), into local maps, (B, D, h, w).
     """
     images = images.detach().requires_grad_()
     with torch.enable_grad():
@@ -25,28 +20,24 @@ def input_gradients(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tenso
 
 
 def median_position(mass: Tensor) -> tuple[float, float]:
-    """Medians of a mass along rows and columns: the center of a field, also where padding has shifted it.
+    """Medians of a mass, (H, W), along rows and columns: the center of a field, also where padding has shifted it.
 
-    Args:
-        mass: Non-negative and not all zero, (H, W).
-
-    Returns:
-        Row and column, relative to the center of the first pixel.
+    The mass is non-negative and not all zero. Row and column are relative to the center of the first pixel.
     """
-    row, column = (_median(mass.double().cpu().sum(axis)) for axis in (1, 0))
-    return row, column
+    medians = []
+    for axis in (1, 0):
+        profile = mass.double().cpu().sum(axis)
+        cumulative = profile.cumsum(0)
+        pixel = int(torch.searchsorted(cumulative, cumulative[-1] / 2))
+        missing = cumulative[-1] / 2 - (cumulative[pixel] - profile[pixel])
+        medians.append(pixel - 0.5 + float(missing / profile[pixel]))
+    return medians[0], medians[1]
 
 
 def mass_radius(mass: Tensor, center: tuple[float, float], fraction: float) -> float:
-    """Radius of the smallest disk around a point that holds a fraction of a mass.
+    """Radius of the smallest disk around a point (row, column) that holds a fraction in (0, 1] of a mass, (H, W).
 
-    Args:
-        mass: Non-negative and not all zero, (H, W).
-        center: Row and column.
-        fraction: In (0, 1].
-
-    Returns:
-        Distance of the farthest pixel in the disk.
+    The mass is non-negative and not all zero; the radius is the distance of the farthest pixel in the disk.
     """
     height, width = mass.shape
     rows = torch.arange(height, dtype=torch.float64) - center[0]
@@ -55,10 +46,3 @@ def mass_radius(mass: Tensor, center: tuple[float, float], fraction: float) -> f
     cumulative = mass.double().cpu().flatten()[order].cumsum(0)
     first = int(torch.searchsorted(cumulative, fraction * cumulative[-1] * (1 - 1e-12)))
     return float(distances[first])
-
-
-def _median(mass: Tensor) -> float:
-    cumulative = mass.cumsum(0)
-    pixel = int(torch.searchsorted(cumulative, cumulative[-1] / 2))
-    missing = cumulative[-1] / 2 - (cumulative[pixel] - mass[pixel])
-    return pixel - 0.5 + float(missing / mass[pixel])

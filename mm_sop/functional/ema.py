@@ -8,15 +8,10 @@ from torch import Tensor
 
 @torch.no_grad()
 def update_ema(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float) -> None:
-    """Move every target towards its source, ``target <- m target + (1 - m) source``, in one fused operation.
-
-    Args:
-        targets: Tensors of the teacher, changed in place.
-        sources: Tensors of the student, same order and shapes.
-        momentum: m in [0, 1].
+    """Move every target towards its source in place, ``target <- m target + (1 - m) source``, in one fused operation.
 
     Raises:
-        ValueError: If the momentum is out of range or the numbers of tensors differ.
+        ValueError: If the momentum is not in [0, 1] or the numbers of tensors differ.
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f'momentum must be in [0, 1], got {momentum}')

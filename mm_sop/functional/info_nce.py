@@ -2,16 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
+
+from mm_sop.functional.precision import unit_vectors
 
 
 def info_nce_loss(
-    queries: Tensor,
-    keys: Tensor,
-    positives: Tensor,
-    temperature: float = 1.0,
-    cells_per_chunk: int | None = None,
+    queries: Tensor, keys: Tensor, positives: Tensor, temperature: float = 1.0, cells_per_chunk: int | None = None
 ) -> Tensor:
     """Cross-entropy of identifying the key of each query among all keys (MoCo v3, algorithm 1), averaged.
 
@@ -26,9 +23,6 @@ def info_nce_loss(
         positives: Row of the key of each query, (B,), int64.
         temperature: Divides the cosines.
         cells_per_chunk: Cells whose logits exist at once; None for all.
-
-    Returns:
-        Scalar, at least in fp32.
 
     Raises:
         ValueError: If the numbers of cells of queries and keys differ.
@@ -55,7 +49,7 @@ def info_nce_loss(
 
 def _cells_first(vectors: Tensor) -> Tensor:
     """Unit vectors, (B, d) or (n, B, d)."""
-    vectors = normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+    vectors = unit_vectors(vectors)
     return vectors.transpose(0, 1) if vectors.ndim == 3 else vectors
 
 

@@ -57,13 +57,9 @@ def knn_scores(
 
 
 def neighbor_votes(
-    cosines: Tensor,
-    labels: Tensor,
-    num_neighbors: Sequence[int],
-    temperature: float,
-    num_classes: int,
+    cosines: Tensor, labels: Tensor, num_neighbors: Sequence[int], temperature: float, num_classes: int
 ) -> dict[int, Tensor]:
-    """Sum the weighted votes of neighbors for their classes.
+    """Sum the weighted votes of neighbors for their classes, (n, C) for every number of neighbors.
 
     Args:
         cosines: Cosines of the neighbors in descending order, (n, m), or other similarities.
@@ -71,9 +67,6 @@ def neighbor_votes(
         num_neighbors: Numbers k of neighbors that vote, each at most m.
         temperature: Temperature of the weights ``exp(cosine / temperature)``; infinite for equal weights.
         num_classes: Number C of classes.
-
-    Returns:
-        Votes for every k, (n, C).
 
     Raises:
         ValueError: If a label is out of range, or the temperature is not positive or so small that votes overflow.

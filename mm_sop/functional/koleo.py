@@ -17,9 +17,6 @@ def koleo_loss(embeddings: Tensor, candidates: Tensor | None = None, offset: int
         offset: Row of ``candidates`` at which ``embeddings`` begin; a row is not its own neighbor.
         eps: Added to the distance before the logarithm.
 
-    Returns:
-        Scalar.
-
     Raises:
         ValueError: If there are fewer than 2 candidates.
 

@@ -24,9 +24,8 @@ def propagate_labels(
         target: Local features of the frame, (D, h, w), of any length.
         context: Local features of T earlier frames, (T, D, h, w).
         labels: Their labels, one channel for each object and the background, (T, C, h, w).
-        num_neighbors: Number of positions that vote, at least 1.
+        num_neighbors: Number of positions that vote.
         radius: Largest displacement in rows and columns; None for any.
-        temperature: Temperature of the weights, positive.
 
     Returns:
         Labels of the frame, (C, h, w). They sum to one over the channels if those of the context do.
@@ -47,14 +46,10 @@ def propagate_labels(
         # x column of the target; t frame, y row and z column of the context; d channel
         cosines = torch.einsum('dx,tdyz->xtyz', target[:, row], context[:, :, window])
         cosines = cosines.masked_fill(too_far[:, None, None], -torch.inf).flatten(1)
-        weights = _neighbor_weights(cosines, num_neighbors, temperature)
+        least = cosines.topk(min(num_neighbors, cosines.shape[1]), dim=1).values[:, -1:]
+        weights = (cosines / temperature).masked_fill(cosines < least, -torch.inf).softmax(dim=1)
         rows.append(weights @ labels[:, :, window].transpose(0, 1).flatten(1).T.float())
     return torch.stack(rows).permute(2, 0, 1)
-
-
-def _neighbor_weights(cosines: Tensor, num_neighbors: int, temperature: float) -> Tensor:
-    least = cosines.topk(min(num_neighbors, cosines.shape[1]), dim=1).values[:, -1:]
-    return (cosines / temperature).masked_fill(cosines < least, -torch.inf).softmax(dim=1)
 
 
 def _check_frames(target: Tensor, context: Tensor, labels: Tensor, num_neighbors: int, temperature: float) -> None:

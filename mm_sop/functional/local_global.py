@@ -4,7 +4,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from mm_sop.functional.precision import unit_vectors
 
 
 def local_global_similarity(local: Tensor, target: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def local_global_similarity(local: Tensor, target: Tensor) -> Tensor:
             f'expected local (B, n, d) or (B, d, h, w) and target (B, d), got {tuple(local.shape)} and '
             f'{tuple(target.shape)}'
         )
-    return (_unit(cells).mean(1) * _unit(target)).sum(-1)
+    return (unit_vectors(cells).mean(1) * unit_vectors(target)).sum(-1)
 
 
 def redundancy(local_map: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def redundancy(local_map: Tensor) -> Tensor:
         >>> redundancy(torch.eye(2)[None])  # orthogonal cells
         tensor([0.])
     """
-    cells = _unit(_as_cells(local_map))
+    cells = unit_vectors(_as_cells(local_map))
     num_cells = cells.shape[1]
     if num_cells == 1:
         return torch.ones_like(cells[:, 0, 0])
@@ -65,16 +66,10 @@ def redundancy(local_map: Tensor) -> Tensor:
 
 
 def cosine_between_images(first: Tensor, second: Tensor) -> Tensor:
-    """Mean cosine between representations of different images, a baseline for the cosines within an image.
+    """Mean of ``<first_i, second_j>`` over all i != j, a baseline for the cosines within an image.
 
-    For means of unit local vectors it is the mean over all pairs of cells, see :func:`local_global_similarity`.
-
-    Args:
-        first: Unit vectors, or means of unit vectors, (N, d), N > 1.
-        second: The same images' other representations, (N, d).
-
-    Returns:
-        Mean of ``<first_i, second_j>`` over all i != j, a scalar.
+    Both sides are unit vectors, or means of unit vectors, of the same images, (N, d), N > 1. For means of unit local
+    vectors it is the mean over all pairs of cells, see :func:`local_global_similarity`.
     """
     count = len(first)
     all_pairs = first.sum(0) @ second.sum(0)
@@ -82,10 +77,7 @@ def cosine_between_images(first: Tensor, second: Tensor) -> Tensor:
 
 
 def grid_cells(
-    size: tuple[int, int],
-    num_cells: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
+    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device: torch.device | None = None
 ) -> Tensor | None:
     """Choose the positions of a regular sub-grid of a map, with a random phase.
 
@@ -95,8 +87,7 @@ def grid_cells(
     Args:
         size: Height and width of the map.
         num_cells: Number of cells to choose, at least 1.
-        generator: Draws the phase of each axis; None for phase 0.
-        device: Device of the positions, that of the generator.
+        generator: Draws the phase of each axis, on ``device``; None for phase 0.
 
     Returns:
         Flat positions (row-major), (n,), or None for all cells: the map has no more than ``num_cells``.
@@ -105,36 +96,23 @@ def grid_cells(
     if height * width <= num_cells:
         return None
     side = math.isqrt(num_cells)
-    rows, columns = (_grid_axis(length, side, generator, device) for length in size)
-    return (rows[:, None] * width + columns).flatten()
-
-
-def _grid_axis(length: int, count: int, generator: torch.Generator | None, device: torch.device | None) -> Tensor:
-    count = min(count, length)
-    stride = length // count
-    num_phases = length - (count - 1) * stride
-    steps = stride * torch.arange(count, device=device)
-    if generator is None:
-        return steps
-    return steps + torch.randint(num_phases, (), generator=generator, device=device)
+    axes = []
+    for length in size:
+        count = min(side, length)
+        stride = length // count
+        axes.append(stride * torch.arange(count, device=device))
+        if generator is not None:
+            num_phases = length - (count - 1) * stride
+            axes[-1] += torch.randint(num_phases, (), generator=generator, device=device)
+    return (axes[0][:, None] * width + axes[1]).flatten()
 
 
 def uniform_cells(
-    size: tuple[int, int],
-    num_cells: int,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
+    size: tuple[int, int], num_cells: int, generator: torch.Generator | None = None, device: torch.device | None = None
 ) -> Tensor | None:
-    """Draw positions uniformly without replacement; without a generator, those of :func:`grid_cells`.
+    """Draw positions uniformly without replacement; arguments and result as for :func:`grid_cells`.
 
-    Args:
-        size: Height and width of the map.
-        num_cells: Number of cells to choose, at least 1.
-        generator: Draws the positions.
-        device: Device of the positions, that of the generator.
-
-    Returns:
-        Flat positions (row-major), (n,), or None for all cells: the map has no more than ``num_cells``.
+    Without a generator they are those of :func:`grid_cells`.
     """
     total = size[0] * size[1]
     if total <= num_cells or generator is None:
@@ -149,7 +127,3 @@ def _as_cells(local: Tensor) -> Tensor:
     if local.ndim == 3:
         return local
     raise ValueError(f'expected cells (B, n, d) or a map (B, d, h, w), got {tuple(local.shape)}')
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)

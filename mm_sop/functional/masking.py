@@ -5,14 +5,10 @@ from torch import Tensor
 
 
 def drop_lowest_cells(scores: Tensor, fraction: float) -> Tensor:
-    """Drop the cells of a map that have the lowest scores; random scores drop random cells.
+    """Drop the cells of a map that have the lowest scores, (B, h, w); random scores drop random cells.
 
-    Args:
-        scores: (B, h, w). A larger fraction drops the same cells and more.
-        fraction: Fraction of the cells to drop, in [0, 1), rounded to whole cells; at least one survives.
-
-    Returns:
-        True for surviving cells, (B, h, w).
+    ``fraction``, in [0, 1), is rounded to whole cells; at least one survives. A larger one drops the same cells and
+    more. The result is true for surviving cells, (B, h, w).
     """
     cells = scores.flatten(1)
     dropped = min(round(fraction * cells.shape[1]), cells.shape[1] - 1)
@@ -43,15 +39,11 @@ def drop_block(position: Tensor, size: tuple[int, int], fraction: float) -> Tens
 
 
 def masked_mean(local_map: Tensor, keep: Tensor, over_survivors: bool = True) -> Tensor:
-    """Average a map whose dropped cells are set to zero.
+    """Average a map, (B, D, h, w), whose dropped cells are set to zero: (B, D).
 
     Args:
-        local_map: (B, D, h, w).
         keep: True for surviving cells, at least one, (B, h, w).
         over_survivors: Whether to divide the sum by the number of surviving cells; else by that of all cells.
-
-    Returns:
-        (B, D).
     """
     total = (local_map * keep[:, None]).sum((2, 3))
     count = keep.sum((1, 2)) if over_survivors else torch.full_like(keep[:, 0, 0], keep[0].numel(), dtype=torch.int64)
@@ -59,15 +51,6 @@ def masked_mean(local_map: Tensor, keep: Tensor, over_survivors: bool = True) ->
 
 
 def noisy_mean(local_map: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """Average a map after adding noise.
-
-    Args:
-        local_map: (B, D, h, w).
-        noise: Normal random numbers of the same shape.
-        strength: Standard deviation of the noise relative to that of the map.
-
-    Returns:
-        (B, D).
-    """
+    """Average a map, (B, D, h, w), plus normal ``noise`` of the same shape, times ``strength`` and the map's std."""
     std = local_map.std((1, 2, 3), correction=0, keepdim=True)
     return (local_map + strength * std * noise).mean((2, 3))

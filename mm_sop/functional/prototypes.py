@@ -84,8 +84,7 @@ class _PrototypeLogProbs(torch.autograd.Function):
         embeddings, members, weights, probs, log_normalizer = ctx.saved_tensors
         num_prototypes = members.shape[1]
         grad_probs = grad_log_probs / probs
-        rest = grad_probs.sum(-1, keepdim=True) - grad_probs
-        rest = rest.div_(num_prototypes - 1)
+        rest = (grad_probs.sum(-1, keepdim=True) - grad_probs).div_(num_prototypes - 1)
         # P is linear in the member probabilities S, hence sum_r S_r dL/dS_r = sum_j P_j dL/dP_j.
         center = grad_log_probs.sum(-1)[..., None, None]
         grad_embeddings = torch.zeros_like(embeddings)
@@ -96,7 +95,8 @@ class _PrototypeLogProbs(torch.autograd.Function):
             mass.sub_(log_normalizer[..., None, None]).exp_()
             grad = torch.lerp(rest[..., start:stop, None], grad_probs[..., start:stop, None], weight.unsqueeze(1))
             grad.sub_(center).mul_(mass)
-            grad_embeddings.addmm_(_rows_of_all_tasks(grad), block.reshape(-1, block.shape[-1]))
+            # (T, n, m, c) -> (n, T m c), the order of the flattened members
+            grad_embeddings.addmm_(grad.transpose(0, 1).flatten(1), block.reshape(-1, block.shape[-1]))
             start = stop
         return grad_embeddings.div_(ctx.temperature), None, None, None
 
@@ -112,11 +112,6 @@ def _member_logits(embeddings: Tensor, members: Tensor, temperature: float) -> T
     tasks, prototypes, size, width = members.shape
     logits = torch.matmul(embeddings / temperature, members.reshape(tasks, -1, width).transpose(1, 2))
     return logits.view(tasks, len(embeddings), prototypes, size)
-
-
-def _rows_of_all_tasks(grad: Tensor) -> Tensor:
-    """(T, n, m, c) -> (n, T m c), the order of the flattened members."""
-    return grad.transpose(0, 1).flatten(1)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -12,14 +12,8 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
     """Smooth rank of features ("RankMe", Garrido et al., 2023, equation 1).
 
     The exponential of the entropy of ``p_k = s_k / sum(s) + epsilon``, where s are the singular values of the
-    uncentered features. The paper uses 25,600 images.
-
-    Args:
-        features: Features, (N, D).
-        epsilon: Added to the normalized singular values, which then do not sum to one, as published.
-
-    Returns:
-        Between 1 and min(N, D), up to epsilon.
+    uncentered features, (N, D): between 1 and min(N, D), up to epsilon. As published, p does not sum to one. The paper
+    uses 25,600 images.
 
     Raises:
         ValueError: The features are not a matrix, or not finite.
@@ -34,11 +28,8 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
 def effective_rank(features: Tensor) -> float:
     """Effective rank ("The effective rank: A measure of effective dimensionality", Roy & Vetterli, 2007).
 
-    Args:
-        features: Matrix, (N, D); center its columns to measure the variation alone.
-
-    Returns:
-        Exponential of the entropy of the singular values divided by their sum, in [1, min(N, D)].
+    The exponential of the entropy of the singular values divided by their sum, in [1, min(N, D)]. Center the columns of
+    the features, (N, D), to measure the variation alone.
 
     Raises:
         ValueError: The features are not a matrix, or not finite.
@@ -92,14 +83,8 @@ def uniformity(features: Tensor, temperature: float = 2.0) -> float:
     """Logarithm of the mean Gaussian potential over all pairs of different rows.
 
     "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere" (Wang &
-    Isola, 2020, section 4.1.2): ``log mean exp(-t |x - y|^2)`` on unit rows. Smaller is more uniform.
-
-    Args:
-        features: Features, (N, D), of any length.
-        temperature: Temperature t.
-
-    Returns:
-        In [-4 t, 0].
+    Isola, 2020, section 4.1.2): ``log mean exp(-t |x - y|^2)``, in [-4 t, 0], on features, (N, D), of any length.
+    Smaller is more uniform.
 
     Raises:
         ValueError: There are fewer than 2 rows, or they are not finite.
@@ -120,15 +105,9 @@ def uniformity(features: Tensor, temperature: float = 2.0) -> float:
 
 
 def alignment(first: Tensor, second: Tensor, exponent: float = 2.0) -> float:
-    """Mean distance between two views of one image on the sphere (Wang & Isola, 2020, section 4.1.1).
+    """Mean distance ``mean |x - y|^exponent`` of two views on the sphere (Wang & Isola, 2020, section 4.1.1).
 
-    Args:
-        first: Features of one view, (N, D), of any length.
-        second: Features of the other views in the same order, (N, D).
-        exponent: Exponent of the distance.
-
-    Returns:
-        ``mean |x - y|^exponent`` on unit rows; smaller is better aligned.
+    The features of both views, (N, D), may have any length. Smaller is better aligned.
 
     Raises:
         ValueError: The shapes differ, or features are not finite.

@@ -25,11 +25,11 @@ _WHOLE_IMAGE_FUNCTIONS = ('mean', 'flatten', 'view', 'reshape', 'adaptive_avg_po
 # Operations that map every position to itself. Normalization counts as such: its statistics carry no content.
 _POSITIONWISE_MODULES = ('activation', 'batchnorm', 'dropout', 'instancenorm', 'normalization')
 _POSITIONWISE_FUNCTIONS = {
-    *('add', 'iadd', 'sub', 'mul', 'imul', 'truediv', 'div', 'neg', 'clamp', 'cat', 'concat', 'chunk', 'split'),
-    *('relu', 'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'hardswish', 'sigmoid', 'hardsigmoid', 'tanh'),
-    *('dropout', 'batch_norm', 'layer_norm', 'group_norm', 'normalize', 'permute', 'contiguous', 'clone', 'detach'),
-    *('to', 'float', 'type', 'getattr', 'size', 'dim', '_assert', 'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'and_', 'or_'),
-}
+    'add', 'iadd', 'sub', 'mul', 'imul', 'truediv', 'div', 'neg', 'clamp', 'cat', 'concat', 'chunk', 'split', 'relu',
+    'relu_', 'relu6', 'leaky_relu', 'elu', 'gelu', 'silu', 'hardswish', 'sigmoid', 'hardsigmoid', 'tanh', 'dropout',
+    'batch_norm', 'layer_norm', 'group_norm', 'normalize', 'permute', 'contiguous', 'clone', 'detach', 'to', 'float',
+    'type', 'getattr', 'size', 'dim', '_assert', 'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'and_', 'or_',
+}  # fmt: skip
 
 
 def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> ReceptiveField:
@@ -43,9 +43,6 @@ def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> Recep
         module: Network of square convolutions, poolings and elementwise operations, whose forward pass does not
             depend on the data (conditions on tensors evaluate to false).
         start: Size and jump of the input's cells, if the network follows another one.
-
-    Returns:
-        Size and jump in pixels.
 
     Raises:
         ValueError: If no output is a map, a window is not square, jumps differ where branches meet, or an operation
@@ -67,14 +64,9 @@ def receptive_field(module: nn.Module, start: tuple[int, int] = (1, 1)) -> Recep
 
 
 def check_receptive_field(module: nn.Module, declared: int | None) -> ReceptiveField:
-    """Compute the receptive field and compare it with a declared one.
+    """Compute the :func:`receptive_field` and compare it with a declared size in pixels; None accepts any.
 
-    Args:
-        module: As for :func:`receptive_field`.
-        declared: Expected size in pixels; None accepts any.
-
-    Returns:
-        Size and jump in pixels. Warns if fields are smaller than the jump and leave pixels between them unseen.
+    Warns if fields are smaller than the jump and leave pixels between them unseen.
 
     Raises:
         ValueError: If the size differs from the declared one.
@@ -108,26 +100,24 @@ def _merge(node: fx.Node, inputs: list[ReceptiveField]) -> ReceptiveField:
 
 
 def _through(node: fx.Node, field: ReceptiveField, modules: dict[str, nn.Module]) -> ReceptiveField:
-    layer = modules[str(node.target)] if node.op == 'call_module' else None
-    name = type(layer).__name__ if layer is not None else _function_name(node)
+    if node.op == 'call_module':
+        layer = modules[str(node.target)]
+        name = type(layer).__name__
+        family = type(layer).__module__.rpartition('.')[2]
+        known = family in _POSITIONWISE_MODULES and not isinstance(layer, nn.MultiheadAttention)
+        keeps_positions = known or isinstance(layer, nn.Identity)
+    else:
+        layer = None
+        name = node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
+        keeps_positions = _keeps_positions(node, name)
     if isinstance(layer, _WHOLE_IMAGE_MODULES) or name in _WHOLE_IMAGE_FUNCTIONS:
         return ReceptiveField(math.inf, field.jump)  # type: ignore[arg-type]  # removed by `_last_map`
     if isinstance(layer, _WINDOWS):
         kernel, stride, dilation = (_side(layer, name) for name in ('kernel_size', 'stride', 'dilation'))
         return ReceptiveField(field.size + (kernel - 1) * dilation * field.jump, field.jump * stride)
-    if not (_is_positionwise(layer) if layer is not None else _keeps_positions(node, name)):
+    if not keeps_positions:
         raise ValueError(f'{name} at {node.name} is not understood: the field behind it is unknown')
     return field
-
-
-def _function_name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', str(node.target))
-
-
-def _is_positionwise(layer: nn.Module) -> bool:
-    family = type(layer).__module__.rpartition('.')[2]
-    known = family in _POSITIONWISE_MODULES and not isinstance(layer, nn.MultiheadAttention)
-    return known or isinstance(layer, nn.Identity)
 
 
 def _keeps_positions(node: fx.Node, name: str) -> bool:

@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mm_sop.functional.precision import at_least_fp32
+
 MAX_LOGITS = 2**24
 """Number of logits that :func:`assigned_keys_loss` holds at once."""
 
@@ -19,9 +21,6 @@ def soft_assignment_loss(logits: Tensor, assignment: Tensor) -> Tensor:
     Args:
         logits: Similarities C divided by the temperature, (..., n, N).
         assignment: A, (n, N). No gradient flows into it.
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: If the shapes differ.
@@ -50,9 +49,6 @@ def symmetric_soft_assignment_loss(
         assignment: A, (n, N). No gradient flows into it.
         group: Processes that hold the samples; None for all of them, or for this one alone without torch.distributed.
 
-    Returns:
-        Scalar.
-
     Raises:
         ValueError: If the shapes differ.
     """
@@ -60,7 +56,12 @@ def symmetric_soft_assignment_loss(
     by_sample = soft_assignment_loss(logits, assignment)
     column_sums = _sum_over_processes(assignment.sum(0), group)
     attraction = (assignment * logits).sum(-1).mean()
-    by_anchor = (column_sums * _column_logsumexp(logits, group)).mean() - attraction
+    # logsumexp over the rows of all processes, (..., n, N) -> (..., N)
+    largest = logits.detach().amax(-2)
+    if _is_distributed():
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    totals = _sum_over_processes((logits - largest.unsqueeze(-2)).exp().sum(-2), group)
+    by_anchor = (column_sums * (largest + totals.log())).mean() - attraction
     return (by_sample + by_anchor) / 2
 
 
@@ -79,9 +80,6 @@ def assigned_keys_loss(
         temperature: Temperature t of the softmax.
         max_logits: Number of logits that are held at once.
 
-    Returns:
-        Scalar.
-
     Raises:
         ValueError: If the shapes do not fit.
     """
@@ -91,8 +89,8 @@ def assigned_keys_loss(
             f'{tuple(assigned_keys.shape)}'
         )
     with torch.autocast(embeddings.device.type, enabled=False):
-        keys, assigned_keys = _promote(keys), _promote(assigned_keys)
-        queries = _promote(embeddings) / temperature
+        keys, assigned_keys = at_least_fp32(keys), at_least_fp32(assigned_keys)
+        queries = at_least_fp32(embeddings) / temperature
         normalizers = _LogSumExpOfProducts.apply(queries.flatten(0, -2), keys, max(1, max_logits // len(keys)))
         return normalizers.mean() - (queries * assigned_keys).sum(-1).mean()
 
@@ -100,21 +98,7 @@ def assigned_keys_loss(
 def _prepare(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape[-2:] != assignment.shape:
         raise ValueError(f'logits {tuple(logits.shape)} and assignment {tuple(assignment.shape)} differ')
-    return _promote(logits), _promote(assignment.detach())
-
-
-def _promote(tensor: Tensor) -> Tensor:
-    """Convert to float32; float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _column_logsumexp(logits: Tensor, group: 'dist.ProcessGroup | None') -> Tensor:
-    """(..., n, N) -> (..., N), over the rows of all processes."""
-    largest = logits.detach().amax(-2)
-    if _is_distributed():
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
-    total = _sum_over_processes((logits - largest.unsqueeze(-2)).exp().sum(-2), group)
-    return largest + total.log()
+    return at_least_fp32(logits), at_least_fp32(assignment.detach())
 
 
 def _is_distributed() -> bool:

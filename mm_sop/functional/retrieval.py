@@ -29,12 +29,7 @@ def average_precision(ranking: Indices, positives: Indices, junk: Indices = ()) 
 
 
 def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> Tensor:
-    """Find the positives in a ranking without its junk.
-
-    Args:
-        ranking: Indices of the database, best first, each at most once.
-        positives: Indices of the images to find.
-        junk: Indices of images to leave out.
+    """Find the positives in a ranking without its junk; arguments as for :func:`average_precision`.
 
     Returns:
         Zero-based ranks in ascending order, int64, (number of positives in the ranking,).
@@ -53,12 +48,7 @@ def positive_ranks(ranking: Indices, positives: Indices, junk: Indices = ()) -> 
 
 
 def ranks_to_average_precision(ranks: Tensor, num_positives: int) -> float:
-    """Compute :func:`average_precision` from the ranks of the positives.
-
-    Args:
-        ranks: Zero-based ranks in ascending order, (n,).
-        num_positives: Number of positives, at least n.
-    """
+    """Compute :func:`average_precision` from the zero-based, ascending ranks of the positives that were found, (n,)."""
     if not num_positives:
         return float('nan')
     ranks = ranks.double()
@@ -69,17 +59,10 @@ def ranks_to_average_precision(ranks: Tensor, num_positives: int) -> float:
 
 
 def ranks_to_precision(ranks: Tensor, cutoff: int) -> float:
-    """Precision among the first images.
+    """Precision among the first ``cutoff`` images from the zero-based, ascending ranks of the positives, (n,).
 
     If the last positive ranks before the cutoff, only the images up to it count, so that queries with few positives
-    can reach 1 (the revisited rule).
-
-    Args:
-        ranks: Zero-based ranks of the positives in ascending order, (n,).
-        cutoff: Number k of images, positive.
-
-    Returns:
-        Precision in [0, 1]; 0 if no positive was found.
+    can reach 1 (the revisited rule). Without any positive it is 0.
     """
     if not len(ranks):
         return 0.0

@@ -7,16 +7,7 @@ def cosine_schedule(step: int, total_steps: int, start: float, end: float) -> fl
     """Half a cosine wave from ``start`` towards ``end``.
 
     As in DINO, iBOT and SOP, step 0 has the value ``start``, and ``end`` would be reached at step ``total_steps``, one
-    after the last.
-
-    Args:
-        step: Zero-based step.
-        total_steps: Number of steps of the schedule.
-        start: Value at step 0.
-        end: Value at and after step ``total_steps``.
-
-    Returns:
-        Value at the step.
+    after the last; it stays from then on.
 
     Raises:
         ValueError: If there are no steps or the step is negative.
@@ -28,17 +19,9 @@ def cosine_schedule(step: int, total_steps: int, start: float, end: float) -> fl
 
 
 def linear_schedule(step: int, duration: int, start: float, end: float) -> float:
-    """Linear interpolation over ``duration`` steps, constant afterwards.
+    """Linear interpolation from ``start`` at step 0 to ``end`` at step ``duration - 1``, constant afterwards.
 
-    Args:
-        step: Zero-based step.
-        duration: Number of steps, from ``start`` at step 0 to ``end`` at step ``duration - 1``. Below two steps the
-            value is always ``end``.
-        start: First value.
-        end: Last value.
-
-    Returns:
-        Value at the step.
+    With a duration below two steps the value is always ``end``.
 
     Raises:
         ValueError: If the step is negative.

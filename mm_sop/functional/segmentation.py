@@ -34,13 +34,7 @@ def contour_accuracy(mask: Tensor, truth: Tensor, tolerance: float = CONTOUR_TOL
 
     A contour pixel is correct if a contour pixel of the other mask lies within ``ceil(tolerance * diagonal)`` pixels.
 
-    Args:
-        mask: Predicted masks, bool, (..., H, W), a tensor or a NumPy array.
-        truth: True masks, bool, of the same shape.
-        tolerance: Fraction of the image diagonal.
-
-    Returns:
-        F in [0, 1], fp64, (...); 1 where neither mask has a contour.
+    Masks as for :func:`region_similarity`. F is in [0, 1], fp64, (...); 1 where neither mask has a contour.
 
     Raises:
         ValueError: If the shapes differ or the masks are not bool.

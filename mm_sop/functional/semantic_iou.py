@@ -12,7 +12,7 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, ignore_ind
     Args:
         prediction: Predicted classes, integer, of any shape.
         target: True classes of the same shape, in [0, C) or ``ignore_index``.
-        num_classes: Number C of classes.
+        num_classes: C.
         ignore_index: Label of pixels that do not count.
 
     Returns:
@@ -34,10 +34,7 @@ def class_areas(prediction: Tensor, target: Tensor, num_classes: int, ignore_ind
 
 
 def segmentation_scores(areas: Tensor) -> dict[str, Tensor]:
-    """Compute intersection over union and accuracies.
-
-    Args:
-        areas: Sums of :func:`class_areas`, (3, C).
+    """Compute intersection over union and accuracies from sums of :func:`class_areas`, (3, C).
 
     Returns:
         ``iou`` and ``accuracy`` (recall) of every class, (C,), NaN for classes that do not occur; and
@@ -45,7 +42,5 @@ def segmentation_scores(areas: Tensor) -> dict[str, Tensor]:
     """
     correct, predicted, true = areas.double()
     return dict(
-        iou=correct / (predicted + true - correct),
-        accuracy=correct / true,
-        pixel_accuracy=correct.sum() / true.sum(),
+        iou=correct / (predicted + true - correct), accuracy=correct / true, pixel_accuracy=correct.sum() / true.sum()
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mm_sop.functional.neighbors import BandNeighbors, pairs_in_band, search_in_band
+from mm_sop.functional.neighbors import BandNeighbors, largest_of_groups, search_in_band
 
 
 @torch.no_grad()
@@ -53,10 +53,6 @@ def mine_semantic_pairs(
         tensor([[0, 2],
                 [2, 3]])
     """
-    if max_per_anchor is None:
-        pairs, cosines = pairs_in_band(features, lower, upper, block_size, progress)
-        anchors, partners = torch.cat([pairs, pairs.flip(1)]).unbind(1)
-        return _select(anchors, partners, cosines.repeat(2), len(features), max_partner_uses, mutual)
     neighbors = search_in_band(features, lower, upper, max_per_anchor, block_size, progress)
     return select_pairs(neighbors, lower, max_partner_uses, mutual)
 
@@ -64,23 +60,29 @@ def mine_semantic_pairs(
 def select_pairs(
     neighbors: BandNeighbors, lower: float, max_partner_uses: int | None = 5, mutual: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Turn the choices of all anchors into pairs; see :func:`mine_semantic_pairs`.
+    """Turn the choices of all anchors into pairs; arguments and result as of :func:`mine_semantic_pairs`.
 
-    Args:
-        neighbors: From :func:`~mm_sop.functional.neighbors.search_in_band` with a ``lower`` that is not above this one.
-        lower: Lower bound of the cosine.
-        max_partner_uses: How often an image may be chosen; None for any number.
-        mutual: Keep only pairs whose images chose each other.
-
-    Returns:
-        Pairs, int64, (M, 2), sorted, and their cosines, fp32, (M,).
+    The neighbors must have been searched with a ``lower`` that is not above this one.
     """
+    if max_partner_uses is not None and max_partner_uses < 1:
+        raise ValueError(f'max_partner_uses must be at least 1, or None for any number, got {max_partner_uses}')
+    count = len(neighbors.nearest)
     # Cosines are fp32 numbers; so is the bound that they are compared with.
     chosen = neighbors.cosines >= torch.tensor(lower, dtype=torch.float32)
-    anchors = chosen.nonzero()[:, 0]
-    return _select(
-        anchors, neighbors.rows[chosen], neighbors.cosines[chosen], len(neighbors.rows), max_partner_uses, mutual
-    )
+    (anchors, partners), cosines = neighbors.pairs[chosen].unbind(1), neighbors.cosines[chosen]
+    if mutual:
+        kept = torch.isin(anchors * count + partners, partners * count + anchors)
+        anchors, partners, cosines = anchors[kept], partners[kept], cosines[kept]
+    if max_partner_uses is not None:
+        # The most similar anchors keep the partner.
+        kept = largest_of_groups(partners, anchors, cosines, max_partner_uses)
+        anchors, partners, cosines = anchors[kept], partners[kept], cosines[kept]
+    # A pair is one number, so that it can be sorted; both of its directions have the same cosine.
+    codes, order = (torch.minimum(anchors, partners) * count + torch.maximum(anchors, partners)).sort()
+    first = torch.ones_like(codes, dtype=torch.bool)
+    first[1:] = codes[1:] != codes[:-1]
+    codes = codes[first]
+    return torch.stack([codes // max(count, 1), codes % max(count, 1)], dim=1), cosines[order[first]]
 
 
 def suggest_lower_bound(random_cosines: Tensor, mined_cosines: Tensor, num_images: int, budget: float = 0.5) -> float:
@@ -94,9 +96,6 @@ def suggest_lower_bound(random_cosines: Tensor, mined_cosines: Tensor, num_image
         mined_cosines: Cosines of the pairs mined without a lower bound, (M,).
         num_images: Number of images that were compared.
         budget: Pairs for each image.
-
-    Returns:
-        The bound.
     """
     chance = float(torch.quantile(random_cosines.double()[: 2**24], 0.9999))
     allowed = int(budget * num_images)
@@ -107,43 +106,14 @@ def suggest_lower_bound(random_cosines: Tensor, mined_cosines: Tensor, num_image
 
 
 def known_positives(image_ids: Tensor, partner_ids: Tensor, other_ids: Tensor) -> Tensor:
-    """Mask of false negatives: the image itself and its semantic pairs.
+    """Mask of false negatives, bool, (n, N): the image itself and its semantic pairs.
 
     Args:
         image_ids: Indices of the images, int64, (n,).
         partner_ids: Indices of the images paired with each of them, int64, (n, P), padded with -1.
         other_ids: Indices of the candidates for negatives, int64, (N,); -1 for unknown ones.
-
-    Returns:
-        bool, (n, N).
     """
     known = image_ids[:, None] == other_ids
     for column in partner_ids.unbind(1):
         known |= column[:, None] == other_ids
     return known & (other_ids >= 0)
-
-
-def _select(
-    anchors: Tensor, partners: Tensor, cosines: Tensor, count: int, max_partner_uses: int | None, mutual: bool
-) -> tuple[Tensor, Tensor]:
-    """Apply the cap on partners, and list every pair once."""
-    if mutual:
-        kept = torch.isin(anchors * count + partners, partners * count + anchors)
-        anchors, partners, cosines = anchors[kept], partners[kept], cosines[kept]
-    if max_partner_uses is not None:
-        if max_partner_uses < 1:
-            raise ValueError(f'max_partner_uses must be at least 1, or None for any number, got {max_partner_uses}')
-        # Stable sorts, the least significant key first.
-        order = anchors.argsort(stable=True)
-        order = order[cosines[order].argsort(descending=True, stable=True)]
-        order = order[partners[order].argsort(stable=True)]
-        groups = partners[order]
-        rank_in_group = torch.arange(len(order), device=order.device) - torch.searchsorted(groups, groups)
-        order = order[rank_in_group < max_partner_uses]
-        anchors, partners, cosines = anchors[order], partners[order], cosines[order]
-    # A pair is one number, so that it can be sorted; both of its directions have the same cosine.
-    codes, order = (torch.minimum(anchors, partners) * count + torch.maximum(anchors, partners)).sort()
-    first = torch.ones_like(codes, dtype=torch.bool)
-    first[1:] = codes[1:] != codes[:-1]
-    codes = codes[first]
-    return torch.stack([codes // max(count, 1), codes % max(count, 1)], dim=1), cosines[order[first]]

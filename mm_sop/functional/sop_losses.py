@@ -15,9 +15,6 @@ def sop_cls_loss(student_log_probs: Tensor, teacher_probs: Tensor) -> Tensor:
         student_log_probs: Global views first, (V, B, M), V >= 2.
         teacher_probs: Targets from the two global views, (2, B, M). No gradient flows into them.
 
-    Returns:
-        Scalar.
-
     Raises:
         ValueError: If the shapes do not fit.
 

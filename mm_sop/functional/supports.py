@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mm_sop.functional.precision import at_least_fp32
+
 # Largest block of the anchor-by-bank similarity matrix that is held at once, in elements (256 MiB in fp32).
 _SIMILARITY_BLOCK = 2**26
 
@@ -19,15 +21,11 @@ def sample_anchors(
     The positions of the largest ``num_anchors`` of ``num_rows`` uniform random numbers are a sample without replacement
     in random order, so no permutation on the host and no synchronization is needed (SOP, section 3).
 
-    Args:
-        num_rows: Rows N of the bank.
-        num_anchors: Anchors M of a task, at most N.
-        num_tasks: Number T of independent tasks.
-        generator: Random generator on ``device``.
-        device: Device of the result.
-
     Returns:
-        Row indices, (T, M), int64.
+        Row indices of M anchors for each of T tasks, (T, M), int64.
+
+    Raises:
+        ValueError: There are no anchors, or more than rows.
     """
     if not 0 < num_anchors <= num_rows:
         raise ValueError(f'num_anchors must be between 1 and the {num_rows} rows of the bank, got {num_anchors}')
@@ -36,11 +34,7 @@ def sample_anchors(
 
 
 def select_supports(
-    bank: Tensor,
-    anchors: Tensor,
-    num_supports: int,
-    anchor_weight: float = 0.9,
-    excluded: Tensor | None = None,
+    bank: Tensor, anchors: Tensor, num_supports: int, anchor_weight: float = 0.9, excluded: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the members of self-organizing prototypes: each anchor with its nearest rows of the bank.
 
@@ -86,7 +80,7 @@ def select_supports(
 
 
 def _nearest_rows(bank: Tensor, anchors: Tensor, num_supports: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
-    bank = bank.to(torch.promote_types(bank.dtype, torch.float32))
+    bank = at_least_fp32(bank)
     block = max(1, _SIMILARITY_BLOCK // (anchors.shape[0] * bank.shape[0]))
     # t task, m anchor, n row of the bank: one product for the anchors of all tasks, excluded columns masked.
     columns = excluded.unsqueeze(1)

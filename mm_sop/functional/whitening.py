@@ -9,10 +9,7 @@ _LEAST_VARIANCE = 1e-5
 
 
 def fit_whitening(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit the whitening of normalized features, on images that are not part of the evaluation.
-
-    Args:
-        features: Features, (N, D), of any length.
+    """Fit the whitening of features, (N, D), normalized here, on images that are not part of the evaluation.
 
     Returns:
         Mean, (D,), and projection, (D, D), for :func:`whiten`, fp64.

@@ -1,6 +1,7 @@
 """Charts of runs; each function makes a figure in one theme."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,24 +18,21 @@ Curve = tuple[Sequence[float], Sequence[float]]
 """Iterations and values."""
 
 
-def curves_chart(
-    curves: Mapping[str, Curve],
-    title: str,
-    unit: str,
-    theme: Theme,
-    limits: Mapping[str, Curve] | None = None,
-) -> Figure:
-    """Plot values over iterations.
+def new_chart(size: tuple[float, float] = CHART, **properties: Any) -> tuple[Figure, Axes]:
+    """Make a figure with one panel that has the given properties, such as ``title`` and ``xlabel``."""
+    figure = Figure(figsize=size)
+    axes = figure.add_subplot()
+    axes.set(**properties)
+    return figure, axes
 
-    Args:
-        curves: Curves by name.
-        title: What the values are.
-        unit: Unit of the values, for the axis.
-        theme: Colors.
-        limits: Curves for comparison, drawn in gray.
-    """
+
+def curves_chart(
+    curves: Mapping[str, Curve], title: str, unit: str, theme: Theme, limits: Mapping[str, Curve] | None = None
+) -> Figure:
+    """Plot values over iterations by name; ``limits`` are curves for comparison, drawn in gray."""
     limits = limits or {}
-    figure, axes = _new_chart(title, unit)
+    figure, axes = new_chart(title=title, ylabel=unit)
+    _label_iterations(axes, 5)
     for name, (steps, values) in curves.items():
         axes.plot(steps, values, label=name, marker='o' if len(steps) == 1 else None)
     for name, (steps, values) in limits.items():
@@ -52,16 +50,13 @@ def knn_chart(
     theme: Theme,
     size: tuple[float, float] = CHART,
 ) -> Figure:
-    """Plot accuracy with its standard error over iterations, and references as horizontal lines.
+    """Plot accuracy with its standard error over iterations, and references by name as horizontal lines.
 
-    Args:
-        title: What is classified.
-        curve: ``iter``, ``accuracy`` and ``standard_error`` of every evaluation.
-        references: ``accuracy`` and ``standard_error`` by name.
-        theme: Colors.
-        size: Width and height in inches.
+    The evaluations in ``curve`` and the references have an ``accuracy`` and a ``standard_error``, the evaluations also
+    ``iter``. ``size`` is in inches.
     """
-    figure, axes = _new_chart(title, 'k-NN accuracy in %', size)
+    figure, axes = new_chart(size, title=title, ylabel='k-NN accuracy in %')
+    _label_iterations(axes, 5)
     steps = np.array([point['iter'] for point in curve])
     accuracy = 100 * np.array([point['accuracy'] for point in curve])
     error = 100 * np.array([point['standard_error'] for point in curve])
@@ -75,7 +70,13 @@ def knn_chart(
         axes.axhspan(level - error_of_level, level + error_of_level, color=color, alpha=0.08, linewidth=0)
         axes.axhline(level, color=color, linestyle=(0, (4, 2)), linewidth=1.3)
         labels.append((level, f'{name} {level:.1f}', color))
-    _label_at_the_right(axes, labels)
+    # At the ends of the lines, moved apart where the labels would overlap.
+    low, high = axes.get_ylim()
+    labels.sort()
+    positions = spread_apart([level for level, *_ in labels], 0.075 * (high - low))
+    for position, (_, text, color) in zip(positions, labels, strict=True):
+        place = dict(xycoords=('axes fraction', 'data'), va='center', annotation_clip=False)
+        axes.annotate(text, (1.02, position), fontsize=9, color=color, **place)
     return figure
 
 
@@ -84,10 +85,8 @@ def comparison_chart(
 ) -> Figure:
     """Plot accuracies of several methods, one panel per score.
 
-    Args:
-        accuracies: ``values`` of the seeds and their ``mean``, by method and score.
-        references: The same for what all methods are compared with, drawn as lines.
-        theme: Colors.
+    By method and score, ``accuracies`` has the ``values`` of the seeds and their ``mean``. So has ``references``, what
+    all methods are compared with, drawn as lines.
     """
     scores = list(next(iter(accuracies.values())))
     figure = Figure(figsize=(0.6 + 3 * len(scores), 1.0 + 0.3 * len(accuracies)))
@@ -100,13 +99,12 @@ def comparison_chart(
         for index, (name, summaries) in enumerate(references.items()):
             level, color = 100 * summaries[score]['mean'], theme.series[1:][index % 4]
             axes.axvline(level, color=color, linestyle=(0, (4, 2)), linewidth=1.3, label=name)
-        axes.set_title(describe_score(score))
-        axes.set_xlabel('accuracy in %')
+        axes.set(title=describe_score(score), xlabel='accuracy in %')
         axes.grid(axis='x')
     panels[0].set_yticks(range(len(accuracies)), list(accuracies))
     panels[0].invert_yaxis()
     if references:
-        _legend_below(figure, panels[0])
+        legend_below(figure, panels[0])
     return figure
 
 
@@ -115,10 +113,8 @@ def seeds_chart(
 ) -> Figure:
     """Plot accuracy over iterations, one panel per score and one thin line per run.
 
-    Args:
-        curves: Iterations and accuracies of several runs, by score and kind of run.
-        references: Accuracies without training, by score and name, drawn as lines.
-        theme: Colors.
+    ``curves`` has iterations and accuracies of several runs by score and kind of run, ``references`` accuracies
+    without training by score and name, drawn as lines.
     """
     figure = Figure(figsize=(0.4 + 3.1 * len(curves), 3.2))
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
@@ -133,7 +129,7 @@ def seeds_chart(
         axes.set_title(describe_score(score))
         _label_iterations(axes, 4)
     panels[0].set_ylabel('k-NN accuracy in %')
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -142,11 +138,8 @@ def spread_chart(
 ) -> Figure:
     """Plot the mean over seeds with a band of one standard deviation over iterations, one panel per score.
 
-    Args:
-        curves: Iterations, the same for all seeds, and values of every seed, by score and kind of run.
-        unit: Unit of the values.
-        theme: Colors.
-        columns: Panels per row.
+    ``curves`` has iterations, the same for all seeds, and values of every seed by score and kind of run. ``columns``
+    limits the panels per row.
     """
     columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
@@ -158,31 +151,23 @@ def spread_chart(
             mean, std = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else 0
             axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.18, linewidth=0)
             axes.plot(steps, mean, color=color, marker='o', markersize=3, label=kind)
-        axes.set_title(score)
-        axes.set_ylabel(unit)
+        axes.set(title=score, ylabel=unit)
         _label_iterations(axes, 4)
     for axes in panels:
         axes.set_axis_off()
-    _legend_below(figure, figure.axes[0])
+    legend_below(figure, figure.axes[0])
     return figure
 
 
 def time_chart(seconds: Mapping[str, float], theme: Theme) -> Figure:
-    """Draw how the time of a run is distributed over activities as one bar.
-
-    Args:
-        seconds: Seconds by activity.
-        theme: Colors.
-    """
-    figure = Figure(figsize=(CHART[0], 1.25))
-    axes = figure.add_subplot()
-    total = sum(seconds.values())
-    left = 0.0
+    """Draw how the seconds of a run are distributed over activities as one bar."""
+    figure, axes = new_chart((CHART[0], 1.25), xlabel='time, %')
+    total, left = sum(seconds.values()), 0.0
     for index, (name, value) in enumerate(seconds.items()):
         percent = 100 * value / total
         axes.barh(0, percent, left=left, color=theme.series[index], label=f'{name} {percent:.0f} %', height=0.6)
         left += percent
-    axes.set(xlim=(0, 100), xlabel='time, %', yticks=[])
+    axes.set(xlim=(0, 100), yticks=[])
     axes.grid(visible=False)
     axes.spines['left'].set_visible(False)
     axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=len(seconds), borderaxespad=0, handlelength=0.9)
@@ -190,14 +175,9 @@ def time_chart(seconds: Mapping[str, float], theme: Theme) -> Figure:
 
 
 def spread_apart(levels: Sequence[float], distance: float) -> list[float]:
-    """Move ascending numbers as little as possible so that neighbors keep a distance.
+    """Move ascending numbers as little as possible so that neighbors keep a minimum distance.
 
-    Args:
-        levels: Numbers in ascending order.
-        distance: Minimum distance of neighbors.
-
-    Returns:
-        Positions in the same order. Numbers that would touch are spread around their common mean.
+    Numbers that would touch are spread around their common mean.
     """
 
     def first(group: Sequence[float]) -> float:
@@ -211,34 +191,13 @@ def spread_apart(levels: Sequence[float], distance: float) -> list[float]:
     return [first(group) + index * distance for group in groups for index in range(len(group))]
 
 
-def _new_chart(title: str, unit: str, size: tuple[float, float] = CHART) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size)
-    axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.set_ylabel(unit)
-    _label_iterations(axes, 5)
-    return figure, axes
-
-
 def _label_iterations(axes: Axes, ticks: int) -> None:
     axes.set_xlabel('iteration')
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=''))
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Add one legend for panels that show the same kinds of lines."""
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+    """Add one legend for panels that show the same kinds of lines, in one row or in at most so many columns."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=len(labels))
-
-
-def _label_at_the_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write level, text and color of lines beside their ends, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    ordered = sorted(labels)
-    positions = spread_apart([level for level, *_ in ordered], 0.075 * (high - low))
-    for position, (_, text, color) in zip(positions, ordered, strict=True):
-        axes.annotate(
-            text, (1.02, position), xycoords=('axes fraction', 'data'), va='center', fontsize=9, color=color,
-            annotation_clip=False,
-        )  # fmt: skip
+    figure.legend(handles, labels, loc='outside lower center', ncols=min(columns or len(labels), len(labels)))

@@ -3,26 +3,26 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import MODELS
 
 from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.encoders.checkpoint import WeightsError
-from mm_sop.encoders.safe_config import build_untrusted, check_config
+from mm_sop.encoders.safe_config import check_config
 from mm_sop.evaluation.classification.knn_records import KNNRecords, describe_score, format_score
 from mm_sop.evaluation.results import ERRORS, EvaluationResults, describe_score_name, format_value
 from mm_sop.report.charts import Curve, curves_chart
 from mm_sop.report.page import Chart, Details, Section, Table, render_page
-from mm_sop.report.run_log import estimate_seconds, read_config, read_scalars
-from mm_sop.report.sections import CURVES, format_duration
+from mm_sop.report.report import CURVES, format_duration
+from mm_sop.report.run_log import build_model, estimate_seconds, read_config, read_scalars
 from mm_sop.report.style import LIGHT, LINE_STYLES
 from mm_sop.report.verdict import NETWORKS
 from mm_sop.utils.files import write_atomically
@@ -60,14 +60,10 @@ class Run:
 
     @classmethod
     def read(cls, name: str, work_dir: Path) -> 'Run':
-        """Read a work directory.
-
-        Raises:
-            FileNotFoundError: The folder is not the work directory of a run.
-        """
-        config = read_config(work_dir)
+        """Read a work directory; raise FileNotFoundError if it is not that of a run."""
+        config, scalars, knn = read_config(work_dir), read_scalars(work_dir), list(KNNRecords(work_dir))
         evaluation = [record for record in EvaluationResults(work_dir / 'evaluation') if record['status'] == 'done']
-        return cls(name, work_dir, config, read_scalars(work_dir), list(KNNRecords(work_dir)), evaluation)
+        return cls(name, work_dir, config, scalars, knn, evaluation)
 
     @cached_property
     def knn_history(self) -> list[dict]:
@@ -91,11 +87,8 @@ class Run:
     @cached_property
     def scores(self) -> dict[tuple[str, str], dict]:
         """Scores of these records by protocol and name."""
-        return {
-            (protocol, name): score
-            for protocol, record in self.protocols.items()
-            for name, score in record['scores'].items()
-        }
+        records = self.protocols.items()
+        return {(protocol, name): score for protocol, record in records for name, score in record['scores'].items()}
 
     @cached_property
     def cost(self) -> dict[str, float]:
@@ -106,8 +99,7 @@ class Run:
         except WeightsError as error:
             print_log(f'{self.name}: parameters are not counted, as {error}', 'current', logging.WARNING)
         seconds = estimate_seconds(self.scalars, self.knn)
-        speed = self.scalars.get('images_per_second', ((), ()))[1]
-        memory = self.scalars.get('memory', ((), ()))[1]
+        speed, memory = (self.scalars.get(name, ((), ()))[1] for name in ('images_per_second', 'memory'))
         costs = {
             **parameters,
             'iterations': max((steps[-1] for steps, _ in self.scalars.values()), default=None),
@@ -122,19 +114,14 @@ class Run:
 def count_parameters(config: Config, source: str) -> dict[str, int]:
     """Count the trained parameters of a config's model, and the parameters of its backbone.
 
-    Args:
-        config: The config.
-        source: Origin of the config, for messages.
+    ``source`` is the origin of the config, for messages.
 
     Raises:
         WeightsError: The config does not describe a model that may be built.
     """
     checked = check_config(config, source, 'model', 'data_preprocessor')
-    settings = dict(checked.get('model') or {})
-    if 'data_preprocessor' in checked:
-        settings.setdefault('data_preprocessor', checked.data_preprocessor)
     with isolated_random_state(), DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmpretrain')):
-        model = build_untrusted(MODELS, settings, source)
+        model = build_model(checked, source)
     return {
         'trained parameters': sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         'parameters of the backbone': sum(weight.numel() for weight in model.backbone.parameters()),
@@ -143,9 +130,6 @@ def count_parameters(config: Config, source: str) -> dict[str, int]:
 
 def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
     """Read several runs, named by the shortest distinct ends of their paths.
-
-    Args:
-        work_dirs: Work directories of the runs.
 
     Raises:
         FileNotFoundError: A folder is not the work directory of a run.
@@ -163,23 +147,16 @@ def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def write_comparison(runs: Sequence[Run], folder: str | Path) -> Path:
-    """Write ``index.html``, which is self-contained, ``compare.md`` and ``compare.json``.
-
-    Args:
-        runs: The runs.
-        folder: Output folder; files of these names are replaced.
+    """Write ``index.html``, which is self-contained, ``compare.md`` and ``compare.json``; older files are replaced.
 
     Returns:
         Path of the page.
     """
     evaluated = [evaluation_section(runs), *card_sections(runs)]
     sections = [knn_section(runs), *evaluated, cost_section(runs), config_section(runs)]
-    opening = f'{len(runs)} runs side by side.'
-    best = best_run(runs)
-    page = render_page(
-        'Comparison of ' + ', '.join(run.name for run in runs), 'none', opening, best, [*sections, curve_section(runs)]
-    )
-    folder = Path(folder)
+    folder, opening, best = Path(folder), f'{len(runs)} runs side by side.', best_run(runs)
+    title = 'Comparison of ' + ', '.join(run.name for run in runs)
+    page = render_page(title, 'none', opening, best, [*sections, curve_section(runs)])
     write_atomically(folder / 'compare.json', json.dumps(to_dict(runs), indent=1))
     write_atomically(folder / 'compare.md', '\n'.join([f'# {opening}', '', best, *map(to_markdown, sections)]))
     write_atomically(folder / 'index.html', page)
@@ -199,17 +176,16 @@ def knn_section(runs: Sequence[Run]) -> Section:
     """k-NN accuracies at the end, and over the iterations."""
     names = _all_names(runs, 'knn_scores')
     rows = [[describe_score(name), *(format_score(run.knn_scores.get(name)) for run in runs)] for name in names]
-    charts = [
-        _chart(
-            f'knn_{name}',
-            describe_score(name),
-            'k-NN accuracy in %',
-            {run.name: _accuracies(run, name) for run in runs},
-        )
-        for name in names
-    ]
+    charts = []
+    for name in names:
+        curves = {}
+        for run in runs:
+            points = [record for record in run.knn_history if name in record['scores']]
+            accuracies = [100 * point['scores'][name]['accuracy'] for point in points]
+            curves[run.name] = [point['iter'] for point in points], accuracies
+        charts.append(_chart(f'knn_{name}', describe_score(name), 'k-NN accuracy in %', curves))
     text = 'Accuracy in % after the last evaluation of each run; ± is one standard error.'
-    return _section('k-nearest neighbors during training', text, 'accuracy in %', runs, rows, charts)
+    return Section('k-nearest neighbors during training', text, [*_table('accuracy in %', runs, rows), *charts])
 
 
 def evaluation_section(runs: Sequence[Run]) -> Section:
@@ -225,10 +201,12 @@ def evaluation_section(runs: Sequence[Run]) -> Section:
         if first
         else 'No run has been evaluated yet; use tools/evaluate.py.'
     )
-    section = _section('Evaluation protocols', text, 'metric', runs, first)
-    heading = ['metric', *(run.name for run in runs)]
-    folded = [Details(f'All metrics of {protocol}', Table(heading, rows)) for protocol, rows in by_protocol.items()]
-    return replace(section, items=[*section.items, *folded])
+    folded = [
+        Details(f'All metrics of {protocol}', table)
+        for protocol, rows in by_protocol.items()
+        for table in _table('metric', runs, rows)
+    ]
+    return Section('Evaluation protocols', text, [*_table('metric', runs, first), *folded])
 
 
 def card_sections(runs: Sequence[Run]) -> list[Section]:
@@ -237,7 +215,7 @@ def card_sections(runs: Sequence[Run]) -> list[Section]:
         return []
     rows = [[key, *values] for key, values in card_differences(runs).items()]
     text = 'Only fields of the protocol cards that differ; runs with equal fields can be compared.' if rows else 'None.'
-    return [_section('Differences of the evaluations', text, 'protocols: field', runs, rows, wrap=True)]
+    return [Section('Differences of the evaluations', text, _table('protocols: field', runs, rows, wrap=True))]
 
 
 def cost_section(runs: Sequence[Run]) -> Section:
@@ -248,14 +226,14 @@ def cost_section(runs: Sequence[Run]) -> Section:
         values = [show(run.cost[name]) if name in run.cost else '' for run in runs]
         rows.append([name.removeprefix('seconds of ').replace('seconds in total', 'total time'), *values])
     text = 'Speed is the median of the logged values; times are estimated from it. Memory is that of the main process.'
-    return _section('Cost', text, '', runs, rows)
+    return Section('Cost', text, _table('', runs, rows))
 
 
 def config_section(runs: Sequence[Run]) -> Section:
     """Keys of the configs that differ."""
     rows = [[key, *values] for key, values in config_differences([run.config.to_dict() for run in runs]).items()]
     text = 'Only keys that differ; – marks a missing key.' if rows else 'The configs are equal.'
-    return _section('Differences of the configs', text, 'key', runs, rows, wrap=True)
+    return Section('Differences of the configs', text, _table('key', runs, rows, wrap=True))
 
 
 def curve_section(runs: Sequence[Run]) -> Section:
@@ -272,8 +250,7 @@ def curve_section(runs: Sequence[Run]) -> Section:
 def config_differences(configs: Sequence[Mapping]) -> dict[str, list[str]]:
     """Values of every config by dotted key, for keys whose values differ.
 
-    Args:
-        configs: The configs. Items of lists are named by their ``type`` where it is unique.
+    Items of lists are named by their ``type`` where it is unique.
     """
     flat = [dict(_flatten(config)) for config in configs]
     keys = sorted({key for values in flat for key in values})
@@ -284,8 +261,7 @@ def config_differences(configs: Sequence[Mapping]) -> dict[str, list[str]]:
 def card_differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Values of the fields of the protocol cards that differ between runs, by protocols and dotted key.
 
-    Args:
-        runs: The runs; a run without a protocol has an empty value.
+    A run without a protocol has an empty value.
     """
     protocols: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for protocol in dict.fromkeys(name for run in runs for name in run.protocols):
@@ -306,19 +282,12 @@ def card_differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def to_dict(runs: Sequence[Run]) -> dict:
     """All numbers and differences, JSON-serializable."""
-    return dict(
-        runs={
-            run.name: dict(
-                work_dir=str(run.work_dir),
-                knn=run.knn_scores,
-                evaluation={f'{protocol}/{name}': score for (protocol, name), score in run.scores.items()},
-                cost=run.cost,
-            )
-            for run in runs
-        },
-        card_differences=card_differences(runs),
-        config_differences=config_differences([run.config.to_dict() for run in runs]),
-    )
+    found = {}
+    for run in runs:
+        evaluation = {f'{protocol}/{name}': score for (protocol, name), score in run.scores.items()}
+        found[run.name] = dict(work_dir=str(run.work_dir), knn=run.knn_scores, evaluation=evaluation, cost=run.cost)
+    configs = config_differences([run.config.to_dict() for run in runs])
+    return dict(runs=found, card_differences=card_differences(runs), config_differences=configs)
 
 
 def to_markdown(section: Section) -> str:
@@ -333,22 +302,13 @@ def to_markdown(section: Section) -> str:
     return '\n'.join(parts)
 
 
-def _section(
-    title: str,
-    text: str,
-    corner: str,
-    runs: Sequence[Run],
-    rows: Sequence[Sequence[str]],
-    charts: Sequence[Chart] = (),
-    wrap: bool = False,
-) -> Section:
-    table = Table([corner, *(run.name for run in runs)], rows, wrap)
-    return Section(title, text, [table, *charts] if rows else charts)
+def _table(corner: str, runs: Sequence[Run], rows: Sequence[Sequence[str]], wrap: bool = False) -> list[Table]:
+    return [Table([corner, *(run.name for run in runs)], rows, wrap)] if rows else []
 
 
 def _chart(name: str, title: str, unit: str, curves: Mapping[str, Curve]) -> Chart:
     draw = partial(curves_chart, curves, title, unit)
-    return Chart.drawn(name, lambda theme: draw(theme=theme), f'{title} over the iterations, one line per run')
+    return Chart.drawn(name, draw, f'{title} over the iterations, one line per run')
 
 
 def _accuracies(run: Run, name: str) -> Curve:
@@ -361,18 +321,7 @@ def _all_names(runs: Sequence[Run], attribute: str) -> list:
     return list(dict.fromkeys(name for run in runs for name in getattr(run, attribute)))
 
 
-def _figure(score: Mapping | None) -> str:
-    return '' if score is None else format_value(score)
-
-
-def _cost(run: Run, name: str) -> str:
-    value = run.cost.get(name)
-    if value is None:
-        return ''
-    return format_duration(value) if name.startswith('seconds') else f'{value:,.0f}'
-
-
-def _flatten(value, prefix: str = '') -> dict[str, str]:
+def _flatten(value: Any, prefix: str = '') -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         items = [(f'{prefix}.{key}' if prefix else str(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):

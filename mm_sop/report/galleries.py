@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from mm_sop.datasets.seeded import TakesSeed
 from mm_sop.evaluation.features.attention import cls_attention, find_last_attention, global_similarity
 from mm_sop.evaluation.features.extraction import encode_images, extract_features
 from mm_sop.evaluation.labeled_data import random_rows, read_labels
 from mm_sop.functional import select_supports
 from mm_sop.functional.neighbors import nearest_neighbors
-from mm_sop.report.attention import overlay
 from mm_sop.report.montage import RIGHT, WRONG, Tile, montage, to_image
+from mm_sop.report.predictions import overlay
 from mm_sop.utils.config import find_knn_settings
 
 GALLERIES = dict(
@@ -55,12 +56,7 @@ Images = Any
 
 @dataclass
 class Gallery:
-    """A montage and the numbers behind it.
-
-    Attributes:
-        image: The montage.
-        data: The shown numbers, JSON-serializable.
-    """
+    """A montage and the JSON-serializable numbers behind it."""
 
     image: Image.Image
     data: dict = field(default_factory=dict)
@@ -117,13 +113,7 @@ class ImageSet:
 
 
 def draw_galleries(config: Config, model: nn.Module, seed: int) -> dict[str, Gallery]:
-    """Draw all galleries that fit a run, by name as in :data:`GALLERIES`.
-
-    Args:
-        config: Config of the run.
-        model: Model in evaluation mode.
-        seed: Seed of the choice of images.
-    """
+    """Draw all galleries that fit a run, by name as in :data:`GALLERIES`; the model is in evaluation mode."""
     train = build_train_dataset(config)
     bank, queries = build_evaluation_datasets(config, train)
     images = ImageSet(model, bank, seed=seed)
@@ -146,17 +136,13 @@ def build_train_dataset(config: Config) -> Images | None:
     if not loader:
         return None
     dataset = DATASETS.build(loader['dataset'])
-    if hasattr(dataset, 'set_default_seed'):
+    if isinstance(dataset, TakesSeed):
         dataset.set_default_seed(config.get('randomness', {}).get('seed') or 0)
     return dataset
 
 
 def build_evaluation_datasets(config: Config, train: Images | None) -> tuple[Images, Images | None]:
     """Build bank and unseen queries of the config's KNNHook; without one, unaugmented training images and None.
-
-    Args:
-        config: Config of the run.
-        train: Its training dataset.
 
     Raises:
         ValueError: If there is neither a KNNHook nor a training dataset.
@@ -193,14 +179,7 @@ def is_bgr(model: nn.Module) -> bool:
 
 
 def support_gallery(images: ImageSet, num_anchors: int = 6, num_supports: int = 8, seed: int = 0) -> Gallery:
-    """Draw random anchors with the supports that SOP's own selection finds for them.
-
-    Args:
-        images: Images to choose from.
-        num_anchors: Number of rows.
-        num_supports: Supports per anchor.
-        seed: Seed of the choice of anchors.
-    """
+    """Draw random anchors with the supports that SOP's own selection finds for them."""
     bank = torch.nn.functional.normalize(images.embeddings.float(), dim=1)
     num_supports = min(num_supports, len(images) // 2)
     num_anchors = min(num_anchors, len(images) - num_supports)
@@ -211,21 +190,14 @@ def support_gallery(images: ImageSet, num_anchors: int = 6, num_supports: int = 
         found = zip(supports, cosines, strict=False)
         tiles = [Tile(images.image(index), f'{cosine:.2f}') for index, cosine in found]
         rows.append([Tile(images.image(anchor), 'anchor'), *tiles])
-    mean = float(np.mean([cosines[:-1] for cosines in weights]))
-    return Gallery(montage(rows), dict(mean_cosine=mean, cosines=[cosines[:-1] for cosines in weights]))
+    without_anchor = [cosines[:-1] for cosines in weights]
+    return Gallery(montage(rows), dict(mean_cosine=float(np.mean(without_anchor)), cosines=without_anchor))
 
 
 def neighbor_gallery(
     bank: ImageSet, queries: ImageSet, num_queries: int = 6, num_neighbors: int = 8, seed: int = 0
 ) -> Gallery:
     """Draw random queries with their nearest images of the bank, framed by whether the class is right.
-
-    Args:
-        bank: Images with labels.
-        queries: Images with labels.
-        num_queries: Number of rows.
-        num_neighbors: Neighbors per query.
-        seed: Seed of the choice of queries.
 
     Raises:
         ValueError: If one of the datasets has no labels.
@@ -251,15 +223,11 @@ def attention_gallery(images: ImageSet, num_images: int = 6, seed: int = 0) -> G
 
     For vision transformers: the attention of [CLS] in the last block, the mean and every head. For other backbones:
     the cosine similarity of every position to the global representation.
-
-    Args:
-        images: Images to choose from.
-        num_images: Number of rows.
-        seed: Seed of the choice.
     """
     chosen = random_rows(len(images), num_images, seed).tolist()
-    batch = images.images(chosen)
-    backbone = teacher_backbone(images.model)
+    batch, teacher = images.images(chosen), getattr(images.model, 'teacher', None)
+    has_teacher = isinstance(teacher, nn.ModuleDict) and 'backbone' in teacher
+    backbone = teacher['backbone'] if has_teacher else images.model.backbone
     if find_last_attention(backbone) is None:
         maps = global_similarity(*encode_images(images.model, batch))
         names = ['similarity']
@@ -275,38 +243,20 @@ def attention_gallery(images: ImageSet, num_images: int = 6, seed: int = 0) -> G
     return Gallery(montage(rows, columns=9), dict(maps=names))
 
 
-def teacher_backbone(model: Any) -> nn.Module:
-    """The teacher's backbone, or the only one."""
-    teacher = getattr(model, 'teacher', None)
-    return teacher['backbone'] if isinstance(teacher, nn.ModuleDict) and 'backbone' in teacher else model.backbone
-
-
 def view_gallery(dataset: Images, bgr: bool, num_images: int = 4, seed: int = 0) -> Gallery:
-    """Draw random training images and the augmented views that the networks see.
-
-    Args:
-        dataset: Training dataset.
-        bgr: Whether images are in BGR order.
-        num_images: Number of rows.
-        seed: Seed of the choice.
-    """
-    rows = []
+    """Draw random training images and the augmented views that the networks see."""
+    stored, rows = getattr(dataset, 'dataset', dataset), []
     for index in random_rows(len(dataset), num_images, seed).tolist():
         views = [to_image(view, bgr) for view in views_of(dataset[index])]
+        # The first step of the pipeline loads the image.
+        pixels = np.ascontiguousarray(stored.pipeline.transforms[0](stored.get_data_info(index))['img'])
         tiles = [Tile(view, f'view {number + 1}') for number, view in enumerate(views)]
-        rows.append([Tile(load_original(dataset, index, bgr), 'image'), *tiles])
+        rows.append([Tile(to_image(torch.from_numpy(pixels).permute(2, 0, 1), bgr), 'image'), *tiles])
     return Gallery(montage(rows, columns=9), dict(views=len(views)))
 
 
 def mask_gallery(dataset: Images, bgr: bool, num_images: int = 4, seed: int = 0) -> Gallery | None:
-    """Draw global views of random training images and what their masks leave visible; None without masks.
-
-    Args:
-        dataset: Training dataset.
-        bgr: Whether images are in BGR order.
-        num_images: Number of rows.
-        seed: Seed of the choice.
-    """
+    """Draw global views of random training images and what their masks leave visible; None without masks."""
     rows, fractions = [], []
     for index in random_rows(len(dataset), num_images, seed).tolist():
         sample = dataset[index]
@@ -334,10 +284,3 @@ def views_of(sample: dict) -> list[Tensor]:
     """Views of a sample, one or several."""
     inputs = sample['inputs']
     return [inputs] if isinstance(inputs, Tensor) else list(inputs)
-
-
-def load_original(dataset: Images, index: int, bgr: bool) -> np.ndarray:
-    """Load the stored RGB image with the first step of the pipeline."""
-    dataset = getattr(dataset, 'dataset', dataset)
-    image = dataset.pipeline.transforms[0](dataset.get_data_info(index))['img']
-    return to_image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), bgr)

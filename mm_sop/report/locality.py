@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from mm_sop.report.attention import overlay
-from mm_sop.report.charts import CHART
+from mm_sop.report.charts import new_chart
 from mm_sop.report.montage import Tile, montage, to_image, to_png
 from mm_sop.report.page import Photo
+from mm_sop.report.predictions import overlay
 from mm_sop.report.style import Theme
 
 NAMES = dict(redundancy='between positions', local_global='positions to the whole image')
@@ -23,24 +23,14 @@ _MAX_NAMED = 20
 
 
 def cosines_chart(within: Mapping[str, np.ndarray], between: Mapping[str, float], theme: Theme) -> Figure:
-    """Distribution of cosine similarities over the images, and their mean between different images.
-
-    Args:
-        within: Cosine similarity of every image, (N,), by kind.
-        between: Mean cosine similarity between different images, by kind.
-        theme: Colors.
-    """
-    figure = Figure(figsize=CHART)
-    axes = figure.add_subplot()
+    """Distribution of cosine similarities over the images, (N,), and their mean between different images, by kind."""
+    figure, axes = new_chart(title='Similarity of positions', xlabel='cosine similarity', ylabel='images in %')
     lowest = min(0, *between.values(), *(values.min() for values in within.values()))
     bins = np.linspace(lowest, 1, 41).tolist()
     for color, (kind, values) in zip(theme.series, within.items(), strict=False):
-        axes.hist(
-            values, bins, weights=np.full(len(values), 100 / len(values)), color=color, alpha=0.6, label=NAMES[kind]
-        )
+        weights = np.full(len(values), 100 / len(values))
+        axes.hist(values, bins, weights=weights, color=color, alpha=0.6, label=NAMES[kind])
         axes.axvline(between[kind], color=color, linestyle=(0, (4, 2)), linewidth=1.5, label='other images')
-    axes.set_title('Similarity of positions')
-    axes.set(xlabel='cosine similarity', ylabel='images in %')
     figure.legend(loc='outside lower center', ncols=2)
     return figure
 
@@ -48,55 +38,30 @@ def cosines_chart(within: Mapping[str, np.ndarray], between: Mapping[str, float]
 def effective_field_chart(
     field: np.ndarray, center: Sequence[float], radii: Sequence[tuple[float, float]], theme: Theme
 ) -> Figure:
-    """Mean gradient with respect to the pixels, with the discs that contain fractions of it.
+    """Mean gradient with respect to the pixels, (H, W), with the discs that contain fractions of it.
 
-    Args:
-        field: Absolute gradients, (H, W).
-        center: Row and column of the center.
-        radii: Fractions, and radii of their discs in pixels.
-        theme: Colors.
+    ``center`` is row and column, ``radii`` has fractions and the radii of their discs in pixels.
     """
-    figure = Figure(figsize=(4.4, 3.6))
-    axes = figure.add_subplot()
-    scaled = field / field.max()
-    image = axes.imshow(scaled.clip(1e-3), cmap='inferno', norm=LogNorm(1e-3, 1))
+    figure, axes = new_chart((4.4, 3.6), title='Effective receptive field')
+    image = axes.imshow((field / field.max()).clip(1e-3), cmap='inferno', norm=LogNorm(1e-3, 1))
     for color, (fraction, radius) in zip(('#56b4e9', '#ffffff'), radii, strict=False):
         label = f'{fraction:.0%}: {radius:.1f} px'
         axes.add_patch(Circle((center[1], center[0]), radius, fill=False, edgecolor=color, linewidth=1.6, label=label))
-    axes.set(title='Effective receptive field', xlim=(-0.5, field.shape[1] - 0.5), ylim=(field.shape[0] - 0.5, -0.5))
+    axes.set(xlim=(-0.5, field.shape[1] - 0.5), ylim=(field.shape[0] - 0.5, -0.5))
     axes.grid(visible=False)
-    axes.legend(
-        loc='lower left', labelcolor='#ffffff', facecolor='#000000', frameon=True, framealpha=0.55, edgecolor='none'
-    )
+    frame = dict(frameon=True, framealpha=0.55, edgecolor='none')
+    axes.legend(loc='lower left', labelcolor='#ffffff', facecolor='#000000', **frame)
     figure.colorbar(image, ax=axes, label='gradient, largest = 1').outline.set_visible(False)
     return figure
 
 
 def embedding_chart(points: np.ndarray, labels: np.ndarray, classes: Sequence[str], theme: Theme) -> Figure:
-    """Images as points of a plane, colored by class.
-
-    Args:
-        points: (N, 2).
-        labels: Classes, (N,).
-        classes: Names of the classes; the first 20 are in the legend.
-        theme: Colors.
-    """
-    figure = Figure(figsize=(6.2, 4.2))
-    axes = figure.add_subplot()
+    """Images as points of a plane, (N, 2), colored by class, (N,); the first 20 classes are in the legend."""
+    figure, axes = new_chart((6.2, 4.2), title='UMAP of the global representations')
     palette = matplotlib.color_sequences['tab10' if len(classes) <= 10 else 'tab20']
     for label in np.unique(labels):
-        selected = points[labels == label]
-        name = classes[label] if label < _MAX_NAMED else None
-        axes.scatter(
-            selected[:, 0],
-            selected[:, 1],
-            s=11,
-            color=palette[label % len(palette)],
-            alpha=0.8,
-            linewidths=0,
-            label=name,
-        )
-    axes.set_title('UMAP of the global representations')
+        name, color = classes[label] if label < _MAX_NAMED else None, palette[label % len(palette)]
+        axes.scatter(*points[labels == label].T, s=11, color=color, alpha=0.8, linewidths=0, label=name)
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -107,10 +72,8 @@ def embedding_chart(points: np.ndarray, labels: np.ndarray, classes: Sequence[st
 def map_gallery(images: np.ndarray, components: np.ndarray, maps: Mapping[str, np.ndarray]) -> Photo:
     """Show images with principal components and maps.
 
-    Args:
-        images: uint8, (B, 3, H, W), BGR.
-        components: Principal components as colors, uint8, (B, h, w, 3).
-        maps: Maps by name, (B, h, w).
+    ``images``, (B, 3, H, W), are uint8 and BGR, ``components``, (B, h, w, 3), uint8 colors, and ``maps`` by name have
+    the shape (B, h, w).
     """
     rows = []
     for index, pixels in enumerate(images):

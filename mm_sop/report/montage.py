@@ -21,13 +21,7 @@ _CAPTION_HEIGHT = 26
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of a montage.
-
-    Attributes:
-        image: RGB, uint8, (h, w, 3).
-        caption: Short text below the image.
-        frame: Color of a frame, or None.
-    """
+    """One image of a montage: RGB, uint8, (h, w, 3), with a short text below it and a frame of a color, or None."""
 
     image: np.ndarray
     caption: str = ''
@@ -35,25 +29,27 @@ class Tile:
 
 
 def montage(rows: Sequence[Sequence[Tile]], side: int = 128, columns: int | None = None) -> Image.Image:
-    """Arrange tiles in rows; the gap after the first tile of a row is wider.
+    """Arrange tiles in rows on a transparent background; the gap after the first tile of a row is wider.
 
     Args:
         rows: Tiles of every row.
         side: Longer side of every image in pixels; montages are shown at half their size.
-        columns: Maximum tiles per row; longer rows are continued below. Defaults to None, no limit.
-
-    Returns:
-        Image with a transparent background.
+        columns: Maximum tiles per row; longer rows are continued below, from the second column on.
     """
-    wrapped = [part for row in rows for part in _wrap(row, columns)]
+    wrapped: list[list[Tile | None]] = []
+    for row in rows:
+        wrapped.append(list(row[:columns]))
+        if columns is not None:
+            starts = range(columns, len(row), columns - 1)
+            wrapped += [[None, *row[start : start + columns - 1]] for start in starts]
     tiles = [tile for row in wrapped for tile in row if tile is not None]
     height = max(_scaled_size(tile.image, side)[1] for tile in tiles) + 2 * _FRAME
     height += _CAPTION_HEIGHT if any(tile.caption for tile in tiles) else 0
     width = side + 2 * _FRAME
     total_width = max(_offset(len(row) - 1, width) + width for row in wrapped)
     canvas = Image.new('RGBA', (total_width, len(wrapped) * (height + _GAP) - _GAP))
-    for row_index, row in enumerate(wrapped):
-        for column, tile in enumerate(row):
+    for row_index, shown in enumerate(wrapped):
+        for column, tile in enumerate(shown):
             if tile is not None:
                 _paste(canvas, tile, side, _offset(column, width), row_index * (height + _GAP))
     return canvas
@@ -72,14 +68,6 @@ def to_image(pixels: Tensor, is_bgr: bool) -> np.ndarray:
     if image.shape[2] == 1:
         return image.repeat(3, axis=2)
     return np.ascontiguousarray(image[..., ::-1] if is_bgr else image)
-
-
-def _wrap(row: Sequence[Tile], columns: int | None) -> list[list[Tile | None]]:
-    """Split a long row; continuations leave the first position empty."""
-    if columns is None or len(row) <= columns:
-        return [list(row)]
-    rest = [[None, *row[start : start + columns - 1]] for start in range(columns, len(row), columns - 1)]
-    return [list(row[:columns]), *rest]
 
 
 def _offset(column: int, width: int) -> int:
@@ -104,13 +92,8 @@ def _paste(canvas: Image.Image, tile: Tile, side: int, left: int, top: int) -> N
     if tile.caption:
         font = ImageFont.load_default(20)
         center = left + _FRAME + width // 2, top + height + 2 * _FRAME + _CAPTION_HEIGHT // 2
-        text = _shorten(tile.caption, font, side)
-        draw.text(center, text, fill=_CAPTION_COLOR, font=font, anchor='mm')
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f'{text}...') > width:
-        text = text[:-1]
-    return f'{text}...'
+        text, shown = tile.caption, tile.caption
+        while text and font.getlength(shown) > side:
+            text = text[:-1]
+            shown = f'{text}...'
+        draw.text(center, shown, fill=_CAPTION_COLOR, font=font, anchor='mm')

@@ -9,7 +9,7 @@ from typing import ClassVar
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from mm_sop.report.style import DARK, LIGHT, Theme, render
+from mm_sop.report.style import DARK, LIGHT, render
 from mm_sop.utils.templates import template_environment
 
 
@@ -32,14 +32,8 @@ class Chart:
     text: str
 
     @classmethod
-    def drawn(cls, name: str, draw: Callable[[Theme], Figure], text: str) -> 'Chart':
-        """Draw a chart in both themes.
-
-        Args:
-            name: Name of its files, without extension.
-            draw: Makes the figure for a theme.
-            text: Alternative text.
-        """
+    def drawn(cls, name: str, draw: Callable[..., Figure], text: str) -> 'Chart':
+        """Draw a chart in both themes; ``draw`` makes the figure for a ``theme``."""
         return cls(name, render(draw, LIGHT), render(draw, DARK), text)
 
     @property
@@ -72,13 +66,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a heading row.
-
-    Attributes:
-        heading: Titles of the columns.
-        rows: Cells of every row.
-        wrap: Whether long cells may break; cells are then aligned to the left.
-    """
+    """Rows of text under a heading row; if long cells may wrap, all are aligned to the left."""
 
     kind: ClassVar[str] = 'table'
     files: ClassVar[Mapping[str, bytes]] = {}
@@ -90,12 +78,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Details:
-    """Long text or a long table that is folded away.
-
-    Attributes:
-        title: What is always visible.
-        content: The table, or preformatted text.
-    """
+    """A long table or long preformatted text that is folded away under a visible title."""
 
     kind: ClassVar[str] = 'details'
     files: ClassVar[Mapping[str, bytes]] = {}
@@ -109,13 +92,7 @@ Item = Chart | Photo | Table | Details
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a page.
-
-    Attributes:
-        title: Heading; empty for the first part.
-        text: Explanation under the heading.
-        items: Charts, montages and tables.
-    """
+    """Part of a page: a heading (empty for the first part), an explanation and items."""
 
     title: str
     text: str
@@ -123,17 +100,9 @@ class Section:
 
 
 def render_page(title: str, answer: str, opening: str, summary: str, sections: Sequence[Section]) -> str:
-    """Render a page.
+    """Render a page as HTML that loads nothing.
 
-    Args:
-        title: Name of the run.
-        answer: ``'yes'`` and ``'no'`` color the opening, anything else does not.
-        opening: First sentence, emphasized.
-        summary: What follows it.
-        sections: All parts in order.
-
-    Returns:
-        HTML that loads nothing.
+    The ``opening`` is emphasized, and colored if the ``answer`` is ``'yes'`` or ``'no'``; the ``summary`` follows it.
     """
     template = _templates().get_template('page.html')
     return template.render(title=title, answer=answer, opening=opening, summary=summary, sections=sections)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mm_sop.evaluation.retrieval.mining import MinedPairs, format_report
 from mm_sop.functional.neighbors import pair_cosines
-from mm_sop.report.charts import CHART
+from mm_sop.report.charts import CHART, new_chart
 from mm_sop.report.galleries import Gallery
 from mm_sop.report.montage import RIGHT, WRONG, Tile, montage, to_png
 from mm_sop.report.style import LIGHT, Theme, render
@@ -35,22 +35,14 @@ def write_pair_report(
     title: str,
     seed: int = 0,
 ) -> None:
-    """Write ``report.md``, ``report.json``, ``histogram.png`` and ``gallery.png``.
+    """Write ``report.md``, ``report.json``, ``histogram.png`` and ``gallery.png`` on the result of mining.
 
-    Args:
-        folder: Output folder.
-        mined: Result of mining.
-        features: Features, (K, D).
-        image: Loads the RGB image of a row of the features.
-        title: What was mined.
-        seed: Seed of the choice of shown pairs.
+    ``features``, (K, D), are those that were mined; ``image`` loads the RGB image of one of their rows. The seed
+    chooses the pairs that are shown.
     """
     folder, upper = Path(folder), mined.report['upper']
     nearest = mined.neighbors.nearest
-    cosines = {
-        'random pairs': mined.random_cosines.numpy(),
-        'nearest pairs': nearest[nearest.isfinite()].numpy(),
-    }
+    cosines = {'random pairs': mined.random_cosines.numpy(), 'nearest pairs': nearest[nearest.isfinite()].numpy()}
     chart = partial(similarity_chart, cosines, mined.lower, upper)
     gallery = pair_gallery(image, group_pairs(mined, features), seed=seed)
     report = dict(mined.report, gallery=gallery.data['pairs'])
@@ -66,10 +58,7 @@ def group_pairs(mined: MinedPairs, features: Tensor) -> dict[str, tuple[np.ndarr
     """Group pairs, (n, 2), and their cosines, (n,), by range of similarity.
 
     The ranges are near duplicates above the band, the three thirds of the band, and an equally wide range below it.
-
-    Args:
-        mined: Result of mining.
-        features: Features, (K, D).
+    ``features`` has the shape (K, D).
     """
     rows = (mined.neighbors.nearest_rows >= 0).nonzero().squeeze(1)
     duplicates = torch.stack([rows, mined.neighbors.nearest_rows[rows]], dim=1)
@@ -85,26 +74,16 @@ def group_pairs(mined: MinedPairs, features: Tensor) -> dict[str, tuple[np.ndarr
 
 
 def similarity_chart(cosines: Mapping[str, np.ndarray], lower: float, upper: float, theme: Theme) -> Figure:
-    """Plot the distributions of cosine similarities and the accepted band.
-
-    Args:
-        cosines: Cosines by name, (n,) each.
-        lower: Lower bound of the band.
-        upper: Upper bound.
-        theme: Colors.
-    """
-    figure = Figure(figsize=(1.5 * CHART[0], CHART[1]))
-    axes = figure.add_subplot()
+    """Plot the distributions of cosine similarities, (n,) by name, and the accepted band."""
+    size, title = (1.5 * CHART[0], CHART[1]), 'Cosine similarity of images'
+    figure, axes = new_chart(size, title=title, xlabel='cosine similarity', ylabel='pairs, %')
     low = min(float(np.quantile(values, 1e-4)) for values in cosines.values() if len(values))
     bins = np.linspace(min(low, lower), 1, _BINS + 1)
     axes.axvspan(lower, upper, color=theme.series[2], alpha=0.2, linewidth=0, label=f'band {lower:.3f} ... {upper:.3f}')
     for color, (name, values) in zip(theme.series, cosines.items(), strict=False):
         counts, edges = np.histogram(np.clip(values, bins[0], bins[-1]), bins)
         axes.stairs(100 * counts / max(len(values), 1), edges, color=color, label=name, linewidth=1.6)
-    axes.set_yscale('log')
-    axes.set_xlim(bins[0], 1)
-    axes.set_title('Cosine similarity of images')
-    axes.set(xlabel='cosine similarity', ylabel='pairs, %')
+    axes.set(yscale='log', xlim=(bins[0], 1))
     axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1.1), ncols=len(cosines) + 1, handlelength=1.2)
     return figure
 
@@ -115,14 +94,7 @@ def pair_gallery(
     num_pairs: int = 4,
     seed: int = 0,
 ) -> Gallery:
-    """Draw random pairs, one row per range of similarity, framed by whether they are accepted.
-
-    Args:
-        image: Loads the RGB image of an index.
-        groups: Result of :func:`group_pairs`; empty ranges are omitted.
-        num_pairs: Pairs per row.
-        seed: Seed of the choice.
-    """
+    """Draw random pairs, one row per range of similarity that is not empty, framed by whether they are accepted."""
     rows, shown = [], {}
     for name, (pairs, cosines) in groups.items():
         if not len(pairs):

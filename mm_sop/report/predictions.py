@@ -1,7 +1,8 @@
-"""Predictions drawn over their image: boxes and masks of objects, label maps."""
+"""What is drawn over an image: boxes and masks of objects, label maps, heat maps."""
 
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -24,12 +25,10 @@ def draw_detections(
 
     Args:
         image: RGB, uint8, (h, w, 3).
-        objects: ``class``, ``score``, ``box`` (x1, y1, x2, y2) in pixels and optionally ``mask``, (h, w), bool.
+        objects: ``class``, ``score``, ``box`` (x1, y1, x2, y2) in pixels and optionally ``mask``, (h, w), bool. Those
+            of the highest scores are drawn on top.
         classes: All classes, in the order of the detector.
         min_side: Images whose longer side is shorter are enlarged to it, so that labels are legible.
-
-    Returns:
-        The image, with the objects of the highest scores on top.
     """
     factor = max(1.0, min_side / max(image.shape[:2]))
     colors = {name: LIGHT.series[index % len(LIGHT.series)] for index, name in enumerate(classes)}
@@ -71,12 +70,8 @@ def segmentation_row(
 ) -> list[Tile]:
     """Draw an image, its true label map with class names, and the predicted one with its pixel accuracy.
 
-    Args:
-        image: RGB, uint8, (h, w, 3).
-        truth: True classes, (h, w); values beyond ``classes`` are ignored.
-        prediction: Predicted classes, (h, w).
-        classes: Class names.
-        palette: RGB of every class, 0 ... 255.
+    ``image`` is RGB, uint8, (h, w, 3), and the label maps are (h, w); true values beyond ``classes`` are ignored. The
+    ``palette`` has the RGB of every class, 0 ... 255.
     """
     labeled = truth < len(classes)
     labels, counts = np.unique(truth[labeled], return_counts=True)
@@ -92,15 +87,25 @@ def segmentation_row(
 def overlay_labels(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]], opacity: float = 0.6
 ) -> np.ndarray:
-    """Overlay an image with the colors of a label map.
+    """Overlay an RGB image, uint8, (h, w, 3), with the colors of a label map, (h, w).
 
-    Args:
-        image: RGB, uint8, (h, w, 3).
-        labels: Classes, (h, w); pixels beyond the palette, such as unlabeled ones, stay unchanged.
-        palette: RGB of every class, 0 ... 255.
-        opacity: Weight of the color, 0 ... 1.
+    Pixels beyond the palette (RGB of every class, 0 ... 255), such as unlabeled ones, stay unchanged. ``opacity`` is
+    the weight of the color, 0 ... 1.
     """
     known = labels < len(palette)
     colors = np.asarray(palette, np.float64)[np.where(known, labels, 0)]
     mixed = (1 - opacity) * image + opacity * colors
     return np.where(known[..., None], mixed, image).round().astype(np.uint8)
+
+
+def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Color an image by a map, (h, w), from dark for its smallest to bright for its largest value.
+
+    The image and the result are RGB, uint8, (H, W, 3).
+    """
+    low, high = weights.min(), weights.max()
+    scaled = Image.fromarray(((weights - low) / max(high - low, 1e-12)).astype(np.float32))
+    smooth = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    heat = matplotlib.colormaps['inferno'](smooth)[..., :3]
+    gray = image.mean(2, keepdims=True) / 255
+    return (255 * (0.35 * gray + 0.65 * heat)).round().astype(np.uint8)

@@ -1,14 +1,14 @@
 """Charts and images of the robustness protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from mm_sop.datasets.transforms.corruptions import CORRUPTIONS
+from mm_sop.report.charts import new_chart
 from mm_sop.report.montage import Tile, montage, to_image, to_png
 from mm_sop.report.page import Chart, Photo
 from mm_sop.report.style import Theme
@@ -20,36 +20,41 @@ NAMES = dict(knn='k-NN', linear='linear')
 
 
 def robustness_charts(accuracies: Accuracies) -> list[Chart]:
-    """Draw all charts of a result.
+    """Draw all charts of a result."""
 
-    Args:
-        accuracies: Accuracies of every kind.
-    """
-    by_classifier = {
-        kind: {name: _curve(accuracies[kind], classifier) for classifier, name in NAMES.items()}
-        for kind in ('occlusion', 'shuffle')
-    }
-    guided = dict(salient_occlusion='linear, most attended', non_salient_occlusion='linear, least attended')
-    by_classifier['occlusion'].update({name: _curve(accuracies[k]) for k, name in guided.items() if k in accuracies})
-    drops = dict(dropped_cells='excluded from the mean', zeroed_cells='set to zero', dropped_block='excluded block')
-    inside = {name: _curve(accuracies[kind]) for kind, name in drops.items()}
-    attacks = {_describe_attack(kind): _curve(accuracies[kind]) for kind in accuracies if kind.startswith('attack_')}
-    clean = accuracies['clean']['0']
-    charts: dict[str, tuple[Callable[[Theme], Figure], str]] = dict(
-        corruptions=(partial(corruption_chart, accuracies), 'Accuracy under the corruptions of ImageNet-C.'),
-        occlusion=_curves('Occlusion', 'occluded fraction', by_classifier['occlusion'], clean),
-        shuffle=_curves('Shuffled patches', 'rows and columns of patches', by_classifier['shuffle'], clean),
-        internal=_curves('Dropped cells of the last map', 'fraction of the cells', inside),
-        noise=_curves(
-            'Noise on the last map',
-            'standard deviation relative to the map',
-            dict(linear=_curve(accuracies['map_noise'])),
-        ),
-        attack=_curves('Attacked pixels', 'largest change of a pixel', attacks, dict(linear=clean['linear'])),
+    def curve(kind: str, classifier: str = 'linear') -> dict[str, float]:
+        return {level: each[classifier] for level, each in accuracies[kind].items()}
+
+    occlusion, shuffle = (
+        {name: curve(kind, classifier) for classifier, name in NAMES.items()} for kind in ('occlusion', 'shuffle')
     )
+    guided = dict(salient_occlusion='linear, most attended', non_salient_occlusion='linear, least attended')
+    occlusion |= {name: curve(kind) for kind, name in guided.items() if kind in accuracies}
+    drops = dict(dropped_cells='excluded from the mean', zeroed_cells='set to zero', dropped_block='excluded block')
+    inside = {name: curve(kind) for kind, name in drops.items()}
+    noise, noise_unit = dict(linear=curve('map_noise')), 'standard deviation relative to the map'
+    attacks = {}
+    for kind in accuracies:
+        if kind.startswith('attack_'):
+            steps, size = kind.removeprefix('attack_').split('x')
+            attacks[f'{steps} step{"s" * (steps != "1")} of {100 * float(size):g} %'] = curve(kind)
+    clean = accuracies['clean']['0']
+    levels: dict[str, tuple[str, str, Mapping, Mapping]] = dict(
+        occlusion=('Occlusion', 'occluded fraction', occlusion, clean),
+        shuffle=('Shuffled patches', 'rows and columns of patches', shuffle, clean),
+        internal=('Dropped cells of the last map', 'fraction of the cells', inside, {}),
+        noise=('Noise on the last map', noise_unit, noise, {}),
+        attack=('Attacked pixels', 'largest change of a pixel', attacks, dict(linear=clean['linear'])),
+    )
+    text = 'Accuracy under the corruptions of ImageNet-C.'
+    charts = [Chart.drawn('corruptions', partial(corruption_chart, accuracies), text)]
+    for name, (title, unit, curves, undisturbed) in levels.items():
+        draw = partial(level_chart, curves, undisturbed, title, unit)
+        charts.append(Chart.drawn(name, draw, f'{title}: accuracy over {unit}.'))
     if 'background' in accuracies:
-        charts['backgrounds'] = partial(background_chart, accuracies), 'Accuracy by kind of background.'
-    return [Chart.drawn(name, draw, text) for name, (draw, text) in charts.items()]
+        draw = partial(background_chart, accuracies)
+        charts.append(Chart.drawn('backgrounds', draw, 'Accuracy by kind of background.'))
+    return charts
 
 
 def level_chart(
@@ -57,34 +62,22 @@ def level_chart(
 ) -> Figure:
     """Accuracy over the level of a disturbance.
 
-    Args:
-        curves: Accuracies in [0, 1] by name and level.
-        clean: Accuracies without disturbance by classifier, drawn as horizontal lines.
-        title: The disturbance.
-        unit: Label of the levels.
-        theme: Colors.
+    ``curves`` has accuracies in [0, 1] by name and level. Those without disturbance, ``clean``, are horizontal lines.
     """
-    figure = Figure(figsize=(4.6, 3.3))
-    axes = figure.add_subplot()
+    figure, axes = new_chart((4.6, 3.3), title=title, xlabel=unit, ylabel='accuracy in %')
     for name, values in curves.items():
         axes.plot(list(values), 100 * np.array(list(values.values())), marker='o', markersize=4, label=name)
     for number, value in enumerate(clean.values()):
         color = theme.series[number] if len(clean) > 1 else theme.quiet
         label = None if number else 'undisturbed'
         axes.axhline(100 * value, color=color, linestyle=(0, (4, 2)), linewidth=1.3, label=label)
-    axes.set_title(title)
-    axes.set(xlabel=unit, ylabel='accuracy in %', ylim=(0, None))
+    axes.set_ylim(bottom=0)
     figure.legend(loc='outside lower center', ncols=3)
     return figure
 
 
 def corruption_chart(accuracies: Accuracies, theme: Theme) -> Figure:
-    """Accuracy for all severities of the evaluated corruptions, colored by family, with that of clean images.
-
-    Args:
-        accuracies: Accuracies of every kind.
-        theme: Colors.
-    """
+    """Accuracy for all severities of the evaluated corruptions, colored by family, with that of clean images."""
     figure = Figure(figsize=(7.6, 4.8))
     panels = figure.subplots(1, 2, sharey=True)
     families = list(dict.fromkeys(corruption.family for corruption in CORRUPTIONS.values()))
@@ -108,15 +101,9 @@ def corruption_chart(accuracies: Accuracies, theme: Theme) -> Figure:
 
 
 def background_chart(accuracies: Accuracies, theme: Theme) -> Figure:
-    """Accuracy on the variants of ImageNet-9.
-
-    Args:
-        accuracies: Accuracies of every kind.
-        theme: Colors.
-    """
+    """Accuracy on the variants of ImageNet-9."""
     variants = accuracies['background']
-    figure = Figure(figsize=(4.6, 0.9 + 0.5 * len(variants)))
-    axes = figure.add_subplot()
+    figure, axes = new_chart((4.6, 0.9 + 0.5 * len(variants)), title='Backgrounds', xlabel='accuracy in %')
     for number, (classifier, name) in enumerate(NAMES.items()):
         values = [100 * each[classifier] for each in variants.values()]
         positions = np.arange(len(values)) + 0.36 * (number - 0.5)
@@ -125,8 +112,6 @@ def background_chart(accuracies: Accuracies, theme: Theme) -> Figure:
             axes.annotate(f' {value:.1f}', (value, position), va='center', fontsize=9)
     axes.set_yticks(range(len(variants)), [name.replace('_', ' ') for name in variants])
     axes.invert_yaxis()
-    axes.set_title('Backgrounds')
-    axes.set(xlabel='accuracy in %')
     axes.margins(x=0.12)
     axes.grid(visible=False)
     figure.legend(loc='outside lower center', ncols=2)
@@ -134,23 +119,6 @@ def background_chart(accuracies: Accuracies, theme: Theme) -> Figure:
 
 
 def perturbation_gallery(rows: Sequence[Sequence[Mapping]]) -> Photo:
-    """Show disturbed images.
-
-    Args:
-        rows: ``caption`` and ``image``, uint8, (3, H, W), BGR, of every image.
-    """
+    """Show disturbed images, uint8, (3, H, W), BGR, with their captions."""
     tiles = [[Tile(to_image(torch.from_numpy(each['image']), True), each['caption']) for each in row] for row in rows]
     return Photo('disturbed', to_png(montage(tiles, side=176)), 'A test image disturbed in all ways.')
-
-
-def _curves(title: str, unit: str, curves: Mapping, clean: Mapping = MappingProxyType({})) -> tuple[Callable, str]:
-    return partial(level_chart, curves, clean, title, unit), f'{title}: accuracy over {unit}.'
-
-
-def _curve(levels: Mapping[str, Mapping[str, float]], classifier: str = 'linear') -> dict[str, float]:
-    return {level: each[classifier] for level, each in levels.items()}
-
-
-def _describe_attack(kind: str) -> str:
-    steps, size = kind.removeprefix('attack_').split('x')
-    return f'{steps} step{"s" * (steps != "1")} of {100 * float(size):g} %'

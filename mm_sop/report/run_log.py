@@ -1,4 +1,4 @@
-"""Config and scalars that a run has logged."""
+"""Config, model and scalars of a run, from what it has logged."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,16 @@ from pathlib import Path
 from statistics import median
 
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from torch import nn
 
-from mm_sop.encoders.stored_config import read_stored_config
+from mm_sop.encoders.safe_config import build_untrusted, read_stored_config
 from mm_sop.report.charts import Curve
 from mm_sop.utils.run_starts import list_starts
 
 
 def read_config(work_dir: str | Path) -> Config:
     """Read the config of a run's last start without executing it; it is unchecked, see :func:`check_config`.
-
-    Args:
-        work_dir: Work directory of the run.
 
     Raises:
         FileNotFoundError: The folder is not the work directory of a run.
@@ -28,18 +27,20 @@ def read_config(work_dir: str | Path) -> Config:
     return read_stored_config(found[-1])
 
 
+def build_model(config: Config, source: str) -> nn.Module:
+    """Build the untrained model of a config that comes from ``source``; see :func:`build_untrusted`."""
+    settings = dict(config.get('model') or {})
+    if 'data_preprocessor' in config:
+        settings.setdefault('data_preprocessor', config.data_preprocessor)
+    return build_untrusted(MODELS, settings, source)
+
+
 def read_scalars(work_dir: str | Path) -> Mapping[str, Curve]:
-    """Read the scalars of a run and of its resumptions as one history.
+    """Read the scalars of a run and of its resumptions as one history by name.
 
     If a later start repeats iterations, its values replace the earlier ones. The order of the starts is recorded by
     :func:`record_start`, because the clock may have been set back. If a later start has epochs of another length,
     earlier iterations are renumbered like the position of the run.
-
-    Args:
-        work_dir: Work directory of the run.
-
-    Returns:
-        Iterations and values by name.
     """
     history: dict[int, dict[str, float]] = {}
     length = None
@@ -66,12 +67,8 @@ def read_scalars(work_dir: str | Path) -> Mapping[str, Curve]:
 def estimate_seconds(scalars: Mapping[str, Curve], records: Sequence[dict]) -> dict[str, float]:
     """Estimate how many seconds a run spent on training, on waiting for data and on evaluation.
 
-    Args:
-        scalars: Logged curves; ``time`` is in seconds per iteration, ``data_wait`` a fraction of it.
-        records: Records of :class:`KNNRecords`.
-
-    Returns:
-        Seconds by activity; empty if no times were logged.
+    In ``scalars``, ``time`` is in seconds per iteration and ``data_wait`` a fraction of it; the ``records`` are those
+    of :class:`KNNRecords`. Empty if no times were logged.
     """
     if 'time' not in scalars:
         return {}

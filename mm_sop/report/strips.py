@@ -24,10 +24,7 @@ _OPACITY = 0.6
 def retrieval_strips(name: str, strips: Sequence[Mapping], text: str) -> Photo:
     """Draw queries with the images that were found; right ones have a green frame, wrong ones an orange one.
 
-    Args:
-        name: Name of the file.
-        strips: Queries, see :func:`mm_sop.evaluation.retrieval.rankings.make_strip`.
-        text: What is shown.
+    See :func:`mm_sop.evaluation.retrieval.rankings.make_strip` for the ``strips``.
     """
     rows = []
     for strip in strips:
@@ -44,13 +41,13 @@ def _load(path: str, box: Sequence[float] | None = None) -> np.ndarray:
 
 
 def video_strips(name: str, sequences: Sequence[Mapping], num_frames: int = 5, side: int = 256) -> Photo:
-    """Draw a row of frames for every sequence, the first one with the given mask.
+    """Draw a row of frames for every sequence: the first one with the given mask, then ``num_frames``, evenly spaced.
 
     Args:
         name: Name of the file.
         sequences: ``name``, files of the ``frames``, true ``masks`` and ``predicted`` masks, and ``scores``, J&F of all
             frames but the first and the last.
-        num_frames: Frames shown beside the first, evenly spaced.
+        num_frames: Frames shown beside the first.
         side: Longer side of a frame in the file, which is twice the displayed one.
     """
     rows = []

@@ -76,13 +76,8 @@ def chart_style(theme: Theme) -> Iterator[None]:
         yield
 
 
-def render(draw: Callable[[Theme], 'Figure'], theme: Theme, transparent: bool = True) -> bytes:
-    """Draw a chart in a theme.
-
-    Args:
-        draw: Makes the figure.
-        theme: The theme.
-        transparent: Whether the background is transparent; else it is white.
+def render(draw: Callable[..., 'Figure'], theme: Theme, transparent: bool = True) -> bytes:
+    """Draw a chart in a theme, which ``draw`` gets by keyword, on a transparent or a white background.
 
     Returns:
         PNG, twice as fine as it is shown.
@@ -90,5 +85,5 @@ def render(draw: Callable[[Theme], 'Figure'], theme: Theme, transparent: bool = 
     buffer = BytesIO()
     background = dict(transparent=True) if transparent else dict(transparent=False, facecolor='white')
     with chart_style(theme):
-        draw(theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH, **background)
+        draw(theme=theme).savefig(buffer, format='png', dpi=2 * PIXELS_PER_INCH, **background)
     return buffer.getvalue()

@@ -12,13 +12,7 @@ NETWORKS = ('teacher', 'student', 'backbone')
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score of the trained network and of the untrained one; accuracies in [0, 1].
-
-    Attributes:
-        name: Name of the score.
-        before: Score of the untrained network.
-        after: Score of the trained network.
-    """
+    """A score of the untrained network, ``before``, and of the trained one, ``after``; accuracies in [0, 1]."""
 
     name: str
     before: dict
@@ -62,12 +56,9 @@ class Verdict:
 
 
 def judge(records: Sequence[dict]) -> Verdict:
-    """Compare the last evaluation of a run with that of its untrained network.
+    """Compare the last evaluation of a run with that of its untrained network, from records of :class:`KNNRecords`.
 
     A gain of 3 standard errors or more means that the network is learning, a loss of 3 or more the opposite.
-
-    Args:
-        records: Records of :class:`KNNRecords`.
     """
     evaluations = sorted((r for r in records if r['network'] in NETWORKS), key=lambda record: record['iter'])
     if not evaluations:

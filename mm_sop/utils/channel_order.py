@@ -17,12 +17,8 @@ class ChannelOrderError(UserError, ValueError):
 def network_order(config: Config) -> str:
     """Find the channel order that the network of a config takes: that of loading, unless the preprocessor reverses it.
 
-    Args:
-        config: Config with a model. Without training data, images are assumed to be loaded as BGR; without a data
-            preprocessor, the network is assumed to take RGB.
-
-    Returns:
-        ``'rgb'`` or ``'bgr'``.
+    It is ``'rgb'`` or ``'bgr'``. Without training data, images are assumed to be loaded as BGR; without a data
+    preprocessor, the network is assumed to take RGB.
 
     Raises:
         ChannelOrderError: Images are loaded in several orders, or converted to the order that they have already.

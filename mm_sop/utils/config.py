@@ -26,7 +26,11 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        close = difflib.get_close_matches(str(path), _known_configs(path), cutoff=0.5)
+        # In a checkout the configs stand beside the package, after an installation inside it.
+        beside = _PACKAGE.parent / 'configs'
+        shipped = beside if beside.is_dir() else _PACKAGE / '.mim/configs'
+        files = (*path.parent.glob('*.py'), *(file for file in shipped.rglob('*.py') if '_base_' not in file.parts))
+        close = difflib.get_close_matches(str(path), sorted({os.path.relpath(file) for file in files}), cutoff=0.5)
         advice = f'; did you mean {" or ".join(close)}?' if close else ''
         raise LaunchError(f'no config {path}{advice}')
     try:
@@ -35,30 +39,20 @@ def load_config(path: str | Path) -> Config:
         raise LaunchError(f'cannot read the config {path}: {error}') from error
 
 
-def _known_configs(path: Path) -> list[str]:
-    beside = path.parent.glob('*.py') if path.parent.is_dir() else ()
-    # In a checkout the configs stand beside the package, after an installation inside it.
-    folder = next(
-        (folder for folder in (_PACKAGE.parent / 'configs', _PACKAGE / '.mim/configs') if folder.is_dir()), None
-    )
-    shipped = (file for file in folder.rglob('*.py') if '_base_' not in file.parts) if folder else ()
-    return sorted({os.path.relpath(file) for file in (*beside, *shipped)})
-
-
 def merge_options(cfg: Config, options: dict) -> None:
-    """Change a config in place. Warns about likely typos.
-
-    Args:
-        cfg: The config.
-        options: Values by dotted key.
+    """Change a config in place by dotted keys. Warns about likely typos.
 
     Raises:
         LaunchError: A key does not fit the config, or changes a variable of the config file that is read no more.
     """
     for key, value in options.items():
         _refuse_variable(cfg, key)
-        parent, name = _find_parent(cfg, key)
-        close = difflib.get_close_matches(name, list(parent)) if parent is not None and name not in parent else []
+        *path, name = key.split('.')
+        parent: Any = cfg
+        for part in path:
+            parent = parent.get(part) if isinstance(parent, (Config, dict)) else None
+        is_new = isinstance(parent, (Config, dict)) and name not in parent
+        close = difflib.get_close_matches(name, list(parent)) if is_new else []
         if close:
             print_log(f'--cfg-options {key}: {name!r} is new in the config; did you mean {close[0]!r}?', 'current')
         try:
@@ -94,15 +88,6 @@ def _find_equal(tree: Config | dict | list, value: dict | list | str, path: str 
             yield from _find_equal(each, value, inner)
 
 
-def _find_parent(cfg: Config, key: str) -> tuple[Config | dict | None, str]:
-    """Return the dictionary that holds the last part of a dotted key, None if there is none, and that part."""
-    *path, name = key.split('.')
-    parent: Any = cfg
-    for part in path:
-        parent = parent.get(part) if isinstance(parent, (Config, dict)) else None
-    return (parent if isinstance(parent, (Config, dict)) else None), name
-
-
 def training_dataset(cfg: Config) -> dict | None:
     """Return the innermost config of the training data, without wrappers such as SeededDataset or RepeatDataset."""
     dataset = cfg.get('train_dataloader', {}).get('dataset')
@@ -127,8 +112,7 @@ def is_self_supervised(cfg: Config) -> bool:
 
 def find_knn_settings(config: Config) -> dict | None:
     """Return the settings of a config's KNNHook, or None if it has none."""
-    hooks = [dict(hook) for hook in config.get('custom_hooks') or [] if hook['type'] == 'KNNHook']
-    return hooks[0] if hooks else None
+    return next((dict(hook) for hook in config.get('custom_hooks') or [] if hook['type'] == 'KNNHook'), None)
 
 
 def find_pipeline(config: Config) -> list[dict]:
@@ -141,18 +125,15 @@ def find_pipeline(config: Config) -> list[dict]:
 
 def view_size(steps: Sequence) -> int:
     """Return the size of the first random crop in a pipeline, 224 if there is none."""
-    found = _find_crop(steps)
-    return 224 if found is None else found if isinstance(found, int) else max(found)
+    found = next(_find_crops(steps), 224)
+    return found if isinstance(found, int) else max(found)
 
 
-def _find_crop(steps: Sequence) -> int | Sequence[int] | None:
+def _find_crops(steps: Sequence) -> Iterator[int | Sequence[int]]:
     for step in steps:
         if not isinstance(step, dict):
-            found = _find_crop(step)
+            yield from _find_crops(step)
         elif step['type'].endswith('ResizedCrop'):
-            return step['scale']
+            yield step['scale']
         else:
-            found = _find_crop(step.get('transforms', ()))
-        if found is not None:
-            return found
-    return None
+            yield from _find_crops(step.get('transforms', ()))

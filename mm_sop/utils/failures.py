@@ -25,24 +25,22 @@ _REMEDIES = {
     errno.ESTALE: 'the network file system has lost the file: start again',
 }
 
-_SHARED_MEMORY = (
-    'the worker processes have too little shared memory for their batches ({size}): set num_workers=0 (train.py: '
-    '--cfg-options train_dataloader.num_workers=0), or give the container more (docker run --shm-size=8g or --ipc=host)'
-)
-_KILLED_WORKER = (
-    'a worker process was killed, most likely because the memory of the machine was used up: set a lower num_workers '
-    'or batch size'
-)
 _MEMORY = (
     'there is too little memory for this batch size: lower it (train.py: train_dataloader.batch_size), or use --amp'
 )
-
-_SYMPTOMS = (
-    (r'Too many open files', f'too many open files: {_REMEDIES[errno.EMFILE]}'),
-    (r'</torch_|out of shared memory|killed by signal: Bus error', _SHARED_MEMORY),
-    (r'DataLoader worker \(pid.* (killed by signal: Killed|exited unexpectedly)', _KILLED_WORKER),
-    (r"DefaultCPUAllocator: (can't allocate|not enough) memory", _MEMORY),
-)
+_SYMPTOMS = {
+    'Too many open files': f'too many open files: {_REMEDIES[errno.EMFILE]}',
+    '</torch_|out of shared memory|killed by signal: Bus error': (
+        'the worker processes have too little shared memory for their batches ({size}): set num_workers=0 (train.py: '
+        '--cfg-options train_dataloader.num_workers=0), or give the container more (docker run --shm-size=8g or '
+        '--ipc=host)'
+    ),
+    r'DataLoader worker \(pid.* (killed by signal: Killed|exited unexpectedly)': (
+        'a worker process was killed, most likely because the memory of the machine was used up: set a lower '
+        'num_workers or batch size'
+    ),
+    "DefaultCPUAllocator: (can't allocate|not enough) memory": _MEMORY,
+}
 
 
 class UserError(Exception):
@@ -58,11 +56,8 @@ def report_failures(program: str, *expected: type[Exception]) -> Iterator[None]:
     """End a program with a message, without a traceback, after a failure that users can fix.
 
     Such failures are every :class:`UserError`, a full or read-only disk, missing permissions, a limit of the file size,
-    too little memory or shared memory, and Ctrl-C. Can be used as a decorator.
-
-    Args:
-        program: Its name, the prefix of the message.
-        *expected: Further errors whose message says everything.
+    too little memory or shared memory, and Ctrl-C. ``expected`` are further errors whose message says everything. Also
+    works as a decorator.
     """
     # A full disk would print a traceback for every line of the log; it ends the run at the next file anyway.
     logging.raiseExceptions = False
@@ -79,19 +74,16 @@ def report_failures(program: str, *expected: type[Exception]) -> Iterator[None]:
 
 
 def describe_failure(error: Exception, expected: tuple[type[Exception], ...] = ()) -> str | None:
-    """Describe a failure that users can fix.
+    """Return a message about a failure that users can fix, or None for what may be a bug.
 
     Args:
         error: The error. Worker processes of a DataLoader pass theirs on as text.
         expected: Errors besides :class:`UserError` whose message says everything.
-
-    Returns:
-        The message, or None for what may be a bug.
     """
     name, text = _unwrap(error)
     # The signal that killed a worker may be named in the cause.
     history = f'{text}\n{error.__cause__}'
-    for pattern, message in _SYMPTOMS:
+    for pattern, message in _SYMPTOMS.items():
         if isinstance(error, RuntimeError) and re.search(pattern, history):
             return message.format(size=_shared_memory())
     if isinstance(error, MemoryError) or name == 'OutOfMemoryError':

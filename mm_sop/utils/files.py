@@ -34,12 +34,7 @@ _NONBLOCK = getattr(os, 'O_NONBLOCK', 0)
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file completely or not at all, even after a crash or on a full disk; see :func:`open_atomically`.
 
-    Args:
-        path: The file; its folder is created.
-        content: Whole content; text is encoded as UTF-8, undecodable bytes of file names as they were.
-
-    Raises:
-        OSError: The file cannot be written. For a full disk, the message states needed and free bytes.
+    Text is encoded as UTF-8, undecodable bytes of file names as they were.
     """
     data = content.encode(errors='surrogateescape') if isinstance(content, str) else content
     with open_atomically(path, len(data)) as file:
@@ -53,14 +48,9 @@ def write_array_atomically(
 
     On a full disk, writing to a memory-mapped file ends the process with SIGBUS. This function raises instead.
 
-    Args:
-        path: The file; its folder is created.
-        shape: Shape (N, ...) of the array.
-        dtype: Its type.
-        blocks: Consecutive rows, (n, ...), N in total.
+    ``blocks`` are consecutive rows, (n, ...), of an array of the shape (N, ...).
 
     Raises:
-        OSError: The file cannot be written. For a full disk, the message states needed and free bytes.
         ValueError: The blocks do not add up to the shape.
     """
     dtype, header = np.dtype(dtype), io.BytesIO()
@@ -82,12 +72,8 @@ def open_atomically(path: str | Path, num_bytes: int = 0) -> Iterator[BinaryIO]:
     The content goes to a temporary file beside it. On failure the temporary file is removed and an older file of that
     name is unchanged. Temporary files that killed processes left in the folder are removed before the first writing.
 
-    Args:
-        path: The file; its folder is created.
-        num_bytes: Space that is allocated before the block starts, so that a full disk is detected at once.
-
-    Yields:
-        The file, opened in binary mode.
+    The folder is created, and ``num_bytes`` are allocated before the block starts, so that a full disk is detected at
+    once.
 
     Raises:
         OSError: The file cannot be written. For a full disk, the message states needed and free bytes.
@@ -100,7 +86,13 @@ def open_atomically(path: str | Path, num_bytes: int = 0) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise OSError(error.errno, _explain(error, path, num_bytes), str(path)) from error
-    _flush_folder(path.parent)
+    # The new name itself survives a power failure then; some network file systems do not support it.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -109,7 +101,13 @@ def _write_beside(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
     try:
         # The lock is held until the file has its name.
         with os.fdopen(descriptor, 'wb') as file:
-            _allocate(descriptor, num_bytes)
+            if num_bytes and hasattr(os, 'posix_fallocate'):
+                try:
+                    os.posix_fallocate(descriptor, 0, num_bytes)
+                except OSError as error:
+                    # Where the file system cannot allocate, only the writing itself detects a full disk.
+                    if error.errno in _FULL:
+                        raise
             yield file
             file.truncate()
             file.flush()
@@ -125,12 +123,7 @@ def _write_beside(path: Path, num_bytes: int) -> Iterator[BinaryIO]:
 def make_folder_atomically(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """Create a folder that gets its name at the end of the block, when it is complete; it is removed on failure.
 
-    Args:
-        path: The folder; its parents are created.
-        replace: Whether it replaces an older one.
-
-    Yields:
-        A temporary folder beside it, for the content.
+    Yields a temporary folder beside it, for the content. Parents are created.
 
     Raises:
         OSError: The folder cannot be written, or there is an older one and ``replace`` is False.
@@ -160,10 +153,8 @@ def remove_stale_temporaries(folder: str | Path) -> None:
     """Remove temporary files and folders of this module whose writers were killed; subfolders are not searched.
 
     A writer holds a lock on its file, which the system releases when the process ends in any way. Files of other
-    machines, and those on file systems without locks, are removed only if they have not changed for a day.
-
-    Args:
-        folder: Where to look; may be missing.
+    machines, and those on file systems without locks, are removed only if they have not changed for a day. The folder
+    may be missing.
     """
     removed = 0
     with suppress(OSError):
@@ -217,26 +208,6 @@ def _make_locked(path: Path, is_folder: bool) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _allocate(descriptor: int, num_bytes: int) -> None:
-    """Allocate the space for a file; where the file system cannot, only the writing itself detects a full disk."""
-    if num_bytes and hasattr(os, 'posix_fallocate'):
-        try:
-            os.posix_fallocate(descriptor, 0, num_bytes)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the new name itself survive a power failure, which some network file systems do not support."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _explain(error: OSError, path: Path, num_bytes: int) -> str:
     if error.errno not in _FULL:
         return f'{error.strerror}; nothing was changed'
@@ -255,10 +226,7 @@ def _explain(error: OSError, path: Path, num_bytes: int) -> str:
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file, or a link to one, for reading.
 
-    Opening a FIFO would wait for a writer, and a device may never end.
-
-    Raises:
-        OSError: It is not a regular file, or cannot be opened.
+    Opening a FIFO would wait for a writer, and a device may never end. Both raise :class:`OSError` instead.
     """
     return open(path, 'rb', opener=_open_regular)
 
@@ -275,12 +243,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def read_regular(path: str | Path, backend_args: dict | None = None) -> bytes:
-    """Read a file, on the local disk only a regular one, see :func:`open_regular`.
-
-    Args:
-        path: Path, or address for another of MMEngine's file backends.
-        backend_args: Arguments of the backend.
-    """
+    """Read a file through MMEngine's file backends, on the local disk only a regular one; see :func:`open_regular`."""
     from mmengine.fileio import LocalBackend, get_file_backend
 
     backend = get_file_backend(path, backend_args=backend_args, enable_singleton=True)
@@ -302,10 +265,8 @@ def hash_file(path: str | Path) -> str:
 def printable(text: str, keep_bytes: bool = False) -> str:
     """Escape what could fool a terminal or break a line: control and invisible characters, undecodable bytes.
 
-    Args:
-        text: A file name, as Python has it, or a message with one.
-        keep_bytes: Leave undecodable bytes as they are, for files that are written with ``errors='surrogateescape'``
-            and read by programs.
+    ``keep_bytes`` leaves undecodable bytes as they are, for files that are written with ``errors='surrogateescape'``
+    and read by programs.
     """
     return text if text.isprintable() else ''.join(_escape(character, keep_bytes) for character in text)
 

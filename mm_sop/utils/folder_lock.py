@@ -29,9 +29,7 @@ def lock_folder(folder: str | Path, option: str = '--work-dir') -> Iterator[None
 
     The kernel releases the lock when the process ends in any way. On a file system without locks a warning is logged.
 
-    Args:
-        folder: The folder; it is created.
-        option: Option of the program that chooses another folder, for the message.
+    The folder is created. ``option`` is that of the program for another folder, for the message.
 
     Raises:
         LaunchError: Another process writes into the folder; the message names host and process.
@@ -39,12 +37,14 @@ def lock_folder(folder: str | Path, option: str = '--work-dir') -> Iterator[None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _close_locks_in_workers()
+    _at_fork(after_in_child=_close_locks)
     _held.add(descriptor)
     try:
         if _try_lock(descriptor, folder, option):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, _describe_self(), 0)
+            started = datetime.now().astimezone().isoformat(timespec='seconds')
+            owner = dict(host=socket.gethostname(), process=os.getpid(), started=started, command=sys.argv)
+            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield
     finally:
         _held.discard(descriptor)
@@ -71,12 +71,6 @@ def _try_lock(descriptor: int, folder: Path, option: str) -> bool:
     return True
 
 
-def _describe_self() -> bytes:
-    started = datetime.now().astimezone().isoformat(timespec='seconds')
-    owner = dict(host=socket.gethostname(), process=os.getpid(), started=started, command=sys.argv)
-    return json.dumps(owner).encode()
-
-
 def _describe_owner(descriptor: int) -> str:
     try:
         owner = json.loads(os.pread(descriptor, 2**16, 0))
@@ -85,12 +79,11 @@ def _describe_owner(descriptor: int) -> str:
         return 'another process'
 
 
-@cache
-def _close_locks_in_workers() -> None:
-    """Let forked processes, such as the workers of a DataLoader, which may outlive the owner, close inherited locks."""
+def _close_locks() -> None:
+    """Close the inherited locks in forked processes, such as workers of a DataLoader, which may outlive the owner."""
+    while _held:
+        os.close(_held.pop())
 
-    def close() -> None:
-        while _held:
-            os.close(_held.pop())
 
-    os.register_at_fork(after_in_child=close)
+# Registers a function once.
+_at_fork = cache(os.register_at_fork)

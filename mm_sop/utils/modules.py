@@ -1,7 +1,5 @@
 """Helpers for models, their submodules and their data loaders."""
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import broadcast
@@ -30,19 +28,3 @@ def share_buffers(model: nn.Module) -> None:
     """
     for buffer in model.buffers():
         broadcast(buffer)
-
-
-def match_modules(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
-    """Find submodules by their dotted names.
-
-    Args:
-        model: The model.
-        pattern: Name in which ``*`` stands for anything but a dot, e.g. ``backbone.layers.*``.
-
-    Yields:
-        Name and module.
-    """
-    expression = re.compile('[^.]+'.join(map(re.escape, pattern.split('*'))))
-    for name, module in model.named_modules():
-        if expression.fullmatch(name):
-            yield name, module

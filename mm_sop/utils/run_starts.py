@@ -29,11 +29,8 @@ def record_start(folder: str | Path, iteration: int, iters_per_epoch: int | None
     """Record a start after all earlier ones of the same work directory.
 
     Two starts within one second share a folder, whose logs are in order; only the first one is recorded.
-
-    Args:
-        folder: Its log folder.
-        iteration: Iterations that were finished before.
-        iters_per_epoch: Iterations of an epoch, which convert the iteration numbers of earlier logs.
+    ``folder`` is its log folder, ``iteration`` the number of finished iterations, and ``iters_per_epoch`` converts the
+    iteration numbers of earlier logs.
     """
     folder = Path(folder)
     if (folder / _RECORD).is_file():

@@ -8,14 +8,9 @@ from tabulate import tabulate
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] | None = None) -> str:
     """Format a Markdown table.
 
-    Args:
-        headers: Titles of the columns.
-        rows: Cells as text, so that the caller formats the numbers. ``|`` is escaped, line breaks become spaces.
-        align: ``'left'``, ``'right'`` or ``'center'`` for each column. Default: the first column to the left, the
-            others to the right.
-
-    Returns:
-        The table, without a final line break.
+    Cells are text, so that the caller formats the numbers. ``|`` is escaped, line breaks become spaces. ``align`` is
+    ``'left'``, ``'right'`` or ``'center'`` for each column; by default only the first one is aligned to the left, the
+    others to the right.
 
     Example:
         >>> print(markdown_table(['readout', 'accuracy'], [['global', '61.2']]))

@@ -16,7 +16,7 @@ import mm_sop
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.encoders.checkpoint import WeightsError
 from mm_sop.encoders.encoder import Encoder, EncoderSpecification, build_encoder
-from mm_sop.encoders.stored_config import parse_assignments
+from mm_sop.encoders.safe_config import parse_assignments
 from mm_sop.engine.preflight import check_channels
 from mm_sop.evaluation.retrieval.mining import PlainImages
 from mm_sop.export import ExportError, export

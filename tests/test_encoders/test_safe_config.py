@@ -14,8 +14,7 @@ from testing.sop_models import sop_config
 import mm_sop
 from mm_sop.encoders.checkpoint import WeightsError
 from mm_sop.encoders.encoder import SPECIFICATION
-from mm_sop.encoders.safe_config import check_config, check_untrusted
-from mm_sop.encoders.stored_config import stored_config
+from mm_sop.encoders.safe_config import check_config, check_untrusted, stored_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 REAL = [

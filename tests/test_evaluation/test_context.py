@@ -28,10 +28,9 @@ from mm_sop.evaluation.context import (
     build_protocol,
     protocol_names,
 )
-from mm_sop.evaluation.features.cards import make_card
 from mm_sop.evaluation.features.identity import content_key
 from mm_sop.evaluation.results import EvaluationResults, format_results, format_value, pack_data, read_data
-from mm_sop.evaluation.run import run_protocols
+from mm_sop.evaluation.run import make_card, run_protocols
 from mm_sop.report.evaluation import DRAWINGS, draw, write_evaluation_page
 from mm_sop.report.evaluation_charts import confusion_chart, grid_chart, scores_chart
 from mm_sop.report.page import Chart, Photo

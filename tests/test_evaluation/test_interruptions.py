@@ -11,8 +11,8 @@ from testing.search_assets import COLORS, color_encoder, write_copydays, write_d
 from mm_sop.evaluation import context as context_module
 from mm_sop.evaluation.context import build_protocol
 from mm_sop.evaluation.dense.video import VideoSegmentationProtocol
-from mm_sop.evaluation.features import descriptors
 from mm_sop.evaluation.results import EvaluationResults
+from mm_sop.evaluation.retrieval import descriptors
 from mm_sop.evaluation.run import run_protocols
 
 OPTIONS = dict(
@@ -22,8 +22,8 @@ OPTIONS = dict(
     copy=dict(distractors='others', distractor_block=2),
 )
 WORK = dict(
-    rank=(context_module, '_measure'),
-    locality=(context_module, '_measure'),
+    rank=(context_module, 'extract_features'),
+    locality=(context_module, 'extract_features'),
     videoseg=(VideoSegmentationProtocol, '_evaluate'),
     copy=(descriptors, 'count_above'),
 )

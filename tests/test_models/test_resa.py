@@ -288,8 +288,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize(
-    ('config', 'world_size'),
-    [*[(config, 2) for config in CONFIGS], (CONFIGS[0], 4), (CONFIGS[3], 4)],
+    ('config', 'world_size'), [*[(config, 2) for config in CONFIGS], (CONFIGS[0], 4), (CONFIGS[3], 4)]
 )
 def test_processes_with_parts_of_the_batch_are_one_process_with_the_whole(config, world_size):
     single, gradient = one_step(0, 1, config)

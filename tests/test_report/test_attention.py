@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 import mm_sop  # noqa: F401
 from mm_sop.evaluation.features.attention import cls_attention, find_last_attention, global_similarity
-from mm_sop.report.attention import overlay
+from mm_sop.report.predictions import overlay
 
 ARCH = dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=48)
 

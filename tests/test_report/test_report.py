@@ -232,19 +232,20 @@ def test_failing_report_is_only_an_error_in_the_log(work_dir, images, monkeypatc
 
 
 def test_older_report_stays_until_the_new_one_is_complete(work_dir, monkeypatch):
-    folder = work_dir / 'report'
-    report._write_folder(folder, {'index.html': 'old', 'gone.png': b'1'})
+    page = report.write_report(work_dir, Config())
+    (page.parent / 'gone.png').write_bytes(b'1')
+    page.write_text('old')
 
     def fail(source, target):
         raise OSError('disk')
 
     monkeypatch.setattr(os, 'replace', fail)
     with pytest.raises(OSError, match='disk'):
-        report._write_folder(folder, {'index.html': 'new'})
-    assert (folder / 'index.html').read_text() == 'old'
+        report.write_report(work_dir, Config())
+    assert page.read_text() == 'old'
     monkeypatch.undo()
-    report._write_folder(folder, {'index.html': 'new'})
-    assert [path.name for path in folder.iterdir()] == ['index.html']
+    report.write_report(work_dir, Config())
+    assert {path.name for path in page.parent.iterdir()} == {'index.html', 'report.json'} and page.read_text() != 'old'
     assert [path.name for path in work_dir.iterdir()] == ['report']
 
 

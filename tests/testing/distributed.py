@@ -36,7 +36,8 @@ def run_distributed(function, *args, world_size=2, timeout=TIMEOUT):
     """Call ``function(rank, world_size, *args)`` in every rank of a gloo process group.
 
     The workers stay alive between calls; each call gets a fresh process group (also for ``mmengine.dist``), the
-    seed 0 on all ranks and no MMEngine singletons. Arguments and results are pickled: tensors arrive as copies.
+    seed 0 on all ranks, MMPretrain's scope and no MMEngine singletons. Arguments and results are pickled: tensors
+    arrive as copies.
 
     Args:
         function: Callable defined at the top level of a module.
@@ -189,8 +190,10 @@ def _serve(pipe, rank, world_size):
 @contextmanager
 def _process_group(rendezvous, rank, world_size, timeout):
     from mmengine.dist import utils as mmengine_dist
+    from mmengine.registry import init_default_scope
 
     reset_global_state()
+    init_default_scope('mmpretrain')
     dist.init_process_group(
         'gloo', init_method=rendezvous, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
     )

@@ -50,6 +50,23 @@ def write_classes(folder, per_class, classes=('blue', 'green', 'red'), seed=0):
             Image.fromarray(pixels).save(Path(folder, name, f'{name}_{seed}_{index}.png'))
 
 
+def run(protocol, context):
+    """Result of a protocol on the data of its context."""
+    return protocol.run(context, protocol.find_data(context))
+
+
+def record_measurements(context, monkeypatch):
+    """Dict that gets the result of every :meth:`EvaluationContext.map_images` by the name of the measurement."""
+    measured, map_images = {}, context.map_images
+
+    def record(dataset, measure, part):
+        measured[part] = map_images(dataset, measure, part)
+        return measured[part]
+
+    monkeypatch.setattr(context, 'map_images', record)
+    return measured
+
+
 def make_context(data, work_dir, kind='resnet', dtype='float32', **options):
     """Context of an evaluation with images of 32 pixels."""
     return EvaluationContext(

@@ -39,4 +39,5 @@ class TinyImages(Dataset):
 
     def __getitem__(self, index):
         self.loaded.append(index)
-        return dict(inputs=self.images[index], data_samples=DataSample())
+        sample, label = DataSample(), self.get_data_info(index).get('gt_label')
+        return dict(inputs=self.images[index], data_samples=sample if label is None else sample.set_gt_label(label))

@@ -55,7 +55,10 @@ class Browser:
             message['sessionId'] = self._session
         os.write(self._output, json.dumps(message).encode() + b'\0')
         while (answer := self._read()).get('id') != self._number:
-            self._note(answer)
+            if answer.get('method') == 'Runtime.exceptionThrown':
+                self.problems.append(answer['params']['exceptionDetails']['text'])
+            elif answer.get('method') == 'Log.entryAdded':
+                self.problems.append(answer['params']['entry']['text'])
         if 'error' in answer:
             raise RuntimeError(f'{method}: {answer["error"]["message"]}')
         return answer['result']
@@ -132,9 +135,3 @@ class Browser:
             self._buffer += chunk
         message, _, self._buffer = self._buffer.partition(b'\0')
         return json.loads(message)
-
-    def _note(self, event: dict) -> None:
-        if event.get('method') == 'Runtime.exceptionThrown':
-            self.problems.append(event['params']['exceptionDetails']['text'])
-        elif event.get('method') == 'Log.entryAdded':
-            self.problems.append(event['params']['entry']['text'])

@@ -1,12 +1,12 @@
 """Joins the k-NN results of runs that differ in their seed: python tools/benchmarks/compare_seeds.py OUT WORK_DIR..."""
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
 import torch
-from composites_runs import format_gain, processor_name
+from composites_runs import format_gain
+from harness import markdown_table, processor_name, write_report
 
 from mm_sop.evaluation.classification.knn_records import (
     describe_score,
@@ -18,7 +18,6 @@ from mm_sop.evaluation.classification.knn_records import (
 )
 from mm_sop.report.charts import seeds_chart
 from mm_sop.report.style import LIGHT, render
-from mm_sop.utils.files import write_atomically
 
 
 def parse_args():
@@ -44,36 +43,33 @@ def summarize_score(runs, score):
     return dict(features=summary, gains={rival: paired_gain(runs, score, rival) for rival in rivals})
 
 
-def format_table(summaries, name, title, command, iterations, environment):
-    features = list(next(iter(summaries.values()))['features'])
-    lines = [f'# {title}', '', *([f'`{command}`', ''] if command else [])]
-    lines += [
-        f'{environment["seeds"]} seed(s), {iterations} iterations, {environment["cores"]} cores of '
-        f'{environment["processor"]}, torch {environment["torch"]}. '
-        'Accuracy in percent, mean ± std over the seeds.',
-        '',
-        f'| | {" | ".join(name.replace("_", " ") for name in features)} |',
-        f'| --- |{" ---: |" * len(features)}',
+def format_page(record, image):
+    environment, scores = record['environment'], record['scores']
+    features = list(next(iter(scores.values()))['features'])
+    titles = ['', *(name.replace('_', ' ') for name in features)]
+    rows = [
+        [describe_score(score), *(format_summary(summary['features'][name]) for name in features)]
+        for score, summary in scores.items()
     ]
-    for score, summary in summaries.items():
-        cells = [format_summary(summary['features'][name]) for name in features]
-        lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
-    rivals = [name for name in features if name != 'trained']
-    if any(gain for summary in summaries.values() for gain in summary['gains'].values()):
-        lines += [
-            '',
+    parts = [f'# {record["title"]}', *([f'`{record["command"]}`'] if record['command'] else [])]
+    parts += [
+        f'{environment["seeds"]} seed(s), {record["iterations"][0]} iterations, {environment["cores"]} cores of '
+        f'{environment["processor"]}, torch {environment["torch"]}. Accuracy in percent, mean ± std over the seeds.',
+        markdown_table(titles, rows),
+    ]
+    if any(gain for summary in scores.values() for gain in summary['gains'].values()):
+        rivals = [name for name in features if name != 'trained']
+        rows = [
+            [describe_score(score), *(format_gain(summary['gains'][rival]) for rival in rivals)]
+            for score, summary in scores.items()
+        ]
+        parts += [
             'Gain of the trained network in points, ± one standard error of the paired difference (bootstrap over the '
             'objects shown, mean over the seeds):',
-            '',
-            f'| | over {" | over ".join(name.replace("_", " ") for name in rivals)} |',
-            f'| --- |{" ---: |" * len(rivals)}',
+            markdown_table(['', *(f'over {name.replace("_", " ")}' for name in rivals)], rows),
         ]
-        for score, summary in summaries.items():
-            cells = [format_gain(summary['gains'][rival]) for rival in rivals]
-            lines.append(f'| {describe_score(score)} | {" | ".join(cells)} |')
-    image = f'![Accuracy over the iterations]({name}.png)'
-    lines += ['', image, '', 'The composites are semi-synthetic: see docs/data.md.']
-    return '\n'.join(lines) + '\n'
+    parts += [f'![Accuracy over the iterations]({image})', 'The composites are semi-synthetic: see docs/data.md.\n']
+    return '\n\n'.join(parts)
 
 
 def draw_curves(args, runs):
@@ -98,12 +94,11 @@ def main():
         seeds=len(runs), cores=torch.get_num_threads(), processor=processor_name(), torch=torch.__version__
     )
     summaries = {score: summarize_score(runs, score) for score in runs[0]['trained']}
-    table = format_table(summaries, Path(args.out).name, args.title, args.command, iterations[0], environment)
     record = dict(title=args.title, command=args.command, iterations=iterations, environment=environment)
-    write_atomically(Path(f'{args.out}.json'), json.dumps(dict(record, scores=summaries), indent=1) + '\n')
-    write_atomically(Path(f'{args.out}.md'), table)
-    write_atomically(Path(f'{args.out}.png'), draw_curves(args, runs))
-    print(table)
+    record['scores'] = summaries
+    write_report(
+        record, Path(f'{args.out}.json'), format_page(record, f'{Path(args.out).name}.png'), draw_curves(args, runs)
+    )
 
 
 if __name__ == '__main__':

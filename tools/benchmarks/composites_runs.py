@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -15,22 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import harness
+import torch
+from harness import ROOT, markdown_table, processor_name
 
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from mm_sop.evaluation.classification.knn_records import (  # noqa: E402
+from mm_sop.evaluation.classification.knn_records import (
     describe_score,
     format_summary,
     paired_gain,
     read_run,
     summarize,
 )
-from mm_sop.report.charts import comparison_chart  # noqa: E402
-from mm_sop.report.style import LIGHT, Theme, render  # noqa: E402
-from mm_sop.utils.files import write_atomically  # noqa: E402
+from mm_sop.report.charts import comparison_chart
+from mm_sop.report.style import LIGHT, render
+from mm_sop.utils.files import write_atomically
 
 CONDITIONS = """\
 Every run is one process of one thread with the whole batch of 128: BatchNorm sees batches of one size in all of them.
@@ -42,21 +39,14 @@ least of the seeds, as other work on the machine makes the others longer, and in
 
 
 class Variant(NamedTuple):
-    """A kind of run.
+    """A kind of run."""
 
-    Attributes:
-        config: Below ``configs``.
-        options: Changes to the config, ``key=value``.
-        base: Variant with which it is compared seed by seed.
-        prepare: Makes what the run needs out of a finished run of the base; called with its folder and its config, it
-            gives further options.
-        pretrained: Checkpoint from which it starts, or ``'none'``; None where the config has no place for one.
-    """
-
-    config: str
-    options: tuple[str, ...] = ()
-    base: str | None = None
+    config: str  # Below ``configs``
+    options: tuple[str, ...] = ()  # Changes to the config, ``key=value``
+    base: str | None = None  # Variant with which it is compared seed by seed
+    # Gives further options, made out of the folder and the config of a finished run of the base.
     prepare: Callable[[Path, Path], list[str]] | None = None
+    # Checkpoint from which it starts, or ``'none'``; None where the config has no place for one.
     pretrained: str | None = None
 
 
@@ -83,7 +73,6 @@ class Runs:
                 list(pool.map(lambda job: self._train_once(*job), jobs))
 
     def folder(self, name: str, seed: int) -> Path:
-        """Folder of a run."""
         slug = ''.join(letter if letter.isalnum() or letter in '.-' else '_' for letter in name.lower())
         return self.args.work_dir / f'{slug}_s{seed}'
 
@@ -92,7 +81,13 @@ class Runs:
         options = [*self.options, *variant.options]
         settings = [str(variant.config), *options, *([variant.pretrained] if variant.pretrained else [])]
         if (folder / 'finished.json').is_file():
-            self._check_settings(name, seed, settings)
+            # Runs of earlier versions have noted no settings.
+            known = self._finished(name, seed).get('settings', settings)
+            if known != settings:
+                raise SystemExit(
+                    f'{folder} was trained with {shlex.join(known)}, now it would be {shlex.join(settings)}: '
+                    'remove it or choose another --work-dir'
+                )
             return
         # Restarted: the time of a resumed run would lack what the interrupted one took.
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,15 +103,6 @@ class Runs:
         record = dict(cpu_seconds=cpu_seconds, seconds=time.monotonic() - begin, settings=settings)
         write_atomically(folder / 'finished.json', json.dumps(record))
         print(f'{name}, seed {seed}: {cpu_seconds / 60:.1f} processor minutes', flush=True)
-
-    def _check_settings(self, name: str, seed: int, settings: list[str]) -> None:
-        """Refuse results of other settings; runs of earlier versions have noted none."""
-        known = self._finished(name, seed).get('settings', settings)
-        if known != settings:
-            raise SystemExit(
-                f'{self.folder(name, seed)} was trained with {shlex.join(known)}, now it would be '
-                f'{shlex.join(settings)}: remove it or choose another --work-dir'
-            )
 
     def _finished(self, name: str, seed: int) -> dict:
         return json.loads((self.folder(name, seed) / 'finished.json').read_text())
@@ -148,40 +134,32 @@ class Comparison(Runs):
 
     def report(self) -> dict:
         """Accuracies, times and gains."""
-        seeds = self.args.seeds
+        seeds, results = self.args.seeds, {}
         runs = {name: [read_run(self.folder(name, seed))[0] for seed in seeds] for name in self.variants}
-        return dict(
-            self.provenance(f'{self.args.epochs} epochs'),
-            results={name: self._result(name, runs) for name in self.variants},
-            references=_references(next(iter(runs.values()))),
-        )
-
-    def _result(self, name: str, runs: dict[str, list[dict]]) -> dict:
-        scores = runs[name][0]['trained']
-        variant = self.variants[name]
-        result = dict(
-            config=variant.config,
-            options=variant.options,
-            cpu_minutes=self.cpu_minutes(name),
-            accuracy={score: summarize([run['trained'][score]['accuracy'] for run in runs[name]]) for score in scores},
-        )
-        if variant.base in runs:
-            pairs = [
-                dict(base=base['trained'], trained=run['trained'])
-                for run, base in zip(runs[name], runs[variant.base], strict=True)
-            ]
-            result['gain_over_base'] = {score: paired_gain(pairs, score, 'base') for score in scores}
-        return result
-
-
-def _references(runs: list[dict]) -> dict[str, dict]:
-    """Accuracies without training, and of the untrained networks of a variant."""
-    names = {'raw_pixels': 'raw pixels', 'color_histogram': 'color histogram', 'untrained': 'untrained'}
-    return {
-        title: {score: summarize([run[name][score]['accuracy'] for run in runs]) for score in runs[0]['trained']}
-        for name, title in names.items()
-        if name in runs[0]
-    }
+        for name, variant in self.variants.items():
+            scores = {
+                score: [run['trained'][score]['accuracy'] for run in runs[name]] for score in runs[name][0]['trained']
+            }
+            results[name] = dict(
+                config=variant.config,
+                options=variant.options,
+                cpu_minutes=self.cpu_minutes(name),
+                accuracy={score: summarize(values) for score, values in scores.items()},
+            )
+            if variant.base in runs:
+                pairs = [
+                    dict(base=base['trained'], trained=run['trained'])
+                    for run, base in zip(runs[name], runs[variant.base], strict=True)
+                ]
+                results[name]['gain_over_base'] = {score: paired_gain(pairs, score, 'base') for score in scores}
+        titles = {'raw_pixels': 'raw pixels', 'color_histogram': 'color histogram', 'untrained': 'untrained'}
+        first = next(iter(runs.values()))
+        references = {
+            title: {score: summarize([run[name][score]['accuracy'] for run in first]) for score in first[0]['trained']}
+            for name, title in titles.items()
+            if name in first[0]
+        }
+        return dict(self.provenance(f'{self.args.epochs} epochs'), results=results, references=references)
 
 
 def run_command(command: list, log: Path) -> float:
@@ -198,32 +176,24 @@ def run_command(command: list, log: Path) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def processor_name() -> str:
-    """The processor in words."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
-
-
 def format_page(report: dict, image: str, title: str, explanation: str, appendix: str) -> str:
-    """A readable page."""
     results = report['results']
     scores = list(next(iter(results.values()))['accuracy'])
-    head = [f'| | {" | ".join(map(describe_score, scores))} |', f'| --- |{" ---: |" * len(scores)}']
-    lines = [f'# {title}', '', f'`{report["command"]}`', '', report['environment'], '', CONDITIONS + explanation]
-    lines += [f'{head[0]} processor minutes |', f'{head[1]} ---: |']
-    for name, row in results.items():
-        cells = [format_summary(row['accuracy'][score]) for score in scores]
-        lines.append(f'| {name} | {" | ".join(cells)} | {format_minutes(row["cpu_minutes"])} |')
+    titles = ['', *map(describe_score, scores)]
+    rows = [
+        [name, *(format_summary(row['accuracy'][score]) for score in scores), format_minutes(row['cpu_minutes'])]
+        for name, row in results.items()
+    ]
     for name, summaries in report['references'].items():
-        lines.append(f'| *{name}* | {" | ".join(format_summary(summaries[score]) for score in scores)} | |')
-    lines += ['', f'![Accuracies]({image})']
+        rows.append([f'*{name}*', *(format_summary(summaries[score]) for score in scores), ''])
+    parts = [f'# {title}', f'`{report["command"]}`', report['environment'], CONDITIONS + explanation.rstrip('\n')]
+    parts += [markdown_table([*titles, 'processor minutes'], rows), f'![Accuracies]({image})']
     gains = {name: row['gain_over_base'] for name, row in results.items() if 'gain_over_base' in row}
     if gains:
-        lines += ['', 'Gain in points, ± one standard error (paired, bootstrap over the objects shown):', '', *head]
-        for name, row in gains.items():
-            lines.append(f'| {name} | {" | ".join(format_gain(row[score]) for score in scores)} |')
-    return '\n'.join([*lines, '', appendix + 'The composites are semi-synthetic: see docs/data.md.', ''])
+        rows = [[name, *(format_gain(row[score]) for score in scores)] for name, row in gains.items()]
+        parts.append('Gain in points, ± one standard error (paired, bootstrap over the objects shown):')
+        parts.append(markdown_table(titles, rows))
+    return '\n\n'.join([*parts, appendix + 'The composites are semi-synthetic: see docs/data.md.\n'])
 
 
 def format_minutes(minutes: dict) -> str:
@@ -238,36 +208,15 @@ def format_gain(gain: dict | None) -> str:
 
 
 def write_report(report: dict, out: Path, title: str, explanation: str, appendix: str = '') -> None:
-    """Write a JSON file, a page and an image, and print the page.
-
-    Args:
-        report: That of a :class:`Comparison`.
-        out: The JSON file; the others lie beside it.
-        title: Title of the page.
-        explanation: Lines before the tables.
-        appendix: Lines behind them.
-    """
+    """Write the report of a :class:`Comparison`, with a page and an image beside it, and print the page."""
     accuracies = {name: row['accuracy'] for name, row in report['results'].items()}
     page = format_page(report, out.with_suffix('.png').name, title, explanation, appendix)
-    write_files(report, out, page, partial(comparison_chart, accuracies, report['references']))
-
-
-def write_files(report: dict, out: Path, page: str, draw: Callable[[Theme], Figure]) -> None:
-    """Write a report, its page and its chart beside each other, and print the page."""
-    write_atomically(out, json.dumps(report, indent=1) + '\n')
-    write_atomically(out.with_suffix('.md'), page)
-    write_atomically(out.with_suffix('.png'), render(draw, LIGHT, transparent=False))
-    print(page)
+    chart = partial(comparison_chart, accuracies, report['references'])
+    harness.write_report(report, out, page, render(chart, LIGHT, transparent=False))
 
 
 def parse_args(variants: dict[str, Variant], name: str, description: str) -> argparse.Namespace:
-    """Read the arguments of a comparison.
-
-    Args:
-        variants: All of them, by name.
-        name: Of the results' files and folder.
-        description: Of the script.
-    """
+    """Read the arguments of a comparison of variants; ``name`` is that of the results' files and folder."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--names', nargs='+', choices=variants, default=list(variants), metavar='NAME')
     parser.add_argument('--epochs', type=int, default=2)
@@ -280,13 +229,7 @@ def parse_args(variants: dict[str, Variant], name: str, description: str) -> arg
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, name: str, jobs: int | None = None) -> None:
-    """Add what all benchmarks of several runs take.
-
-    Args:
-        parser: The parser.
-        name: Of the results' files and folder.
-        jobs: Runs at a time, unless told otherwise.
-    """
+    """Add what all benchmarks of several runs take; ``name`` is that of the results' files and folder."""
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=jobs, help='runs at a time')
     parser.add_argument('--amp', action='store_true', help='bfloat16')

@@ -13,12 +13,15 @@ from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple
 
+import harness
 import numpy as np
-from composites_runs import Runs, Variant, absolute_path, add_run_arguments, write_files
+from composites_runs import Runs, Variant, absolute_path, add_run_arguments
+from harness import markdown_table
 
 from mm_sop.evaluation.classification.knn_records import summarize
-from mm_sop.report.charts import Curve, spread_chart
+from mm_sop.report.charts import spread_chart
 from mm_sop.report.run_log import read_scalars
+from mm_sop.report.style import LIGHT, render
 from mm_sop.utils.files import hash_file
 
 SCRATCH = 'scratch'
@@ -32,15 +35,10 @@ run: that randomness is not part of the std.
 
 
 class Task(NamedTuple):
-    """A downstream task.
+    """A downstream task."""
 
-    Attributes:
-        config: Below ``configs``.
-        scores: Factors that make percent of the logged scores, by name.
-    """
-
-    config: str
-    scores: dict[str, float]
+    config: str  # Below ``configs``
+    scores: dict[str, float]  # Factors that make percent of the logged scores, by name
 
 
 TASKS = {
@@ -59,11 +57,7 @@ PRESETS = {
 
 
 class Downstream(Runs):
-    """Runs of every task from every initialization.
-
-    Args:
-        args: With the attributes that :func:`parse_args` gives.
-    """
+    """Runs of every task from every initialization."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         preset = PRESETS[args.preset]
@@ -82,36 +76,27 @@ class Downstream(Runs):
         }
         super().__init__(variants, args, options)
 
-    def curves(self, task: str, score: str, name: str) -> list[Curve]:
-        """Iterations and percents of every seed."""
-        factor = TASKS[task].scores[score]
-        logs = [read_scalars(self.folder(f'{task} {name}', seed))[score] for seed in self.args.seeds]
-        return [(steps, [factor * value for value in values]) for steps, values in logs]
-
     def report(self) -> dict:
         """Final scores, gains over random weights and learning curves."""
-        args = self.args
+        checkpoints, results = self.args.checkpoints, {}
+        for task in self.args.tasks:
+            minutes = {name: self.cpu_minutes(f'{task} {name}') for name in checkpoints}
+            scores = {score: self._compare(task, score) for score in TASKS[task].scores}
+            results[task] = dict(config=TASKS[task].config, cpu_minutes=minutes, scores=scores)
+        files = {name: path for name, path in checkpoints.items() if name != SCRATCH}
         return dict(
-            self.provenance(f'preset {args.preset}'),
+            self.provenance(f'preset {self.args.preset}'),
             options=self.options,
-            checkpoints={
-                name: dict(file=path.name, sha256=hash_file(path))
-                for name, path in args.checkpoints.items()
-                if name != SCRATCH
-            },
-            results={
-                task: dict(
-                    config=TASKS[task].config,
-                    cpu_minutes={name: self.cpu_minutes(f'{task} {name}') for name in args.checkpoints},
-                    scores={score: self._compare(task, score) for score in TASKS[task].scores},
-                )
-                for task in args.tasks
-            },
+            checkpoints={name: dict(file=path.name, sha256=hash_file(path)) for name, path in files.items()},
+            results=results,
         )
 
     def _compare(self, task: str, score: str) -> dict[str, dict]:
-        """Results by initialization."""
-        curves = {name: self.curves(task, score, name) for name in self.args.checkpoints}
+        """Results by initialization, with the curve (iterations and percents) of every seed."""
+        factor, curves = TASKS[task].scores[score], {}
+        for name in self.args.checkpoints:
+            logs = [read_scalars(self.folder(f'{task} {name}', seed))[score] for seed in self.args.seeds]
+            curves[name] = [(steps, [factor * value for value in values]) for steps, values in logs]
         last = {name: [values[-1] for _, values in runs] for name, runs in curves.items()}
         return {
             name: dict(summarize(last[name]), gain=mean_gain(last[name], last[SCRATCH]), curves=curves[name])
@@ -133,28 +118,22 @@ def format_number(mean: float, spread: float | None, sign: str = '') -> str:
 
 
 def format_page(report: dict, image: str) -> str:
-    """A readable page."""
-    lines = ['# Downstream of pretraining on photo composites', '', f'`{report["command"]}`', '']
-    lines += [report['environment'], '', CONDITIONS]
+    parts = ['# Downstream of pretraining on photo composites', f'`{report["command"]}`', report['environment']]
+    parts.append(CONDITIONS.rstrip('\n'))
     for task, result in report['results'].items():
-        titles = [part for score in result['scores'] for part in (TITLES[score], 'gain')]
-        lines += [f'## {task}', '', f'`configs/{result["config"]}`', '']
-        lines += [
-            f'| start from | {" | ".join(titles)} | processor minutes |',
-            f'| --- |{" ---: |" * (len(titles) + 1)}',
-        ]
+        rows = []
         for name, minutes in result['cpu_minutes'].items():
-            rows = [scores[name] for scores in result['scores'].values()]
-            cells = [cell for row in rows for cell in _format_cells(row, name)]
-            lines.append(f'| {name} | {" | ".join(cells)} | {minutes["mean"]:.1f} |')
-        lines.append('')
-    lines += [f'![Learning curves]({image})', '', 'Lines are means over the seeds, bands one std.', '']
-    return '\n'.join([*lines, 'The composites are semi-synthetic: see docs/data.md.', ''])
-
-
-def _format_cells(row: dict, name: str) -> tuple[str, str]:
-    gain = '' if name == SCRATCH else format_number(row['gain']['mean'], row['gain']['standard_error'], '+')
-    return format_number(row['mean'], row['deviation']), gain
+            cells = [name]
+            for row in (scores[name] for scores in result['scores'].values()):
+                gain = row['gain']
+                cells.append(format_number(row['mean'], row['deviation']))
+                cells.append('' if name == SCRATCH else format_number(gain['mean'], gain['standard_error'], '+'))
+            rows.append([*cells, f'{minutes["mean"]:.1f}'])
+        titles = [title for score in result['scores'] for title in (TITLES[score], 'gain')]
+        table = markdown_table(['start from', *titles, 'processor minutes'], rows)
+        parts += [f'## {task}', f'`configs/{result["config"]}`', table]
+    parts += [f'![Learning curves]({image})', 'Lines are means over the seeds, bands one std.']
+    return '\n\n'.join([*parts, 'The composites are semi-synthetic: see docs/data.md.\n'])
 
 
 def write_report(report: dict, out: Path) -> None:
@@ -165,7 +144,8 @@ def write_report(report: dict, out: Path) -> None:
         for score, rows in result['scores'].items()
     }
     page = format_page(report, out.with_suffix('.png').name)
-    write_files(report, out, page, partial(spread_chart, curves, '%', columns=2))
+    chart = render(partial(spread_chart, curves, '%', columns=2), LIGHT, transparent=False)
+    harness.write_report(report, out, page, chart)
 
 
 def parse_checkpoint(text: str) -> tuple[str, Path]:

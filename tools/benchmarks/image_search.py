@@ -1,6 +1,6 @@
 """How long one search of 100,000 images takes: index of random features, memory-mapped as by tools/search_images.py.
 
-Writes docs/benchmarks/image_search.json and .md.
+Writes docs/benchmarks/image_search.json and .md. The widths are those of the features.
 """
 
 import argparse
@@ -13,34 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import ROOT, markdown_table, parse_options, write_report
 from torch.nn.functional import normalize
 
 import mm_sop  # noqa: F401
 from mm_sop.apps.search import SearchServer
 from mm_sop.evaluation.retrieval.image_index import FILE_LIST, ImageFile, ImageIndex
-from mm_sop.utils.files import write_atomically
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument('--images', type=int, default=100_000)
-    parser.add_argument('--widths', type=int, nargs='+', default=[192, 384, 768, 2048], help='of the features')
-    parser.add_argument('--matches', type=int, default=48)
-    parser.add_argument('--searches', type=int, default=50)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/benchmarks/image_search.json')
-    return parser.parse_args()
 
 
 def write_index(store: Path, images: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     np.save(store / 'features.npy', normalize(torch.randn(images, width, generator=generator)).numpy())
     files = [ImageFile(f'folder/image_{number:09d}.jpg', 1, 1, f'{number:064x}') for number in range(images)]
-    write_atomically(store / FILE_LIST, json.dumps(dict(features='features.npy', files=files, unreadable=[])))
+    (store / FILE_LIST).write_text(json.dumps(dict(features='features.npy', files=files, unreadable=[])))
 
 
 def measure(args: argparse.Namespace, width: int) -> dict[str, float]:
@@ -67,30 +52,30 @@ def time_search(server: SearchServer, number: int, matches: int) -> float:
     return seconds
 
 
-def table(report: dict) -> str:
-    rows = ['| width of the features | opening, ms | first search, ms | median, ms | 95th percentile, ms |']
-    rows.append('| ---: |' + ' ---: |' * 4)
-    for width, times in report['results'].items():
-        rows.append(f'| {width} | ' + ' | '.join(f'{value:.0f}' for value in times.values()) + ' |')
-    return '\n'.join(rows)
-
-
 def main() -> None:
-    args = parse_args()
+    args = parse_options(
+        __doc__,
+        images=100_000,
+        widths=[192, 384, 768, 2048],
+        matches=48,
+        searches=50,
+        threads=2,
+        out=ROOT / 'docs/benchmarks/image_search.json',
+    )
     torch.set_num_threads(args.threads)
     settings = {name: getattr(args, name) for name in ('images', 'matches', 'searches', 'threads')}
     machine = dict(torch=torch.__version__, cores=os.cpu_count(), load_before=round(os.getloadavg()[0], 1))
-    report = dict(settings=settings, machine=machine)
-    report['results'] = {str(width): measure(args, width) for width in args.widths}
-    text = (
+    results = {str(width): measure(args, width) for width in args.widths}
+    titles = ['width of the features', 'opening, ms', 'first search, ms', 'median, ms', '95th percentile, ms']
+    rows = [[width, *(f'{value:.0f}' for value in times.values())] for width, times in results.items()]
+    page = (
         f'# Search by image\n\nOne query among {args.images:,} images, {args.matches} matches, from the query’s '
         f'features to the answer of the page’s server, exact. PyTorch {machine["torch"]}, {args.threads} threads, '
-        f'{machine["cores"]} cores, load average before the run {machine["load_before"]}.\n\n{table(report)}\n\n'
+        f'{machine["cores"]} cores, load average before the run {machine["load_before"]}.\n\n'
+        f'{markdown_table(titles, rows, ["right"] * 5)}\n\n'
         'The first search reads the features from the disk.\n\n    python tools/benchmarks/image_search.py\n'
     )
-    write_atomically(args.out, json.dumps(report, indent=1) + '\n')
-    write_atomically(args.out.with_suffix('.md'), text)
-    print(text)
+    write_report(dict(settings=settings, machine=machine, results=results), args.out, page)
 
 
 if __name__ == '__main__':

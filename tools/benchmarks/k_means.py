@@ -3,10 +3,7 @@
 python tools/benchmarks/k_means.py writes docs/benchmarks/k_means.json and k_means.md.
 """
 
-import argparse
-import json
 import platform
-import time
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,12 +12,20 @@ import faiss
 import numpy as np
 import sklearn
 import torch
+from harness import markdown_table, parse_options, take_turns, write_report
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm_sop.evaluation.representation.clustering import agreement, k_means
-from mm_sop.utils.files import write_atomically
 
+PAGE = """\
+# k-means
+
+Medians over repetitions from different seeds, interleaved in one process; {machine}.
+The spread is the mean squared distance to the center, which k-means minimizes; ARI is with the true groups.
+
+{table}
+"""
 SIZES = ((1_000, 128, 150), (5_000, 384, 100))
 """Features, dimensions and clusters."""
 
@@ -61,10 +66,8 @@ def measure(size: tuple[int, int, int], repeats: int) -> dict[str, dict]:
     features, labels = make_features(*size)
     runs = {name: [] for name in METHODS}
     for seed in range(repeats):
-        for name, cluster in METHODS.items():
-            started = time.perf_counter()
-            clusters = cluster(features, size[2], seed)
-            seconds = time.perf_counter() - started
+        methods = {name: partial(cluster, features, size[2], seed) for name, cluster in METHODS.items()}
+        for name, _, clusters, seconds, _ in take_turns(methods, 1):
             runs[name].append((seconds, spread(features, clusters), agreement(labels, clusters)['ari']))
     columns = ('seconds', 'spread', 'ari')
     return {
@@ -73,37 +76,23 @@ def measure(size: tuple[int, int, int], repeats: int) -> dict[str, dict]:
     }
 
 
-def format_report(results: list[dict], machine: str) -> str:
-    lines = [
-        '# k-means',
-        '',
-        f'Medians over repetitions from different seeds, interleaved in one process; {machine}.',
-        'The spread is the mean squared distance to the center, which k-means minimizes; ARI is with the true groups.',
-        '',
-        '| features | clusters | method | seconds | spread | ARI |',
-        '|---|---:|---|---:|---:|---:|',
-    ]
-    for result in results:
-        count, dim, num_clusters = result['size']
-        for name, each in result['methods'].items():
-            figures = f'{each["seconds"]:.2f} | {each["spread"]:.4f} | {each["ari"]:.3f}'
-            lines.append(f'| {count:,} x {dim} | {num_clusters:,} | {name} | {figures} |')
-    return '\n'.join([*lines, ''])
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--output', type=Path, default=Path('docs/benchmarks'))
-    args = parser.parse_args()
-    results = []
-    for size in SIZES:
-        results.append(dict(size=size, methods=measure(size, args.repeats)))
-        print(json.dumps(results[-1], indent=1))
+    args = parse_options(__doc__, repeats=5, output=Path('docs/benchmarks'))
+    results = [dict(size=size, methods=measure(size, args.repeats)) for size in SIZES]
     versions = f'faiss {faiss.__version__}, scikit-learn {sklearn.__version__}, torch {torch.__version__}'
     machine = f'{torch.get_num_threads()} threads, {platform.machine()}, {versions}'
-    write_atomically(args.output / 'k_means.json', json.dumps(dict(machine=machine, results=results), indent=1))
-    write_atomically(args.output / 'k_means.md', format_report(results, machine))
+    rows = [
+        [
+            *('{:,} x {}'.format(*result['size']), f'{result["size"][2]:,}', name),
+            *(f'{each["seconds"]:.2f}', f'{each["spread"]:.4f}', f'{each["ari"]:.3f}'),
+        ]
+        for result in results
+        for name, each in result['methods'].items()
+    ]
+    titles = ['features', 'clusters', 'method', 'seconds', 'spread', 'ARI']
+    table = markdown_table(titles, rows, ['right', 'right', 'left', 'right', 'right', 'right'])
+    report = dict(machine=machine, results=results)
+    write_report(report, args.output / 'k_means.json', PAGE.format(machine=machine, table=table))
 
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ test marked ``learning`` runs with each seed, and with the first seed in two thr
 older processors, to which oneDNN, MKL and PyTorch are limited.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,12 +16,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
-from composites_runs import processor_name
+from harness import ROOT, markdown_table, parse_options, processor_name, write_report
 from mmengine.utils import track_iter_progress
 
-from mm_sop.utils.files import write_atomically
-
-ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTION_SETS = {
     'SSE4.1': dict(ONEDNN_MAX_CPU_ISA='SSE41', ATEN_CPU_CAPABILITY='default', MKL_ENABLE_INSTRUCTIONS='SSE4_2'),
     'AVX2': dict(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2', MKL_ENABLE_INSTRUCTIONS='AVX2'),
@@ -55,50 +51,37 @@ def run_tests(seed: int, threads: int, instructions: str) -> dict[str, dict]:
 
 def summarize(runs: list[dict]) -> dict[str, dict]:
     """Bound, spread and failures of every comparison."""
-    values = defaultdict(list)
-    bounds = {}
+    comparisons = defaultdict(list)
     for run in runs:
         for name, found in run['values'].items():
-            values[name].append(found['value'])
-            bounds[name] = {key: found[key] for key in ('above', 'below') if found[key] is not None}
-    return {
-        name: dict(
-            bounds[name],
-            lowest=min(found),
-            highest=max(found),
-            runs=len(found),
-            failed=sum(
-                not bounds[name].get('above', -float('inf')) < value < bounds[name].get('below', float('inf'))
-                for value in found
-            ),
-        )
-        for name, found in values.items()
-    }
+            comparisons[name].append(found)
+    results = {}
+    for name, all_found in comparisons.items():
+        bounds = {key: all_found[-1][key] for key in ('above', 'below') if all_found[-1][key] is not None}
+        low, high = bounds.get('above', -float('inf')), bounds.get('below', float('inf'))
+        values = [found['value'] for found in all_found]
+        failed = sum(not low < value < high for value in values)
+        results[name] = dict(bounds, lowest=min(values), highest=max(values), runs=len(values), failed=failed)
+    return results
 
 
-def format_table(record: dict) -> str:
-    lines = [
-        '# Margins of the tests that train',
-        '',
-        f'`{record["command"]}` on {record["processor"]}, PyTorch {record["torch"]}: {len(record["runs"])} runs of the '
-        f'tests marked `learning`: {len(record["seeds"])} seeds; the first one also in two threads and with the '
-        f'instruction sets {" and ".join(filter(older, INSTRUCTION_SETS))}.',
-        '',
-        '| test and value | bound | lowest | highest | failed |',
-        '| --- | ---: | ---: | ---: | ---: |',
-    ]
+def format_page(record: dict) -> str:
+    rows = []
     for name, row in record['results'].items():
         bound = f'> {row["above"]:.3g}' if 'above' in row else f'< {row["below"]:.3g}'
-        cells = (name, bound, f'{row["lowest"]:.3g}', f'{row["highest"]:.3g}', f'{row["failed"]}/{row["runs"]}')
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
+        failed = f'{row["failed"]}/{row["runs"]}'
+        rows.append([name, bound, f'{row["lowest"]:.3g}', f'{row["highest"]:.3g}', failed])
+    return (
+        '# Margins of the tests that train\n\n'
+        f'`{record["command"]}` on {record["processor"]}, PyTorch {record["torch"]}: {len(record["runs"])} runs of the '
+        f'tests marked `learning`: {len(record["seeds"])} seeds; the first one also in two threads and with the '
+        f'instruction sets {" and ".join(filter(older, INSTRUCTION_SETS))}.\n\n'
+        f'{markdown_table(["test and value", "bound", "lowest", "highest", "failed"], rows)}\n'
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=list(range(4)))
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/benchmarks/learning_margins.json')
-    args = parser.parse_args()
+    args = parse_options(__doc__, seeds=[0, 1, 2, 3], out=ROOT / 'docs/benchmarks/learning_margins.json')
     settings = [dict(seed=seed, threads=1, instructions='best') for seed in args.seeds]
     settings.append(dict(settings[0], threads=2))
     settings += [
@@ -115,9 +98,8 @@ def main() -> None:
         results=summarize(runs),
         runs=runs,
     )
-    write_atomically(args.out, json.dumps(record, indent=1))
-    write_atomically(args.out.with_suffix('.md'), format_table(record))
-    print('\n' + format_table(record))
+    print()
+    write_report(record, args.out, format_page(record))
 
 
 if __name__ == '__main__':

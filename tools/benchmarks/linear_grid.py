@@ -4,13 +4,12 @@ python tools/benchmarks/linear_grid.py writes docs/benchmarks/linear_grid.json a
 protocol encodes a batch of augmented images and trains all classifiers on it.
 """
 
-import argparse
-import json
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
+from harness import markdown_table, parse_options, take_turns, write_report
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -19,9 +18,20 @@ import mm_sop  # noqa: F401
 from mm_sop.encoders.encoder import Encoder, EncoderSpecification
 from mm_sop.evaluation.classification.linear import LinearProtocol
 from mm_sop.evaluation.classification.linear_grid import LinearGrid
-from mm_sop.evaluation.features.readouts import READOUTS, encode_arrays
-from mm_sop.utils.files import write_atomically
+from mm_sop.evaluation.features.extraction import READOUTS, encode_arrays
 
+PAGE = """\
+# Cost of a grid of linear classifiers
+
+ViT-S/16 at 224 pixels on {device}, batch {batch_size}, {classes:,} classes, {classifiers} classifiers on three kinds of
+features against one; median of {repeats} steps, which take turns.
+
+{table}
+
+A step with the grid takes {ratio:.3f} times as long as one with a single classifier.
+
+Command: `python tools/benchmarks/linear_grid.py`
+"""
 CLASSES = 1000
 BACKBONE = dict(type='VisionTransformer', arch='deit-small', img_size=224, patch_size=16, out_type='raw')
 
@@ -34,20 +44,6 @@ def build_grids(features: dict, single: bool, device: str) -> dict[str, LinearGr
         name: LinearGrid(features[name].shape[1], CLASSES, heads[:1] if single else heads, device=device)
         for name in chosen
     }
-
-
-class Timer:
-    """Seconds of calls, after the device is done."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-
-    def __call__(self, function, *args):
-        started = time.perf_counter()
-        result = function(*args)
-        if self.device == 'cuda':
-            torch.cuda.synchronize()
-        return result, time.perf_counter() - started
 
 
 def encode(encoder: Encoder, images: torch.Tensor, choices: list[str]) -> dict[str, torch.Tensor]:
@@ -69,19 +65,17 @@ def measure(batch_size: int, repeats: int, device: str) -> dict[str, list[float]
     encoder = Encoder(MODELS.build(BACKBONE), specification).to(device)
     images = torch.randint(0, 256, (batch_size, 3, 224, 224), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch_size,), device=device)
-    choices, timer = list(LinearProtocol().choices), Timer(device)
+    choices = list(LinearProtocol().choices)
     features = encode(encoder, images, choices)
     one, grid = (build_grids(features, single, device) for single in (True, False))
-    seconds = dict(encode=[], one_head=[], grid=[])
-    for repeat in range(repeats + 1):
-        features, encoding = timer(encode, encoder, images, choices)
-        times = dict(encode=encoding)
-        times['one_head'] = timer(train, one, features, labels)[1]
-        times['grid'] = timer(train, grid, features, labels)[1]
-        print(f'repeat {repeat} of {repeats}: {times}', flush=True)
-        if repeat:
-            for name, value in times.items():
-                seconds[name].append(round(value, 5))
+    parts = dict(
+        encode=partial(encode, encoder, images, choices),
+        one_head=partial(train, one, features, labels),
+        grid=partial(train, grid, features, labels),
+    )
+    seconds = {name: [] for name in parts}
+    for timed in take_turns(parts, repeats, warm_up=1):
+        seconds[timed.name].append(round(timed.seconds, 5))
     return seconds
 
 
@@ -91,41 +85,9 @@ def summarize(seconds: dict[str, list[float]]) -> dict:
     return dict(median_seconds={name: median(values) for name, values in seconds.items()}, ratio=median(ratios))
 
 
-def format_page(record: dict) -> str:
-    seconds = record['median_seconds']
-    return '\n'.join(
-        [
-            '# Cost of a grid of linear classifiers',
-            '',
-            f'ViT-S/16 at 224 pixels on {record["device"]}, batch {record["batch_size"]}, {CLASSES:,} classes, '
-            f'{record["classifiers"]} classifiers on three kinds of',
-            f'features against one; median of {record["repeats"]} steps, which take turns.',
-            '',
-            '| part of a step | seconds |',
-            '| --- | ---: |',
-            f'| encoding the batch | {seconds["encode"]:.3f} |',
-            f'| one classifier | {seconds["one_head"]:.3f} |',
-            f'| the whole grid | {seconds["grid"]:.3f} |',
-            '',
-            f'A step with the grid takes {record["ratio"]:.3f} times as long as one with a single classifier.',
-            '',
-            'Command: `python tools/benchmarks/linear_grid.py`',
-            '',
-        ]
-    )
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--batch-size', type=int, default=128)
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--out', type=Path, default=Path('docs/benchmarks/linear_grid.json'))
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
+    output = Path('docs/benchmarks/linear_grid.json')
+    args = parse_options(__doc__, batch_size=128, repeats=5, threads=2, out=output)
     init_default_scope('mmpretrain')
     torch.set_num_threads(args.threads)
     protocol, device = LinearProtocol(), get_device()
@@ -134,9 +96,10 @@ def main() -> None:
     sizes = dict(batch_size=args.batch_size, repeats=args.repeats, threads=args.threads, classifiers=count)
     name = torch.cuda.get_device_name() if device == 'cuda' else 'CPU'
     record = dict(device=name, torch=torch.__version__, **sizes, seconds=seconds, **summarize(seconds))
-    write_atomically(args.out, json.dumps(record, indent=1))
-    write_atomically(args.out.with_suffix('.md'), format_page(record))
-    print(format_page(record))
+    titles = {'encode': 'encoding the batch', 'one_head': 'one classifier', 'grid': 'the whole grid'}
+    rows = [(titles[part], f'{value:.3f}') for part, value in record['median_seconds'].items()]
+    table = markdown_table(['part of a step', 'seconds'], rows)
+    write_report(record, args.out, PAGE.format(**record, classes=CLASSES, table=table))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from composites_runs import ROOT, Comparison, Variant, parse_args, run_command, write_report
+from composites_runs import Comparison, Variant, parse_args, run_command, write_report
+from harness import ROOT, markdown_table
 
 from mm_sop.demo import CompositeSettings
 from mm_sop.demo.assets import Assets
@@ -48,11 +49,9 @@ def judge_pairs(manifests: Iterable[Path]) -> dict[str, dict]:
 
 def describe_pairs(report: dict) -> str:
     """A table of :func:`judge_pairs`."""
-    names = ['same class', 'same object']
-    lines = ['| pairs of | same class | same object |', '| --- | ---: | ---: |']
-    for base, shares in report['pairs'].items():
-        lines.append(f'| {base} | {" | ".join(format_summary(shares[name]) for name in names)} |')
-    return '\n'.join(['Mined pairs that show the same, in percent:', '', *lines, '', ''])
+    rows = [[base, *map(format_summary, fractions.values())] for base, fractions in report['pairs'].items()]
+    table = markdown_table(['pairs of', 'same class', 'same object'], rows)
+    return f'Mined pairs that show the same, in percent:\n\n{table}\n\n'
 
 
 METHODS = {

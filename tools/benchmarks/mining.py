@@ -1,10 +1,10 @@
 """Time and memory of mining semantic pairs among features of a large set, beside those of the bare matrix products.
 
-python tools/benchmarks/mining.py writes docs/benchmarks/mining.json and mining.md. It takes several minutes.
+python tools/benchmarks/mining.py writes docs/benchmarks/mining.json and mining.md. It takes several minutes. Every
+``sampled``-th of the bare products is timed.
 """
 
 import argparse
-import json
 import resource
 import shlex
 import sys
@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import torch
-from composites_runs import processor_name
+from harness import parse_options, processor_name, write_report
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm_sop.functional import mine_semantic_pairs
-from mm_sop.utils.files import write_atomically
 
 PAGE = """\
 # Mining of semantic pairs
@@ -97,22 +96,8 @@ def measure(args: argparse.Namespace) -> dict:
     )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--images', type=int, default=100_000)
-    parser.add_argument('--width', type=int, default=2048)
-    parser.add_argument('--block-size', type=int, default=2048)
-    parser.add_argument('--lower', type=float, default=0.93)
-    parser.add_argument('--upper', type=float, default=0.99)
-    parser.add_argument('--sampled', type=int, default=20, help='every how many bare products are timed')
-    parser.add_argument('--out', type=Path, default=Path('docs/benchmarks/mining.json'))
-    return parser.parse_args()
-
-
 if __name__ == '__main__':
-    arguments = parse_args()
+    sizes = dict(images=100_000, width=2048, block_size=2048, lower=0.93, upper=0.99, sampled=20)
+    arguments = parse_options(__doc__, **sizes, out=Path('docs/benchmarks/mining.json'))
     record = measure(arguments)
-    page = PAGE.format(**record)
-    write_atomically(arguments.out, json.dumps(record, indent=1))
-    write_atomically(arguments.out.with_suffix('.md'), page)
-    print(page)
+    write_report(record, arguments.out, PAGE.format(**record))

@@ -4,10 +4,9 @@ python tools/benchmarks/search.py writes docs/benchmarks/search.json and search.
 """
 
 import argparse
-import json
 import platform
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -16,14 +15,27 @@ import faiss
 import numpy as np
 import sklearn
 import torch
+from harness import markdown_table, parse_options, take_turns, write_report
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mm_sop.functional import neighbors
 from mm_sop.functional.neighbors import nearest_neighbors
-from mm_sop.utils.files import write_atomically
 
+PAGE = """\
+# Exact search
+
+{bank:,} x {queries:,} features of width {dim}, top {neighbors}, {threads} threads. All methods take turns in one
+process; the ratio is the median over {repeats} turns of the time divided by that of faiss in the same turn.
+
+`mm_sop` leaves searches by cosine to faiss from a size on, on the CPU in fp32, and puts ties in order. The
+row below it is its own search in blocks, which does all others: small, on a GPU, in fp64, without faiss.
+
+{table}
+
+Command: `python tools/benchmarks/search.py`
+"""
 Search = Callable[[Tensor, Tensor, int], np.ndarray]
 """Rows of the nearest neighbors, (n, k), of normalized queries in a normalized bank."""
 
@@ -69,7 +81,6 @@ def brute_force(queries: Tensor, bank: Tensor, count: int) -> np.ndarray:
 
 
 def recall(rows: np.ndarray, truth: np.ndarray) -> float:
-    """Recall of the true neighbors."""
     return float(np.mean([len(np.intersect1d(*pair)) / len(pair[1]) for pair in zip(rows, truth, strict=True)]))
 
 
@@ -87,58 +98,34 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
     checked = queries[: args.checked]
     truth = brute_force(checked, bank, args.neighbors)
     results = {name: dict(seconds=[], ties_by_row=keeps_ties_in_order(search)) for name, search in SEARCHES.items()}
-    for repeat in range(args.repeats):
-        for name, search in SEARCHES.items():
-            started = time.perf_counter()
-            rows = search(queries, bank, args.neighbors)
-            results[name]['seconds'].append(round(time.perf_counter() - started, 3))
-            results[name]['recall'] = recall(rows[: args.checked], truth)
-            print(f'repeat {repeat + 1} of {args.repeats}: {name} {results[name]["seconds"][-1]:.1f} s', flush=True)
+    searches = {name: partial(search, queries, bank, args.neighbors) for name, search in SEARCHES.items()}
+    for timed in take_turns(searches, args.repeats):
+        results[timed.name]['seconds'].append(round(timed.seconds, 3))
+        results[timed.name]['recall'] = recall(timed.result[: args.checked], truth)
     for result in results.values():
         pairs = zip(result['seconds'], results['faiss IndexFlatIP']['seconds'], strict=True)
         result['ratio_to_faiss'] = round(median(own / faiss_seconds for own, faiss_seconds in pairs), 3)
     return results
 
 
-def format_table(record: dict) -> str:
-    sizes = f'{record["bank"]:,} x {record["queries"]:,} features of width {record["dim"]}, top {record["neighbors"]}'
-    lines = [
-        '# Exact search',
-        '',
-        f'{sizes}, {record["threads"]} threads. All methods take turns in one process; the ratio is the median over',
-        f'{record["repeats"]} turns of the time divided by that of faiss in the same turn.',
-        '',
-        '`mm_sop` leaves searches by cosine to faiss from a size on, on the CPU in fp32, and puts ties in order. The',
-        'row below it is its own search in blocks, which does all others: small, on a GPU, in fp64, without faiss.',
-        '',
-        '| method | seconds, median | ratio to faiss | recall against fp64 | ties by row |',
-        '| --- | ---: | ---: | ---: | --- |',
-    ]
-    for name, each in record['methods'].items():
-        cells = [name, f'{median(each["seconds"]):.1f}', f'{each["ratio_to_faiss"]:.2f}', f'{each["recall"]:.6f}']
-        lines.append(f'| {" | ".join(cells)} | {"yes" if each["ties_by_row"] else "no"} |')
-    return '\n'.join([*lines, '', 'Command: `python tools/benchmarks/search.py`', ''])
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in dict(bank=50_000, queries=5_000, dim=384, neighbors=200, checked=200, repeats=3).items():
-        parser.add_argument(f'--{name}', type=int, default=default, help='default %(default)s')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--out', type=Path, default=Path('docs/benchmarks/search.json'))
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
+    sizes = dict(bank=50_000, queries=5_000, dim=384, neighbors=200, checked=200, repeats=3, threads=2)
+    args = parse_options(__doc__, **sizes, out=Path('docs/benchmarks/search.json'))
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     versions = dict(torch=torch.__version__, faiss=faiss.__version__, sklearn=sklearn.__version__)
-    sizes = {name: value for name, value in vars(args).items() if name != 'out'}
+    sizes = {name: getattr(args, name) for name in sizes}
     record = dict(**sizes, machine=platform.machine(), versions=versions, methods=measure(args))
-    write_atomically(args.out, json.dumps(record, indent=1))
-    write_atomically(args.out.with_suffix('.md'), format_table(record))
-    print(format_table(record))
+    titles = ['method', 'seconds, median', 'ratio to faiss', 'recall against fp64', 'ties by row']
+    rows = [
+        [
+            *(name, f'{median(each["seconds"]):.1f}', f'{each["ratio_to_faiss"]:.2f}', f'{each["recall"]:.6f}'),
+            'yes' if each['ties_by_row'] else 'no',
+        ]
+        for name, each in record['methods'].items()
+    ]
+    table = markdown_table(titles, rows, ['left', 'right', 'right', 'right', 'left'])
+    write_report(record, args.out, PAGE.format(**sizes, table=table))
 
 
 if __name__ == '__main__':

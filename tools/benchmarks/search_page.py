@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 
 from browser import Browser
+from harness import ROOT
 from mmengine.registry import init_default_scope
 
 import mm_sop
@@ -21,7 +22,6 @@ from mm_sop.apps.search import SearchServer
 from mm_sop.evaluation.retrieval.image_index import ImageIndex
 from mm_sop.utils.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
 NASTY = '<img src=x onerror="document.title=1">&amp;.png'
 TILES = 'document.querySelectorAll(".tile").length'
 # Others are loaded when they come into view.
@@ -59,10 +59,6 @@ def expect(condition: object, what: str) -> None:
     if not condition:
         sys.exit(f'search_page.py: FAILED: {what}')
     print(f'ok: {what}')
-
-
-def title(browser: Browser) -> str:
-    return browser.evaluate('document.getElementById("title").textContent')
 
 
 def wait_for(browser: Browser, beginning: str) -> None:
@@ -123,15 +119,12 @@ def check_keyboard(browser: Browser) -> None:
     for key in ('ArrowRight', 'ArrowDown', 'ArrowLeft'):
         browser.press(key)
     position = '[...document.querySelectorAll(".tile")].indexOf(document.activeElement)'
-    columns = browser.evaluate(
-        'getComputedStyle(document.getElementById("results")).gridTemplateColumns.split(" ").length'
-    )
-    expect(browser.evaluate(position) == columns, 'arrow keys move between images')
+    columns = 'getComputedStyle(document.getElementById("results")).gridTemplateColumns.split(" ").length'
+    expect(browser.evaluate(f'{position} === {columns}'), 'arrow keys move between images')
     browser.press('Enter')
     wait_for(browser, 'Images similar to ')
-    expect(
-        browser.evaluate('document.activeElement.id') == 'title', 'Enter searches and the focus stays in the results'
-    )
+    focused = browser.evaluate('document.activeElement.id')
+    expect(focused == 'title', 'Enter searches and the focus stays in the results')
     unnamed = '[...document.querySelectorAll("input, select, button, a")].filter((part) => !(part.labels?.length || '
     unnamed += 'part.getAttribute("aria-label") || part.textContent.trim())).length'
     expect(browser.evaluate(unnamed) == 0, 'everything that takes the focus has a name')

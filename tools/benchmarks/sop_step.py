@@ -8,36 +8,35 @@ import argparse
 import copy
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 # The profiler announces every start and stop otherwise.
 os.environ.setdefault('KINETO_LOG_LEVEL', '9')
 # A thread that waits for another one shall sleep: spinning would count as CPU time.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmengine import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from mmpretrain.registry import MODELS, TRANSFORMS  # noqa: E402
-from mmpretrain.structures import DataSample  # noqa: E402
-from reference.sop_released import ReleasedBank, ReleasedHead, ReleasedStep  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn.functional import normalize  # noqa: E402
+import numpy as np
+import torch
+from harness import ROOT, markdown_table, processor_name, take_turns, write_report
+from mmengine import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS, TRANSFORMS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-import mm_sop  # noqa: E402, F401
-from mm_sop.utils.files import write_atomically  # noqa: E402
+import mm_sop  # noqa: F401
+
+sys.path.insert(0, str(ROOT / 'tests'))
+from reference.sop_released import ReleasedBank, ReleasedHead, ReleasedStep
 
 MODEL_CONFIG = ROOT / 'configs/_base_/models/sop_vit.py'
 GRID, LOCAL_GRID = (14, 14), (6, 6)
@@ -119,7 +118,11 @@ class Problem:
         config.head.prototypes.update(prototypes)
         config.head.prototypes.bank.size = args.bank
         config.target_generator.prototypes.bank.size = args.patch_bank
-        config.backbone = TokenBackbone(self._draw_tokens(config.neck.in_channels))
+        width, local_images = config.neck.in_channels, args.local_crops * args.batch
+        tokens = {GLOBAL_WIDTH: torch.randn(2 * args.batch, 1 + GRID[0] * GRID[1], width)}
+        if local_images:
+            tokens[LOCAL_WIDTH] = torch.randn(local_images, 1 + LOCAL_GRID[0] * LOCAL_GRID[1], width)
+        config.backbone = TokenBackbone(tokens)
         self.model = MODELS.build(config)
         self.model.init_weights()
         self.model.to(args.device)
@@ -129,13 +132,6 @@ class Problem:
         self.images = [torch.empty(args.batch, 1, 1, width, device=args.device) for width in widths]
         self.mask = self.masks.transpose(0, 1).flatten(2).flatten(0, 1).to(args.device)
         self.masked = self.mask.flatten().nonzero().squeeze(1)
-
-    def _draw_tokens(self, width: int) -> dict[int, Tensor]:
-        tokens = {GLOBAL_WIDTH: torch.randn(2 * self.batch, 1 + GRID[0] * GRID[1], width)}
-        if self.num_views > 2:
-            num_images = (self.num_views - 2) * self.batch
-            tokens[LOCAL_WIDTH] = torch.randn(num_images, 1 + LOCAL_GRID[0] * LOCAL_GRID[1], width)
-        return tokens
 
     @property
     def tokens(self) -> tuple[Tensor, Tensor | None]:
@@ -181,13 +177,9 @@ def draw_masks(batch: int, num_batches: int = 101) -> Tensor:
 
 
 def selection(problem: Problem) -> Part:
-    def released():
-        return problem.released.cls_bank.draw(), problem.released.patch_bank.draw()
-
-    def ours():
-        return problem.model.head.prototypes(), problem.model.target_generator.prototypes()
-
-    return Part('selection', released, ours)
+    samplers = problem.model.head.prototypes, problem.model.target_generator.prototypes
+    banks = problem.released.cls_bank, problem.released.patch_bank
+    return Part('selection', lambda: [bank.draw() for bank in banks], lambda: [sampler() for sampler in samplers])
 
 
 def cls_selection(problem: Problem) -> Part:
@@ -267,59 +259,39 @@ def measure(parts: list[Part], problem: Problem, args: argparse.Namespace) -> di
     """Times and peak memory of the parts, released and ours in turns."""
     results = {}
     for part in parts:
-        times = {'released': [], 'mm_sop': []}
-        for turn in range(args.repeats + 1):
-            for side, turns in times.items():
-                problem.forget_gradients()
-                measured = time_call(getattr(part, side), args)
-                if turn > 0:
-                    turns.append(measured)
-            print(f'\r{part.name}: {turn}/{args.repeats} turns', end='', file=sys.stderr)
-        print(file=sys.stderr)
+        print(part.name, file=sys.stderr)
+        sides = {'released': partial(call, part.released, args), 'mm_sop': partial(call, part.mm_sop, args)}
+        times = {side: [] for side in sides}
+        for timed in take_turns(sides, args.repeats, warm_up=1, prepare=problem.forget_gradients):
+            times[timed.name].append((1e3 * timed.seconds, 1e3 * timed.cpu_seconds))
         results[part.name] = summarize(times)
-        for side in times:
+        for side, function in sides.items():
             problem.forget_gradients()
-            results[part.name][side]['peak_mib'] = round(peak_memory(getattr(part, side), args) / 2**20, 1)
+            results[part.name][side]['peak_mib'] = round(peak_memory(function, args.device) / 2**20, 1)
     problem.forget_gradients()
     return results
 
 
-def time_call(function: Callable[[], object], args: argparse.Namespace) -> tuple[float, float]:
-    """Elapsed time and CPU time of a call in milliseconds."""
-    synchronize(args.device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    with autocast(args):
+def call(function: Callable[[], object], args: argparse.Namespace) -> None:
+    kind, is_mixed = torch.device(args.device).type, args.precision == 'bf16'
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=is_mixed, cache_enabled=False):
         function()
-    synchronize(args.device)
-    return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)
 
 
-def peak_memory(function: Callable[[], object], args: argparse.Namespace) -> int:
+def peak_memory(function: Callable[[], object], device: str) -> int:
     """Most bytes that a call holds at once beyond what was allocated before it."""
-    if torch.device(args.device).type == 'cuda':
+    if torch.device(device).type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with autocast(args):
-            function()
+        function()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile, autocast(args):
+    with torch.profiler.profile(profile_memory=True) as profile:
         function()
     with tempfile.TemporaryDirectory() as folder:
         profile.export_chrome_trace(f'{folder}/trace.json')
         events = json.loads(Path(folder, 'trace.json').read_text())['traceEvents']
     changes = sorted((event for event in events if event.get('name') == '[memory]'), key=itemgetter('ts'))
     return int(np.cumsum([change['args']['Bytes'] for change in changes]).max())
-
-
-def autocast(args: argparse.Namespace) -> torch.autocast:
-    return torch.autocast(
-        torch.device(args.device).type, dtype=torch.bfloat16, enabled=args.precision == 'bf16', cache_enabled=False
-    )
-
-
-def synchronize(device: str) -> None:
-    if torch.device(device).type == 'cuda':
-        torch.cuda.synchronize()
 
 
 def summarize(times: dict[str, list[tuple[float, float]]]) -> dict[str, dict]:
@@ -344,37 +316,24 @@ def describe_machine(args: argparse.Namespace) -> dict[str, object]:
     return {
         'torch': torch.__version__,
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu',
-        'cpu': cpu_model(),
+        'cpu': processor_name(),
         'threads': torch.get_num_threads(),
         'precision': args.precision,
         'load_before': round(os.getloadavg()[0], 1),
     }
 
 
-def cpu_model() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), 'unknown')
-
-
 def table(results: dict[str, dict]) -> str:
     """Markdown table of one preset."""
-    lines = [
-        '| part | released, ms | MM-SOP, ms | times faster | released, CPU ms | MM-SOP, CPU ms | times less CPU | '
-        'released, MiB | MM-SOP, MiB | times less memory |',
-        '| --- |' + ' ---: |' * 9,
-    ]
+    titles = ['part', 'released, ms', 'MM-SOP, ms', 'times faster']
+    titles += ['released, CPU ms', 'MM-SOP, CPU ms', 'times less CPU']
+    titles += ['released, MiB', 'MM-SOP, MiB', 'times less memory']
+    rows = []
     for name, result in results.items():
-        old, new, ratio = result['released'], result['mm_sop'], result['ratio']
-        cells = [name]
-        for clock in ('ms', 'cpu_ms'):
-            cells += [show(old[clock]), show(new[clock]), show(ratio[clock])]
-        memory = old['peak_mib'] / max(new['peak_mib'], 0.1)
-        cells += [f'{old["peak_mib"]:,.1f}', f'{new["peak_mib"]:,.1f}', f'{memory:.1f}']
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+        times = [show(result[side][clock]) for clock in ('ms', 'cpu_ms') for side in ('released', 'mm_sop', 'ratio')]
+        old, new = (result[side]['peak_mib'] for side in ('released', 'mm_sop'))
+        rows.append([name, *times, f'{old:,.1f}', f'{new:,.1f}', f'{old / max(new, 0.1):.1f}'])
+    return markdown_table(titles, rows)
 
 
 def show(values: dict[str, float]) -> str:
@@ -432,22 +391,17 @@ def main() -> None:
     np.random.seed(args.seed)
     machine = describe_machine(args)
     problem = Problem(args)
-    results = {}
     parts = [make(problem) for make in (selection, cls_loss, patch_part, head, total)]
-    results['Released preset: 4 tasks of 64 anchors, halved, 8 supports; 512 patch anchors'] = measure(
-        parts, problem, args
-    )
+    title = 'Released preset: 4 tasks of 64 anchors, halved, 8 supports; 512 patch anchors'
+    results = {title: measure(parts, problem, args)}
     if not args.no_paper:
         paper = Problem(args, num_anchors=PAPER_ANCHORS, num_tasks=1, anchor_selection='all')
-        results[f'Preset of the paper, [CLS] only: 1 task of {PAPER_ANCHORS} anchors, 8 supports'] = measure(
-            [cls_selection(paper), cls_loss(paper)], paper, args
-        )
+        title = f'Preset of the paper, [CLS] only: 1 task of {PAPER_ANCHORS} anchors, 8 supports'
+        results[title] = measure([cls_selection(paper), cls_loss(paper)], paper, args)
     settings = {name: getattr(args, name) for name in ('batch', 'local_crops', 'bank', 'patch_bank', 'repeats', 'seed')}
     settings['masked_fraction'] = round(problem.masks.float().mean().item(), 4)
     report = {'machine': machine, 'settings': settings, 'results': results}
-    write_atomically(args.out, json.dumps(report, indent=2) + '\n')
-    write_atomically(args.out.with_suffix('.md'), '\n'.join([METHOD, figures(report), FOOTNOTE]))
-    print(figures(report))
+    write_report(report, args.out, '\n'.join([METHOD, figures(report), FOOTNOTE]))
 
 
 if __name__ == '__main__':

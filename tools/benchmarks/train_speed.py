@@ -6,30 +6,25 @@
 
 import argparse
 import copy
-import json
-import platform
 import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from harness import ROOT, markdown_table, processor_name, take_turns, write_report
+from mmengine.config import Config, DictAction
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.registry import LOOPS
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
-from mmpretrain.registry import LOOPS  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from mm_sop.engine import PretrainRunner  # noqa: E402
-from mm_sop.engine.launch import enable_bfloat16, set_data_root  # noqa: E402
-from mm_sop.utils.config import merge_options  # noqa: E402
-from mm_sop.utils.files import write_atomically  # noqa: E402
+from mm_sop.engine import PretrainRunner
+from mm_sop.engine.launch import enable_bfloat16, set_data_root
+from mm_sop.utils.config import merge_options
 
 VARIANTS = {
     'eager': {},
@@ -67,38 +62,25 @@ class Trainer:
         self.batch_size = loader.batch_size
         self.batches = repeat(next(iter(loader))) if synthetic else chain.from_iterable(repeat(loader))
 
-    def step(self) -> None:
-        """One iteration."""
-        self.runner.model.train_step(next(self.batches), self.runner.optim_wrapper)
-        if hasattr(self.runner.model, 'update_teacher'):
-            self.runner.model.update_teacher(0.99)
+    def step(self, iterations: int = 1) -> None:
+        for _ in range(iterations):
+            self.runner.model.train_step(next(self.batches), self.runner.optim_wrapper)
+            if hasattr(self.runner.model, 'update_teacher'):
+                self.runner.model.update_teacher(0.99)
 
     def count_flops(self) -> int:
-        """FLOPs of one iteration."""
         with FlopCounterMode(display=False) as counter:
             self.step()
         return counter.get_total_flops()
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def measure(trainers: dict[str, Trainer], turns: int, iterations: int) -> dict[str, list[float]]:
     """Seconds of an iteration in every turn."""
     seconds = {name: [] for name in trainers}
-    for turn in range(turns + 1):
-        for name, trainer in trainers.items():
-            synchronize()
-            begin = time.perf_counter()
-            for _ in range(iterations):
-                trainer.step()
-            synchronize()
-            # The first turn warms up: compilation, choice of algorithms, caches.
-            if turn:
-                seconds[name].append((time.perf_counter() - begin) / iterations)
-        print(f'\rturn {turn}/{turns}', end='' if turn < turns else '\n', file=sys.stderr, flush=True)
+    steps = {name: partial(trainer.step, iterations) for name, trainer in trainers.items()}
+    # The first turn warms up: compilation, choice of algorithms, caches.
+    for timed in take_turns(steps, turns, warm_up=1):
+        seconds[timed.name].append(timed.seconds / iterations)
     return seconds
 
 
@@ -133,23 +115,21 @@ def summarize(trainer: Trainer, seconds: list[float], flops: int, peak: float | 
 
 
 def format_page(report: dict) -> str:
-    lines = [f'# Training speed of `{report["config"]}`', '', report['environment'], '']
-    lines += [
-        f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for an image and step.',
-        '',
-        '| input | variant | images/s | ms | times the first | MFU | memory (MiB) |',
-        '| --- | --- | ---: | ---: | ---: | ---: | ---: |',
-    ]
+    rows = []
     for source, variants in report['results'].items():
         for name, row in variants.items():
             low, high = row['images_per_second']['quartiles']
+            rate = f'{row["images_per_second"]["median"]:.1f} ({low:.1f}-{high:.1f})'
             mfu = '–' if row['mfu'] is None else f'{row["mfu"]:.1%}'
             memory = '–' if row['memory_mib'] is None else f'{row["memory_mib"]:,.0f}'
-            lines.append(
-                f'| {source} | {name} | {row["images_per_second"]["median"]:.1f} ({low:.1f}-{high:.1f}) | '
-                f'{row["milliseconds"]:.1f} | {row["speed_ratio"]:.2f} | {mfu} | {memory} |'
-            )
-    return '\n'.join([*lines, '', FOOTNOTE, f'Made by `{report["command"]}`.', ''])
+            rows.append([source, name, rate, f'{row["milliseconds"]:.1f}', f'{row["speed_ratio"]:.2f}', mfu, memory])
+    titles = ['input', 'variant', 'images/s', 'ms', 'times the first', 'MFU', 'memory (MiB)']
+    return (
+        f'# Training speed of `{report["config"]}`\n\n{report["environment"]}\n\n'
+        f'Batch {report["batch_size"]}, {report["gflops_per_image"]:,.1f} GFLOP for an image and step.\n\n'
+        f'{markdown_table(titles, rows, ["left"] * 2 + ["right"] * 5)}\n\n'
+        f'{FOOTNOTE}\nMade by `{report["command"]}`.\n'
+    )
 
 
 def make_noise(folder: Path, count: int) -> None:
@@ -216,7 +196,7 @@ def main() -> None:
                 name: summarize(trainer, seconds[name], flops, peak, seconds[first])
                 for name, trainer in trainers.items()
             }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or 'CPU'
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
     report = dict(
         config=args.config,
         command=' '.join(['python', *sys.argv]),
@@ -225,10 +205,7 @@ def main() -> None:
         gflops_per_image=flops / cfg.train_dataloader.batch_size / 1e9,
         results=results,
     )
-    page = format_page(report)
-    write_atomically(args.out, json.dumps(report, indent=2))
-    write_atomically(args.out.with_suffix('.md'), page)
-    print(page)
+    write_report(report, args.out, format_page(report))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 # Page on the site by file in the repository
 PAGES = {f'{name.upper()}.md': f'{name}.md' for name in ('contributing', 'changelog', 'security')}
-PAGES['README.md'] = 'index.md'
+PAGES |= {'README.md': 'index.md', 'configs/README.md': 'configs/index.md'}
 PAGES |= {
     f'configs/{path.parent.name}/README.md': f'configs/{path.parent.name}.md' for path in ROOT.glob('configs/*/*.md')
 }

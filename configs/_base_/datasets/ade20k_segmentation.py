@@ -17,12 +17,7 @@ pack = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img
 train_pipeline = [
     dict(type='LoadImage'),
     load_map,
-    dict(
-        type='RandomResize',
-        scale=(2048, 512),
-        ratio_range=(0.5, 2.0),
-        keep_ratio=True,
-        resize_type='mmdet.Resize'),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True, resize_type='mmdet.Resize'),
     dict(type='mmdet.RandomCrop', crop_size=crop_size),
     dict(type='mmdet.RandomFlip', prob=0.5),
     dict(type='mmdet.PhotoMetricDistortion'),

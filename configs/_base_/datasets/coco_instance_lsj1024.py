@@ -21,14 +21,10 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 # All images become squares, so grouping by aspect ratio is not needed.
 train_dataloader = dict(
-    batch_sampler=None,
-    worker_init_fn=dict(type='pretrain_worker_init'),
-    dataset=dict(pipeline=train_pipeline))
+    batch_sampler=None, worker_init_fn=dict(type='pretrain_worker_init'), dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -22,6 +22,4 @@ train_dataloader = dict(
     pin_memory=False,
     dataset=dict(dataset=dict(data_root=data_root + '/bank', pipeline=train_pipeline)))
 val_dataloader = dict(
-    batch_size=256,
-    num_workers=1,
-    dataset=dict(data_root=data_root + '/test', pipeline=test_pipeline))
+    batch_size=256, num_workers=1, dataset=dict(data_root=data_root + '/test', pipeline=test_pipeline))

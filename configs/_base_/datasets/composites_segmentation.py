@@ -21,12 +21,7 @@ pack = dict(type='mmdet.PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img
 train_pipeline = [
     dict(type='LoadImage'),
     load_map,
-    dict(
-        type='RandomResize',
-        scale=(160, 128),
-        ratio_range=(1.0, 1.5),
-        keep_ratio=True,
-        resize_type='mmdet.Resize'),
+    dict(type='RandomResize', scale=(160, 128), ratio_range=(1.0, 1.5), keep_ratio=True, resize_type='mmdet.Resize'),
     dict(type='mmdet.RandomCrop', crop_size=(128, 160)),
     dict(type='mmdet.RandomFlip', prob=0.5),
     pack,

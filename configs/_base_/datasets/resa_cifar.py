@@ -1,70 +1,20 @@
 # CIFAR-10: FIRST the weak view, then the strong one, without blur. Downloaded into an existing folder `data_root`.
+_base_ = './two_views.py'
 data_root = 'data/cifar10'
+data_preprocessor = dict(mean=[125.307, 122.961, 113.8575], std=[62.985, 62.0925, 66.708])
 
-# Images are BGR until the preprocessor, as MMCV's color functions expect.
-data_preprocessor = dict(
-    type='SelfSupDataPreprocessor',
-    mean=[125.307, 122.961, 113.8575],
-    std=[62.985, 62.0925, 66.708],
-    to_rgb=True)
-
-weak_pipeline = [
-    dict(
-        type='RandomResizedCrop',
-        scale=32,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bilinear'),
-    dict(type='RandomFlip', prob=0.5),
-]
+crop = dict(scale=32, crop_ratio_range=(0.2, 1.0))
+weak_pipeline = [dict(crop, type='RandomResizedCrop', backend='pillow', interpolation='bilinear'), _base_.flip]
 strong_pipeline = [
-    dict(type='FastRandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0)),
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='FastColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.2,
-                hue=0.1)
-        ]),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(type='Solarize', thr=128, prob=0.2),
-    dict(type='RandomFlip', prob=0.5),
+    dict(crop, type='FastRandomResizedCrop'), _base_.color_jitter, _base_.grayscale, _base_.solarize, _base_.flip
 ]
 train_pipeline = [
     dict(type='MultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
     dict(type='PackInputs'),
 ]
-test_pipeline = [dict(type='PackInputs')]
+images = dict(type='CIFAR10Images', data_root=data_root)
+train_dataloader = dict(num_workers=4, dataset=dict(dataset=dict(images, pipeline=train_pipeline)))
 
-train_dataloader = dict(
-    batch_size=256,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='ResumableSampler', shuffle=True),
-    worker_init_fn=dict(type='pretrain_worker_init'),
-    dataset=dict(
-        type='SeededDataset',
-        dataset=dict(type='CIFAR10Images', data_root=data_root, pipeline=train_pipeline)))
-
+labeled = dict(images, labeled=True, pipeline=[dict(type='PackInputs')])
 knn_hook = dict(
-    type='KNNHook',
-    bank=dict(type='CIFAR10Images', data_root=data_root, labeled=True, pipeline=test_pipeline),
-    queries=dict(
-        test=dict(
-            type='CIFAR10Images',
-            data_root=data_root,
-            split='test',
-            labeled=True,
-            pipeline=test_pipeline)),
-    num_neighbors=[5, 20],
-    interval=20)
+    type='KNNHook', bank=labeled, queries=dict(test=dict(labeled, split='test')), num_neighbors=[5, 20], interval=20)

@@ -1,67 +1,17 @@
 # Two views of 224 pixels: FIRST the weak one, whose encodings determine the assignment, then the strong one.
 # Works for any folder of images: only `data_root` changes.
+_base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-
-# Images are BGR until the preprocessor, as MMCV's color functions expect.
-data_preprocessor = dict(
-    type='SelfSupDataPreprocessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True,
-    non_blocking=True)
+data_preprocessor = dict(non_blocking=True)
 
 # The released code resizes the weak view with Pillow's bilinear filter and the strong one with the bicubic filter.
-weak_pipeline = [
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bilinear'),
-    dict(type='RandomFlip', prob=0.5),
-]
-color_transforms = [
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='FastColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.2,
-                hue=0.1)
-        ]),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(type='GaussianBlur', magnitude_range=(0.1, 2.0), magnitude_std='inf', prob=0.5),
-]
-strong_pipeline = [
-    dict(type='FastRandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0)),
-    *color_transforms,
-    dict(type='Solarize', thr=128, prob=0.2),
-    dict(type='RandomFlip', prob=0.5),
-]
-
+crop = dict(scale=224, crop_ratio_range=(0.2, 1.0))
+weak_pipeline = [dict(crop, type='RandomResizedCrop', backend='pillow', interpolation='bilinear'), _base_.flip]
+color_transforms = [_base_.color_jitter, _base_.grayscale, _base_.blur]
+strong_pipeline = [dict(crop, type='FastRandomResizedCrop'), *color_transforms, _base_.solarize, _base_.flip]
 train_pipeline = [
     dict(type='LoadImage'),
     dict(type='MultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
     dict(type='PackInputs'),
 ]
-
-train_dataloader = dict(
-    batch_size=256,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='ResumableSampler', shuffle=True),
-    worker_init_fn=dict(type='pretrain_worker_init'),
-    dataset=dict(
-        type='SeededDataset',
-        dataset=dict(
-            type='UnlabeledImages', data_root=data_root, pipeline=train_pipeline)))
+train_dataloader = dict(pin_memory=True, dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))

@@ -19,11 +19,7 @@ model = dict(
         drop_path_rate=0.2),
     neck=[
         dict(type='RescaledMaps', in_channels=768, norm_cfg=norm_cfg),
-        dict(
-            type='FPN',
-            in_channels=[768, 768, 768, 768],
-            out_channels=256,
-            num_outs=5),
+        dict(type='FPN', in_channels=[768, 768, 768, 768], out_channels=256, num_outs=5),
     ],
     roi_head=dict(
         bbox_head=[
@@ -35,10 +31,7 @@ model = dict(
                 roi_feat_size=7,
                 num_classes=80,
                 norm_cfg=norm_cfg,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder',
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=stds),
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=stds),
                 reg_class_agnostic=False,
                 reg_decoded_bbox=True,
                 loss_cls=dict(type='CrossEntropyLoss'),

@@ -25,10 +25,7 @@ model = dict(
             num_outs=4,
             norm_cfg=dict(type='GN', num_groups=8)),
     ],
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32])),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=roi_strides, finest_scale=24),
         bbox_head=[

@@ -20,5 +20,4 @@ model = dict(
         zero_init_residual=False),
     neck=projector,
     head=dict(type='BYOLHead', predictor=predictor),
-    local_head=dict(
-        type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3))
+    local_head=dict(type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3))

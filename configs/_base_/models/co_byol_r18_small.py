@@ -14,9 +14,4 @@ model = dict(
     backbone=dict(type='ResNet_CIFAR', depth=18, norm_cfg=dict(type='SyncBN'), zero_init_residual=False),
     neck=projector,
     head=dict(type='BYOLHead', predictor=predictor),
-    local_head=dict(
-        type='LocalGlobalHead',
-        projector=projector,
-        predictor=predictor,
-        weight=0.3,
-        num_cells=16))
+    local_head=dict(type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3, num_cells=16))

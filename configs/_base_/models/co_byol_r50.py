@@ -15,9 +15,4 @@ model = dict(
     backbone=dict(type='ResNet', depth=50, norm_cfg=dict(type='SyncBN'), zero_init_residual=False),
     neck=projector,
     head=dict(type='BYOLHead', predictor=predictor),
-    local_head=dict(
-        type='LocalGlobalHead',
-        projector=projector,
-        predictor=predictor,
-        weight=0.3,
-        num_cells=49))
+    local_head=dict(type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3, num_cells=49))

@@ -27,5 +27,4 @@ model = dict(
         zero_init_residual=False),
     neck=projector,
     head=dict(type='InfoNCEHead', predictor=predictor, temperature=0.2),
-    local_head=dict(
-        type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3))
+    local_head=dict(type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3))

@@ -22,9 +22,4 @@ model = dict(
     neck=projector,
     head=dict(type='InfoNCEHead', predictor=predictor, temperature=1.0),
     # Logits are (cells, batch, global batch): the head computes them for 8 cells at a time.
-    local_head=dict(
-        type='LocalGlobalHead',
-        projector=projector,
-        predictor=predictor,
-        weight=0.3,
-        num_cells=49))
+    local_head=dict(type='LocalGlobalHead', projector=projector, predictor=predictor, weight=0.3, num_cells=49))

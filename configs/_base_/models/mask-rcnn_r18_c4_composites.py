@@ -12,14 +12,10 @@ network = dict(
 model = dict(
     # `--pretrained CHECKPOINT` sets it, `--pretrained none` removes it.
     init_cfg=dict(type='PretrainedBackbone', checkpoint=None, ignored=['norm.']),
-    data_preprocessor=dict(
-        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True, **dict(network, num_stages=3, strides=(2, 2, 2), dilations=(1, 1, 1), out_indices=(2, ))),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[3, 6, 12], strides=[8])),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[3, 6, 12], strides=[8])),
     roi_head=dict(
         shared_head=dict(_delete_=True, type='ResNetStage', network=network, norm_cfg=dict(type='BN')),
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=[8]),

@@ -16,10 +16,7 @@ model = dict(
         out_indices=(1, 2, 3),
         zero_init_residual=False),
     neck=dict(in_channels=[32, 64, 128], out_channels=64, num_outs=4, norm_cfg=dict(type='GN', num_groups=8)),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[6], strides=anchor_strides)),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[6], strides=anchor_strides)),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=roi_strides, finest_scale=24),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),

@@ -8,16 +8,8 @@ model = dict(
         stem_channels=16,
         strides=(2, 2, 2, 2),
         zero_init_residual=False),
-    neck=dict(
-        type='MoCoV2Neck',
-        in_channels=128,
-        hid_channels=512,
-        out_channels=128,
-        with_avg_pool=True),
-    head=dict(
-        type='WeightedContrastiveHead',
-        loss=dict(type='CrossEntropyLoss'),
-        temperature=0.1),
+    neck=dict(type='MoCoV2Neck', in_channels=128, hid_channels=512, out_channels=128, with_avg_pool=True),
+    head=dict(type='WeightedContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.1),
     queue_len=2048,
     feat_dim=128,
     momentum=0.02)

@@ -10,7 +10,5 @@ model = dict(
         out_type='raw'),
     neck=dict(type='MLPNeck', in_channels=384, hid_channels=2048, out_channels=512),
     head=dict(
-        type='ReSAHead',
-        temperature=0.4,
-        predictor=dict(type='MLPNeck', in_channels=512, num_layers=2, pre_norm=True)),
+        type='ReSAHead', temperature=0.4, predictor=dict(type='MLPNeck', in_channels=512, num_layers=2, pre_norm=True)),
     assigner=dict(type='SinkhornAssigner', epsilon=0.05, iterations=3))

@@ -16,7 +16,4 @@ model = dict(
         num_layers=2,
         with_avg_pool=True,
         norm_cfg=dict(type='BN1d')),
-    head=dict(
-        type='WeightedContrastiveHead',
-        loss=dict(type='CrossEntropyLoss'),
-        temperature=0.1))
+    head=dict(type='WeightedContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.1))

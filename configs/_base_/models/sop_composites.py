@@ -21,30 +21,16 @@ model = dict(
         type='SOPHead',
         koleo_weight=0.05,
         prototypes=dict(
-            type='PrototypeSampler',
-            bank=bank,
-            num_anchors=512,
-            num_supports=4,
-            num_tasks=1,
-            anchor_selection='all')),
+            type='PrototypeSampler', bank=bank, num_anchors=512, num_supports=4, num_tasks=1, anchor_selection='all')),
     target_generator=dict(
         type='SOPMIMTargetGenerator',
         prototypes=dict(
-            type='PrototypeSampler',
-            bank=bank,
-            num_anchors=512,
-            num_supports=0,
-            num_tasks=1,
-            anchor_selection='all')),
+            type='PrototypeSampler', bank=bank, num_anchors=512, num_supports=0, num_tasks=1, anchor_selection='all')),
     mim_head=dict(type='SOPMIMHead'))
 
 # Patches of 8 pixels
 mask_transforms = [
-    dict(
-        type='BlockMaskGenerator',
-        grid=(6, 6),
-        mask_ratio=(0.0, 0.3),
-        mask_ratio_jitter=(0.0, 0.2)),
+    dict(type='BlockMaskGenerator', grid=(6, 6), mask_ratio=(0.0, 0.3), mask_ratio_jitter=(0.0, 0.2)),
     # As an algorithm key the mask stays an array on the host, where the model computes the masked positions.
     dict(type='PackInputs', algorithm_keys=['mask']),
 ]

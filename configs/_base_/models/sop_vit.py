@@ -2,8 +2,7 @@
 embed_dims = 256
 model = dict(
     type='SOP',
-    backbone=dict(
-        type='MaskedVisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
+    backbone=dict(type='MaskedVisionTransformer', arch='deit-small', img_size=224, patch_size=16, drop_path_rate=0.1),
     neck=dict(type='SOPNeck', in_channels=384, hid_channels=2048, out_channels=embed_dims),
     head=dict(
         type='SOPHead',

@@ -12,9 +12,4 @@ model = dict(
         window_size=8,
         global_indices=(2, 5)),
     neck=dict(
-        _delete_=True,
-        type='SimpleFeaturePyramid',
-        in_channels=192,
-        out_channels=64,
-        scales=(2, 1, 0.5),
-        num_outs=4))
+        _delete_=True, type='SimpleFeaturePyramid', in_channels=192, out_channels=64, scales=(2, 1, 0.5), num_outs=4))

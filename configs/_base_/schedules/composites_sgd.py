@@ -2,9 +2,7 @@
 train_cfg = dict(type='PretrainLoop', max_epochs=12)
 
 optim_wrapper = dict(
-    type='PretrainOptimWrapper',
-    dtype='float32',
-    optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=1e-4))
+    type='PretrainOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.3, momentum=0.9, weight_decay=1e-4))
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [

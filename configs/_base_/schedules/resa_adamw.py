@@ -10,19 +10,8 @@ optim_wrapper = dict(
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-9,
-        by_epoch=True,
-        begin=0,
-        end=40,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min=1e-4,
-        by_epoch=True,
-        begin=40,
-        convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=40, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=1e-4, by_epoch=True, begin=40, convert_to_iter_based=True),
 ]
 
 # The teacher uses the momentum of the step in which it is used.

@@ -8,28 +8,12 @@ optim_wrapper = dict(
     type='PretrainOptimWrapper',
     dtype='bfloat16',
     optimizer=dict(type='LARS', lr=0.3, momentum=0.9, weight_decay=1e-6),
-    paramwise_cfg=dict(
-        custom_keys={
-            'bn': excluded,
-            'bias': excluded,
-            'downsample.1': excluded
-        }))
+    paramwise_cfg=dict(custom_keys={'bn': excluded, 'bias': excluded, 'downsample.1': excluded}))
 
 # The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-4,
-        by_epoch=True,
-        begin=0,
-        end=10,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min=0.0,
-        by_epoch=True,
-        begin=10,
-        convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=10, convert_to_iter_based=True),
 ]

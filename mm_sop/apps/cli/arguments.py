@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments and preparations that several commands share."""
 
 import argparse
 
@@ -7,7 +7,6 @@ class ConfigOptions(argparse.Action):
     """``KEY=VALUE ...``, read as MMEngine's DictAction reads them, with a message instead of a traceback."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        """Parse the values and store them under the option's name."""
         from mmengine.config import DictAction
 
         parse = DictAction(self.option_strings, self.dest, nargs='+')
@@ -18,39 +17,23 @@ class ConfigOptions(argparse.Action):
 
 
 def add_config_options(parser: argparse.ArgumentParser, config: str = 'CONFIG') -> None:
-    """Add ``--cfg-options``.
-
-    Args:
-        parser: The parser.
-        config: Name of the argument whose config is changed.
-    """
+    """Add ``--cfg-options``, changes to the config that the argument of this name gives."""
     parser.add_argument(
         '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help=f'changes to {config}'
     )
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
-    """Add ``--launcher``."""
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
 
 
 def add_trust(parser, files: str = 'CHECKPOINT') -> None:
-    """Add ``--trust``.
-
-    Args:
-        parser: A parser or a group of one.
-        files: What is trusted.
-    """
+    """Add ``--trust`` in some files to a parser or a group of one."""
     parser.add_argument('--trust', action='store_true', help=f'allow code in {files} to run')
 
 
 def add_encoder_arguments(group, sources: str) -> None:
-    """Add the choice of an encoder and how images are prepared for it.
-
-    Args:
-        group: A parser or a group of one.
-        sources: What ``--encoder`` takes.
-    """
+    """Add the choice of an encoder (``sources`` says what it takes), and how images are prepared for it."""
     group.add_argument('--encoder', metavar='SOURCE', help=sources)
     add_network(group)
     group.add_argument('--prefix', help='prefix of the encoder in the state dict; default detected')
@@ -69,3 +52,13 @@ def add_network(parser, name: str = '--network') -> None:
 def command_parser(description: str | None) -> argparse.ArgumentParser:
     """Create a parser that keeps the line breaks of a module's docstring."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def prepare_libraries() -> None:
+    """Apply the remedies for other libraries, and build in MMPretrain's scope."""
+    from mmengine.registry import init_default_scope
+
+    from mm_sop import compat
+
+    compat.apply()
+    init_default_scope('mmpretrain')

@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mm_sop.apps.cli.arguments import command_parser
+from mm_sop.apps.cli.arguments import command_parser, prepare_libraries
 from mm_sop.utils.failures import report_failures
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory of a run')
     parser.add_argument('--out', type=Path, default='work_dirs/compare', help='folder of the page (%(default)s)')
@@ -17,16 +16,11 @@ def parse_args() -> argparse.Namespace:
 
 @report_failures('compare.py', FileNotFoundError, ValueError)
 def main() -> None:
-    """Run the command."""
     args = parse_args()
 
-    from mmengine.registry import init_default_scope
-
-    from mm_sop import compat
     from mm_sop.report.compare import read_runs, write_comparison
 
-    compat.apply()
-    init_default_scope('mmpretrain')
+    prepare_libraries()
     page = write_comparison(read_runs(args.runs), args.out)
     print(page.with_name('compare.md').read_text(errors='backslashreplace'))
     print(page)

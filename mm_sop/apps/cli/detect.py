@@ -10,13 +10,13 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 from mm_sop.apps.cli.arguments import add_trust, command_parser
 from mm_sop.utils.failures import report_failures
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('checkpoint', help='weights of the detector')
     parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='images')
@@ -34,7 +34,7 @@ def detect_all(args: argparse.Namespace) -> list[Path]:
     from mm_sop import compat
     from mm_sop.datasets.transforms.loading import LoadImage, UnreadableImageError
     from mm_sop.encoders.checkpoint import read_checkpoint
-    from mm_sop.encoders.stored_config import stored_config
+    from mm_sop.encoders.safe_config import stored_config
     from mm_sop.engine.detection import detect, load_detector, summarize
     from mm_sop.report.montage import to_png
     from mm_sop.report.predictions import draw_detections
@@ -57,7 +57,7 @@ def detect_all(args: argparse.Namespace) -> list[Path]:
             print(f'detect.py: skipped {error}', file=sys.stderr)
             continue
         objects = detections[str(path)] = detect(model, image, args.min_score)
-        drawing = draw_detections(image[..., ::-1].copy(), objects, model.dataset_meta['classes'])
+        drawing = draw_detections(image[..., ::-1].copy(), objects, cast('Any', model).dataset_meta['classes'])
         write_atomically(args.out / f'{name}.png', to_png(drawing))
     plain = {
         path: [{key: value for key, value in item.items() if key != 'mask'} for item in objects]
@@ -80,7 +80,6 @@ def distinct_names(paths: list[Path]) -> list[str]:
 
 @report_failures('detect.py', FileNotFoundError)
 def main() -> None:
-    """Run the command."""
     skipped = detect_all(parse_args())
     if skipped:
         from mm_sop.utils.files import printable

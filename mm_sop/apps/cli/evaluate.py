@@ -15,6 +15,7 @@ from mm_sop.apps.cli.arguments import (
     add_encoder_arguments,
     add_launcher,
     command_parser,
+    prepare_libraries,
 )
 from mm_sop.utils.failures import report_failures
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config of the training run')
     parser.add_argument('checkpoint', type=Path, help='weights of the encoder')
@@ -49,11 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_protocols(names: list[str] | None, options: dict) -> dict[str, 'Protocol']:
-    """Build the chosen protocols, or all of them.
-
-    Args:
-        names: Their names.
-        options: Values by ``PROTOCOL.OPTION``.
+    """Build the named protocols, or all of them, with options by ``PROTOCOL.OPTION``.
 
     Raises:
         ValueError: A key is of another form, or names a protocol that was not chosen.
@@ -102,9 +98,7 @@ def build_context(args: argparse.Namespace, config: 'Config', work_dir: Path) ->
 def evaluate(args: argparse.Namespace) -> list[str]:
     """Run the protocols, write results and page, and return the names of the protocols that failed."""
     from mmengine.dist import is_main_process
-    from mmengine.registry import init_default_scope
 
-    from mm_sop import compat
     from mm_sop.engine.cpu import prepare_cpu
     from mm_sop.engine.distributed import connect_processes
     from mm_sop.engine.processes import guard_run
@@ -113,8 +107,7 @@ def evaluate(args: argparse.Namespace) -> list[str]:
     from mm_sop.report.evaluation import write_evaluation_page
     from mm_sop.utils.config import load_config, merge_options
 
-    compat.apply()
-    init_default_scope('mmpretrain')
+    prepare_libraries()
     prepare_cpu()
     protocols = build_protocols(args.protocols, args.options)
     config = load_config(args.config)
@@ -134,7 +127,6 @@ def evaluate(args: argparse.Namespace) -> list[str]:
 
 @report_failures('evaluate.py', ValueError, FileNotFoundError)
 def main() -> None:
-    """Run the command."""
     args = parse_args()
 
     from mm_sop.encoders.checkpoint import trust_checkpoints

@@ -7,7 +7,7 @@ be written for any target in the same way, --to mmpretrain for a starting point 
 import argparse
 from pathlib import Path
 
-from mm_sop.apps.cli.arguments import add_network, add_trust, command_parser
+from mm_sop.apps.cli.arguments import add_network, add_trust, command_parser, prepare_libraries
 from mm_sop.utils.failures import report_failures
 
 # Those of `mm_sop.export.TARGETS`, which imports torch.
@@ -15,17 +15,12 @@ TARGETS = ('timm', 'torchvision', 'huggingface', 'mmpretrain', 'mmdet', 'safeten
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('checkpoint', help='file, folder of an export, https:// address or hf:OWNER/NAME')
     parser.add_argument('--to', nargs='+', required=True, choices=TARGETS, help='targets')
     add_network(parser, '--which')
-    parser.add_argument(
-        '--from',
-        dest='source',
-        metavar='SOURCE',
-        help='timm, dinov2, ibot, torchvision, mmpretrain; or timm:NAME, torchvision:NAME for programs',
-    )
+    sources = 'timm, dinov2, ibot, torchvision, mmpretrain; or timm:NAME, torchvision:NAME for programs'
+    parser.add_argument('--from', dest='source', metavar='SOURCE', help=sources)
     parser.add_argument('--config', help='config of the run, if the checkpoint does not hold it')
     parser.add_argument('--out', type=Path, help='results, a folder for each target; default export/ beside CHECKPOINT')
     parser.add_argument(
@@ -39,16 +34,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def export_all(args: argparse.Namespace) -> None:
-    """Check all targets, then write them."""
-    from mmengine.registry import init_default_scope
+@report_failures('export.py', OSError, ValueError)
+def main() -> None:
+    args = parse_args()
 
     import mm_sop
-    from mm_sop import compat
     from mm_sop.export.export import check, export, sample_images
 
-    compat.apply()
-    init_default_scope('mmpretrain')
+    prepare_libraries()
     images = sample_images(args.data, args.num_images)
     encoder = mm_sop.load(
         args.checkpoint, args.which, args.config, args.source, args.image_size, args.num_heads, args.trust
@@ -57,18 +50,13 @@ def export_all(args: argparse.Namespace) -> None:
     run = Path(args.checkpoint).parent if Path(args.checkpoint).exists() else None
     license = args.license or ('other' if args.source else 'apache-2.0')
     folders = {target: (args.out or (run or Path()) / 'export') / target for target in args.to}
+    # All targets are checked before the first is written.
     for target, folder in folders.items():
         check(encoder, target, folder)
     for target, folder in folders.items():
         differences = export(encoder, target, folder, images, run, license)
         found = ', '.join(f'{name} {value:.1e}' for name, value in differences.items())
         print(f'{target}: {folder}, largest differences on {len(images)} images: {found}')
-
-
-@report_failures('export.py', OSError, ValueError)
-def main() -> None:
-    """Run the command."""
-    export_all(parse_args())
 
 
 if __name__ == '__main__':

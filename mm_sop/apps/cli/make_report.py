@@ -6,18 +6,12 @@ The config that the run has saved in WORK_DIR is read without running it. Give o
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mm_sop.apps.cli.arguments import add_trust, command_parser
 from mm_sop.utils.failures import report_failures
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
-    from torch import nn
-
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('work_dir', type=Path, help='work directory of the run')
     parser.add_argument('--checkpoint', type=Path, help="default: the run's last one")
@@ -27,31 +21,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_model(config: 'Config', checkpoint: str | Path, trusted: bool) -> 'nn.Module':
-    """Build the model of a run with the weights of a checkpoint, on the GPU where there is one."""
+@report_failures('make_report.py', FileNotFoundError)
+def main() -> None:
+    args = parse_args()
+
     from mmengine.device import get_device
-    from mmpretrain.registry import MODELS
-
-    from mm_sop.encoders.checkpoint import load_complete, read_state_dict
-    from mm_sop.encoders.safe_config import build_untrusted
-
-    settings = dict(config.model)
-    if 'data_preprocessor' in config:
-        settings.setdefault('data_preprocessor', config.data_preprocessor)
-    model = build_untrusted(MODELS, settings, str(checkpoint))
-    load_complete(model, read_state_dict(checkpoint, trusted=trusted), str(checkpoint))
-    return model.to(get_device())
-
-
-def make_report(args: argparse.Namespace) -> Path:
-    """Write the report and return the path of its page."""
     from mmengine.registry import init_default_scope
 
     from mm_sop import compat
+    from mm_sop.encoders.checkpoint import load_complete, read_state_dict
     from mm_sop.encoders.safe_config import check_config
     from mm_sop.engine.checkpoints import find_latest
     from mm_sop.report.report import write_report
-    from mm_sop.report.run_log import read_config
+    from mm_sop.report.run_log import build_model, read_config
     from mm_sop.utils.config import load_config
 
     compat.apply()
@@ -61,17 +43,14 @@ def make_report(args: argparse.Namespace) -> Path:
         sections = ('model', 'data_preprocessor', 'train_dataloader', 'custom_hooks')
         config = check_config(read_config(args.work_dir), str(args.work_dir), *sections)
     init_default_scope(config.get('default_scope', 'mmpretrain'))
-    checkpoint = args.checkpoint or find_latest(args.work_dir)
+    checkpoint, model = args.checkpoint or find_latest(args.work_dir), None
     if checkpoint is None:
         print(f'no checkpoint in {args.work_dir}: the report is made without images of what the network sees')
-    model = None if checkpoint is None else load_model(config, checkpoint, args.trust)
-    return write_report(args.work_dir, config, model, args.seed)
-
-
-@report_failures('make_report.py', FileNotFoundError)
-def main() -> None:
-    """Run the command."""
-    print(make_report(parse_args()))
+    else:
+        model = build_model(config, str(checkpoint))
+        load_complete(model, read_state_dict(checkpoint, trusted=args.trust), str(checkpoint))
+        model.to(get_device())
+    print(write_report(args.work_dir, config, model, args.seed))
 
 
 if __name__ == '__main__':

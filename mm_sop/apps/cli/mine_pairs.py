@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_sop.apps.cli.arguments import add_config_options, add_encoder_arguments, command_parser
+from mm_sop.apps.cli.arguments import add_config_options, add_encoder_arguments, command_parser, prepare_libraries
 from mm_sop.utils.failures import report_failures
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config of the training run')
     parser.add_argument('checkpoint', help='weights of the encoder')
@@ -34,11 +33,7 @@ def parse_args() -> argparse.Namespace:
     sources = 'timm:NAME, torchvision:NAME, dinov2, ibot, timm, torchvision, mmpretrain or a config; default CONFIG'
     add_encoder_arguments(encoder, sources)
     encoder.add_argument('--shard-size', type=int, default=4096, help='images encoded between two checkpoints')
-    _add_selection_arguments(parser.add_argument_group('selection'))
-    return parser.parse_args()
-
-
-def _add_selection_arguments(group) -> None:
+    group = parser.add_argument_group('selection')
     group.add_argument('--num-images', type=int, metavar='K', help='default all, or a tenth of more than 200,000')
     group.add_argument('--lower', type=float, help='lower bound of the cosine; default the suggested one')
     group.add_argument('--upper', type=float, default=0.99, help='upper bound (%(default)s)')
@@ -49,6 +44,7 @@ def _add_selection_arguments(group) -> None:
     group.add_argument('--num-random', type=int, default=1_000_000, help='random pairs for the calibration')
     group.add_argument('--block-size', type=int, default=2048, help='rows and columns compared at once')
     group.add_argument('--folder-labels', action='store_true', help='folders are classes, for the precision reported')
+    return parser.parse_args()
 
 
 def _cap(text: str) -> int | None:
@@ -140,31 +136,23 @@ def mine_pairs(args: argparse.Namespace, config: 'Config') -> None:
     manifest = make_manifest(mined, selection, chosen, definition)
     write_manifest(manifest, args.work_dir / f'{args.name}.json')
     is_bgr = loading_order(images.transform) == 'bgr'
-    write_pair_report(
-        args.work_dir,
-        mined,
-        features,
-        lambda row: to_image(images[int(chosen[row])]['inputs'], is_bgr),
-        Path(args.config).stem,
-        args.seed,
-    )
+
+    def load(row: int) -> 'np.ndarray':
+        return to_image(images[int(chosen[row])]['inputs'], is_bgr)
+
+    write_pair_report(args.work_dir, mined, features, load, Path(args.config).stem, args.seed)
     print((args.work_dir / 'report.md').read_text(errors='backslashreplace'))
     print(f'Manifest: {args.work_dir / args.name}.json. Look at {args.work_dir}/gallery.png before training with it.')
 
 
 @report_failures('mine_pairs.py', ValueError, FileNotFoundError)
 def main() -> None:
-    """Run the command."""
     args = parse_args()
 
-    from mmengine.registry import init_default_scope
-
-    from mm_sop import compat
     from mm_sop.encoders.checkpoint import trust_checkpoints
     from mm_sop.engine.processes import guard_run
 
-    compat.apply()
-    init_default_scope('mmpretrain')
+    prepare_libraries()
     config = prepare_config(args)
     args.work_dir = args.work_dir or Path('work_dirs/pairs', Path(args.config).stem)
     with guard_run(args.work_dir, args.launcher), trust_checkpoints(args.trust):

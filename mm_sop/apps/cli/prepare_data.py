@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from mm_sop.demo import (
     OBJECT_CENTERED,
@@ -66,16 +67,15 @@ def add_package_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_setting_options(group: argparse._ArgumentGroup) -> None:
-    described = dict(re.findall(r'^ +(\w+) \(.*?\): (.*)$', CompositeSettings.__doc__, re.MULTILINE))
     for field in fields(CompositeSettings):
-        option, text = '--' + field.name.replace('_', '-'), described[field.name].replace('%', '%%')
-        if field.type is Style:
+        option, text = '--' + field.name.replace('_', '-'), field.metadata['description'].replace('%', '%%')
+        if isinstance(field.default, Style):
             group.add_argument(option, nargs='+', default=[], metavar='KEY=VALUE', help=f'{text} Ranges as LOW,HIGH.')
         elif isinstance(field.default, tuple):
             shown = 'x'.join(map(str, field.default))
             group.add_argument(option, type=parse_size, metavar='WxH', default=field.default, help=f'{text} [{shown}]')
         else:
-            kind = field.type
+            kind = type(field.default)
             text = f'{text} [{field.default}]'
             group.add_argument(option, type=kind, metavar=kind.__name__.upper(), default=field.default, help=text)
 
@@ -88,20 +88,21 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def change_style(style: Style, changes: list[str]) -> Style:
-    kinds = {field.name: field.default for field in fields(Style)}
-    values = {}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Style)}
+    values: dict[str, Any] = {}
     for change in changes:
         key, _, value = change.partition('=')
-        if key not in kinds or not value:
-            raise ValueError(f'style setting {change!r}: expected KEY=VALUE with a KEY of {", ".join(kinds)}')
-        default = kinds[key]
+        if key not in defaults or not value:
+            raise ValueError(f'style setting {change!r}: expected KEY=VALUE with a KEY of {", ".join(defaults)}')
+        is_range = isinstance(defaults[key], tuple)
+        kind = type(defaults[key][0]) if is_range else float
         try:
-            numbers = [type(default[0])(v) for v in value.split(',')] if isinstance(default, tuple) else float(value)
+            numbers = tuple(map(kind, value.split(','))) if is_range else (float(value),)
         except ValueError:
             raise ValueError(f'style setting {change!r}: {value!r} is neither a number nor a LOW,HIGH pair') from None
-        if isinstance(default, tuple) and len(numbers) != 2:
+        if is_range and len(numbers) != 2:
             raise ValueError(f'style setting {change!r}: expected {key}=LOW,HIGH')
-        values[key] = tuple(numbers) if isinstance(default, tuple) else numbers
+        values[key] = numbers if is_range else numbers[0]
     return replace(style, **values)
 
 
@@ -122,10 +123,10 @@ def prepare_assets(args: argparse.Namespace) -> None:
 def generate(args: argparse.Namespace) -> None:
     """Generate datasets by pasting photo cut-outs on photos. A set that is there already is left as it is."""
     started = time.perf_counter()
-    settings = {field.name: getattr(args, field.name) for field in fields(CompositeSettings)}
-    settings['object_style'] = change_style(OBJECT_CENTERED, args.object_style)
-    settings['scene_style'] = change_style(SCENE, args.scene_style)
-    settings = CompositeSettings(**settings)
+    values = {field.name: getattr(args, field.name) for field in fields(CompositeSettings)}
+    values['object_style'] = change_style(OBJECT_CENTERED, args.object_style)
+    values['scene_style'] = change_style(SCENE, args.scene_style)
+    settings = CompositeSettings(**values)
     if not args.assets.exists():
         prepare_assets(args)
     manifests = generate_composites(args.out, args.assets, settings, args.only, args.workers)

@@ -10,17 +10,15 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_sop.apps.cli.arguments import add_network, add_trust, command_parser
+from mm_sop.apps.cli.arguments import add_network, add_trust, command_parser, prepare_libraries
 from mm_sop.utils.failures import LaunchError, report_failures
 
 if TYPE_CHECKING:
-    from mm_sop.apps.search import SearchServer
     from mm_sop.encoders.encoder import Encoder
     from mm_sop.evaluation.retrieval.image_index import ImageIndex
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('checkpoint', help='weights: a checkpoint, an exported folder, https://... or hf:OWNER/NAME')
     parser.add_argument('folder', type=Path, metavar='DIR', help='folder of the images; subfolders count')
@@ -45,16 +43,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_encoder(args: argparse.Namespace) -> 'Encoder':
-    """Load the encoder to the device."""
-    from mmengine.device import get_device
-
-    import mm_sop
-
-    encoder = mm_sop.load(args.checkpoint, args.network, args.config, args.source, args.image_size, trusted=args.trust)
-    return encoder.to(get_device())
-
-
 def build_index(args: argparse.Namespace, encoder: 'Encoder') -> 'ImageIndex':
     """Bring the index up to date."""
     from mm_sop.evaluation.retrieval.image_index import UNREADABLE, ImageIndex, find_store
@@ -70,23 +58,20 @@ def build_index(args: argparse.Namespace, encoder: 'Encoder') -> 'ImageIndex':
     return index
 
 
-def make_server(args: argparse.Namespace, index: 'ImageIndex', encoder: 'Encoder') -> 'SearchServer':
-    """Open the port."""
+def serve(args: argparse.Namespace, index: 'ImageIndex', encoder: 'Encoder') -> None:
+    """Open the port and serve until Ctrl-C."""
     from mm_sop.apps.search import SearchServer
 
     limits = dict(max_upload=args.max_upload * 2**20, max_pixels=args.max_pixels)
     try:
-        return SearchServer(index, encoder, args.host, args.port, args.allow_name, **limits)
+        server = SearchServer(index, encoder, args.host, args.port, args.allow_name, **limits)
     except OSError as error:
         where = f'{args.host}:{args.port}'
         raise LaunchError(f'cannot listen on {where}: {error.strerror}; choose another --port or --host') from error
-
-
-def serve(server: 'SearchServer', opens_browser: bool) -> None:
-    """Serve until Ctrl-C."""
     print(f'Search at {server.url} (end with Ctrl+C)', flush=True)
     # Without a display, a browser for terminals would take over this one.
-    if opens_browser and (sys.platform != 'linux' or 'DISPLAY' in os.environ or 'WAYLAND_DISPLAY' in os.environ):
+    has_display = sys.platform != 'linux' or 'DISPLAY' in os.environ or 'WAYLAND_DISPLAY' in os.environ
+    if has_display and not args.no_open:
         webbrowser.open(server.url)
     try:
         server.serve_forever()
@@ -98,19 +83,17 @@ def serve(server: 'SearchServer', opens_browser: bool) -> None:
 
 @report_failures('search_images.py', ValueError, FileNotFoundError)
 def main() -> None:
-    """Run the command."""
     args = parse_args()
 
-    from mmengine.registry import init_default_scope
+    from mmengine.device import get_device
 
-    from mm_sop import compat
+    import mm_sop
 
-    compat.apply()
-    init_default_scope('mmpretrain')
-    encoder = load_encoder(args)
-    index = build_index(args, encoder)
+    prepare_libraries()
+    encoder = mm_sop.load(args.checkpoint, args.network, args.config, args.source, args.image_size, trusted=args.trust)
+    index = build_index(args, encoder.to(get_device()))
     if not args.index_only:
-        serve(make_server(args, index, encoder), not args.no_open)
+        serve(args, index, encoder)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ from mm_sop.utils.failures import report_failures
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config of the training run')
     parser.add_argument('checkpoint', type=Path, help='weights of the detector')
@@ -23,8 +22,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """Measure the detector and print the result."""
+@report_failures('test.py', FileNotFoundError)
+def main() -> None:
+    args = parse_args()
+
     from mmengine.dist import is_main_process
 
     from mm_sop import compat
@@ -44,12 +45,6 @@ def evaluate(args: argparse.Namespace) -> None:
         result = evaluate_detector(config, args.checkpoint, work_dir, args.trust)
     if is_main_process():
         print(f'{format_result(result)}\nWritten to {work_dir}')
-
-
-@report_failures('test.py', FileNotFoundError)
-def main() -> None:
-    """Run the command."""
-    evaluate(parse_args())
 
 
 if __name__ == '__main__':

@@ -7,21 +7,14 @@ from mm_sop.utils.failures import report_failures
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description='Train a model.',
         epilog='Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and exit with code 130, 143 and 0.',
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', metavar='DIR', help='results; default work_dirs/<name of the config>')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const=True,
-        default=False,
-        metavar='PATH',
-        help='resume from this checkpoint, or without PATH from the latest one in the work directory',
-    )
+    resume = 'resume from this checkpoint, or without PATH from the latest one in the work directory'
+    parser.add_argument('--resume', nargs='?', const=True, default=False, metavar='PATH', help=resume)
     parser.add_argument('--amp', action='store_true', help='train in bfloat16')
     parser.add_argument('--data', metavar='DIR', help='folder of the training images')
     parser.add_argument('--pretrained', metavar='CHECKPOINT', help="start from its backbone; 'none' for random weights")
@@ -34,7 +27,6 @@ def parse_args() -> argparse.Namespace:
 
 @report_failures('train.py', FileNotFoundError, NotADirectoryError)
 def main() -> None:
-    """Run the command."""
     options = vars(parse_args())
 
     from mm_sop.encoders.checkpoint import trust_checkpoints

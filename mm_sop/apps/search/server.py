@@ -63,12 +63,7 @@ _CACHE_SIZES = {THUMBNAIL_SIDE: 4096, IMAGE_SIDE: 64}
 
 
 class RequestError(Exception):
-    """A refused request.
-
-    Args:
-        status: HTTP status.
-        message: The reason, shown on the page.
-    """
+    """A refused request, with its HTTP status and the reason, which is shown on the page."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -115,7 +110,8 @@ class SearchServer(ThreadingHTTPServer):
         self.max_upload = max_upload
         self.max_pixels = max_pixels
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self.page = _render_page().encode()
+        template = template_environment('mm_sop.apps.search').get_template('search.html')
+        self.page = template.render(counts=COUNTS, default_count=DEFAULT_COUNT).encode()
         self._shrunk = {side: lru_cache(count)(self._shrink) for side, count in _CACHE_SIZES.items()}
         # Decoders hold up to 20 bytes for each of at most 90 million pixels: one image of the index at a time.
         self._decoding = Lock()
@@ -196,9 +192,7 @@ class SearchServer(ThreadingHTTPServer):
     def image(self, number: int, side: int) -> bytes:
         """Encode an image of the index as JPEG, shrunk to a longer side; cached until its file changes.
 
-        Args:
-            number: Number of the image in the index.
-            side: :data:`THUMBNAIL_SIDE` or :data:`IMAGE_SIDE`.
+        ``side`` is :data:`THUMBNAIL_SIDE` or :data:`IMAGE_SIDE`.
 
         Raises:
             RequestError: The file is gone or broken.
@@ -238,7 +232,6 @@ class SearchServer(ThreadingHTTPServer):
         self.shutdown_request(request)
 
     def process_request_thread(self, request, client_address) -> None:
-        """Answer a connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -271,7 +264,6 @@ class _TimedReader(io.RawIOBase):
         self._end = time.monotonic() + self._seconds
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def readinto(self, buffer) -> int:
@@ -304,16 +296,13 @@ class SearchHandler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(self._reader, 2**16)
 
     def handle_one_request(self) -> None:
-        """Answer one request of the connection."""
         self._reader.restart()
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        """Answer a request without a body."""
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """Answer an upload."""
         self._answer(self._post)
 
     def log_message(self, *args) -> None:
@@ -321,9 +310,8 @@ class SearchHandler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse what the base class cannot parse, with the headers of every answer."""
-        status = HTTPStatus(code)
         self.close_connection = True
-        self._send(status, *_json(dict(error=status.phrase)))
+        self._send(HTTPStatus(code), *_json(dict(error=HTTPStatus(code).phrase)))
 
     def _answer(self, respond: Callable[[SplitResult], tuple[bytes, str]]) -> None:
         status = HTTPStatus.OK
@@ -335,28 +323,22 @@ class SearchHandler(BaseHTTPRequestHandler):
             content, kind = respond(_split(self.path))
         except ConnectionError:
             raise
+        except RequestError as error:
+            status, (content, kind) = error.status, _json(dict(error=str(error)))
         except Exception as error:
-            status, message = self._explain(error)
-            content, kind = _json(dict(error=message))
+            print_log(''.join(traceback.format_exception(error)), logger='current', level=logging.ERROR)
+            message = 'Internal server error; see the terminal of the server'
+            status, (content, kind) = HTTPStatus.INTERNAL_SERVER_ERROR, _json(dict(error=message))
         # An unread body must not be taken for the next request.
         is_ambiguous = (bool(lengths) and not is_known) or 'Transfer-Encoding' in self.headers
         if status != HTTPStatus.OK or self._unread or is_ambiguous:
-            self._discard()
+            # A limited rest of what a refused client sends is read, else it may not see the answer.
+            left = min(self._unread or 0, 8 * self.server.max_upload)
+            with suppress(TimeoutError):
+                while left and (chunk := self.rfile.read(min(left, 2**16))):
+                    left -= len(chunk)
+            self.close_connection = True
         self._send(status, content, kind)
-
-    def _explain(self, error: Exception) -> tuple[HTTPStatus, str]:
-        if isinstance(error, RequestError):
-            return error.status, str(error)
-        print_log(''.join(traceback.format_exception(error)), logger='current', level=logging.ERROR)
-        return HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal server error; see the terminal of the server'
-
-    def _discard(self) -> None:
-        """Read a limited rest of what a refused client sends, else it may not see the answer."""
-        left = min(self._unread or 0, 8 * self.server.max_upload)
-        with suppress(TimeoutError):
-            while left and (chunk := self.rfile.read(min(left, 2**16))):
-                left -= len(chunk)
-        self.close_connection = True
 
     def _check_sender(self) -> None:
         host, origin = self.headers.get('Host', ''), self.headers.get('Origin')
@@ -371,11 +353,10 @@ class SearchHandler(BaseHTTPRequestHandler):
         if url.path in _STATIC_FILES:
             name, kind = _STATIC_FILES[url.path]
             return (_STATIC / name).read_bytes(), kind
-        if url.path.startswith('/thumbnail/'):
-            return self.server.image(self._number(url.path.removeprefix('/thumbnail/')), THUMBNAIL_SIDE), 'image/jpeg'
-        if url.path.startswith('/image/'):
-            return self.server.image(self._number(url.path.removeprefix('/image/')), IMAGE_SIDE), 'image/jpeg'
-        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        for prefix, side in (('/thumbnail/', THUMBNAIL_SIDE), ('/image/', IMAGE_SIDE)):
+            if url.path.startswith(prefix):
+                return self.server.image(self._number(url.path.removeprefix(prefix)), side), 'image/jpeg'
+        query = _query(url)
         if url.path == '/index':
             return _json(self.server.describe())
         if url.path == '/images':
@@ -388,7 +369,7 @@ class SearchHandler(BaseHTTPRequestHandler):
     def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != '/search':
             raise RequestError(HTTPStatus.NOT_FOUND, 'There is nothing here')
-        count = _count({key: values[-1] for key, values in parse_qs(url.query).items()})
+        count = _count(_query(url))
         with self.server.upload_slot():
             features = self.server.encode(self._read_body())
         return _json(self.server.search(features, count))
@@ -427,11 +408,6 @@ class SearchHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def _render_page() -> str:
-    template = template_environment('mm_sop.apps.search').get_template('search.html')
-    return template.render(counts=COUNTS, default_count=DEFAULT_COUNT)
-
-
 def _json(content: dict) -> tuple[bytes, str]:
     return json.dumps(content).encode(), 'application/json'
 
@@ -441,6 +417,10 @@ def _split(url: str) -> SplitResult:
         return urlsplit(url)
     except ValueError as error:
         raise RequestError(HTTPStatus.BAD_REQUEST, f'Invalid URL: {error}') from error
+
+
+def _query(url: SplitResult) -> dict[str, str]:
+    return {key: values[-1] for key, values in parse_qs(url.query).items()}
 
 
 def _count(query: dict[str, str]) -> int:

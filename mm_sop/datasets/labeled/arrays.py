@@ -8,20 +8,17 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
 
-_STL10_SHAPE = (3, 96, 96)
-_STL10_BYTES = 3 * 96 * 96
-_STL10_SPLITS = ('train', 'test', 'unlabeled')
+# Of STL-10
+_SHAPE = (3, 96, 96)
+_BYTES = 3 * 96 * 96
+_SPLITS = ('train', 'test', 'unlabeled')
 
 
 class ImageArrays(BaseDataset):
     """Base of datasets whose samples hold an array, as if :class:`LoadImage` had loaded it.
 
-    Images are BGR, as the color transforms expect, so the data preprocessor needs ``to_rgb=True``.
-
-    Args:
-        labeled (bool): Whether samples have a ``gt_label``, for evaluation. Defaults to False.
-        *args: Arguments of the dataset that reads the arrays.
-        **kwargs: Arguments of the dataset that reads the arrays.
+    Images are BGR, as the color transforms expect, so the data preprocessor needs ``to_rgb=True``. With ``labeled``,
+    samples have a ``gt_label``; the other arguments are those of the dataset that reads the arrays.
     """
 
     def __init__(self, *args, labeled: bool = False, **kwargs) -> None:
@@ -34,14 +31,7 @@ class ImageArrays(BaseDataset):
         return info.pop('img')
 
     def get_data_info(self, idx: int) -> dict:
-        """One sample.
-
-        Args:
-            idx: Index.
-
-        Returns:
-            ``img`` (BGR, uint8, (H, W, 3)), ``img_shape``, ``ori_shape``, ``sample_idx`` and perhaps ``gt_label``.
-        """
+        """``img`` (BGR, uint8, (H, W, 3)), ``img_shape``, ``ori_shape``, ``sample_idx`` and perhaps ``gt_label``."""
         info = super().get_data_info(idx)
         image = np.ascontiguousarray(self.read_rgb(info)[..., ::-1])
         return dict(info, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
@@ -62,10 +52,8 @@ class CIFAR10Images(_CIFARImages, CIFAR10):
     downloaded unless ``download=False``.
 
     Args:
-        data_root (str): Folder of the data.
-        split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
-        labeled (bool): Whether samples have a ``gt_label``, for evaluation. Defaults to False.
-        **kwargs: Other arguments of MMPretrain's dataset, such as ``pipeline`` and ``download``.
+        labeled (bool): Whether samples have a ``gt_label``, for evaluation.
+        **kwargs: Arguments of MMPretrain's dataset, such as ``data_root``, ``split`` and ``pipeline``.
     """
 
 
@@ -86,8 +74,7 @@ class STL10Images(ImageArrays):
         data_root (str): Folder ``stl10_binary`` with ``train_X.bin``, ``unlabeled_X.bin`` and so on.
         split (str): ``'train'`` (5,000), ``'test'`` (8,000), ``'unlabeled'`` (100,000), or several joined by ``'+'``.
             Defaults to ``'train+unlabeled'``, the usual set for pretraining.
-        labeled (bool): Whether samples have a ``gt_label``, for evaluation. Defaults to False.
-        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        labeled (bool): Whether samples have a ``gt_label``, for evaluation.
         **kwargs: Other arguments of MMEngine's dataset, such as ``indices`` and ``lazy_init``.
 
     Raises:
@@ -106,10 +93,8 @@ class STL10Images(ImageArrays):
         **kwargs,
     ) -> None:
         self.splits = split.split('+')
-        if not set(self.splits) <= set(_STL10_SPLITS):
-            raise ValueError(
-                f"split={split!r} of STL10Images: expected {', '.join(_STL10_SPLITS)}, or some joined by '+'"
-            )
+        if not set(self.splits) <= set(_SPLITS):
+            raise ValueError(f"split={split!r} of STL10Images: expected {', '.join(_SPLITS)}, or some joined by '+'")
         if labeled and 'unlabeled' in self.splits:
             raise ValueError(f"STL10Images(split='{split}', labeled=True): the unlabeled images have no labels")
         super().__init__(data_root=str(data_root), data_prefix={}, pipeline=pipeline, labeled=labeled, **kwargs)
@@ -119,21 +104,19 @@ class STL10Images(ImageArrays):
         items = []
         for split in self.splits:
             path = self._find(f'{split}_X.bin')
-            count, rest = divmod(path.stat().st_size, _STL10_BYTES)
+            count, rest = divmod(path.stat().st_size, _BYTES)
             if rest or not count:
-                raise ValueError(f'{path} has {path.stat().st_size:,} bytes, not a multiple of {_STL10_BYTES:,}')
+                raise ValueError(f'{path} has {path.stat().st_size:,} bytes, not a multiple of {_BYTES:,}')
             items += [dict(file=path.name, row=row) for row in range(count)]
-            if self.labeled:
-                self._add_labels(items[-count:], split)
+            if not self.labeled:
+                continue
+            labels = np.fromfile(self._find(f'{split}_y.bin'), np.uint8)
+            if len(labels) != count:
+                raise ValueError(f'{split}_y.bin of {self.data_root} has {len(labels)} labels for {count} images')
+            for item, label in zip(items[-count:], labels.tolist(), strict=True):
+                item['gt_label'] = label - 1
+            self._metainfo.setdefault('classes', tuple(self._find('class_names.txt').read_text().split()))
         return items
-
-    def _add_labels(self, items: list[dict], split: str) -> None:
-        labels = np.fromfile(self._find(f'{split}_y.bin'), np.uint8)
-        if len(labels) != len(items):
-            raise ValueError(f'{split}_y.bin of {self.data_root} has {len(labels)} labels for {len(items)} images')
-        for item, label in zip(items, labels.tolist(), strict=True):
-            item['gt_label'] = label - 1
-        self._metainfo.setdefault('classes', tuple(self._find('class_names.txt').read_text().split()))
 
     def _find(self, name: str) -> Path:
         path = Path(self.data_root, name)
@@ -143,6 +126,6 @@ class STL10Images(ImageArrays):
 
     def read_rgb(self, info: dict) -> np.ndarray:
         """Read the image from its file."""
-        path, start = Path(self.data_root, info.pop('file')), info.pop('row') * _STL10_BYTES
+        path, start = Path(self.data_root, info.pop('file')), info.pop('row') * _BYTES
         # Stored as channel, column, row.
-        return np.fromfile(path, np.uint8, _STL10_BYTES, offset=start).reshape(_STL10_SHAPE).transpose(2, 1, 0)
+        return np.fromfile(path, np.uint8, _BYTES, offset=start).reshape(_SHAPE).transpose(2, 1, 0)

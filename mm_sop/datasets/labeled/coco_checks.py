@@ -4,18 +4,27 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
+from mm_sop.datasets.image_files import shorten
 from mm_sop.datasets.transforms.loading import LoadImage, UnreadableImageError, read_geometry
 from mm_sop.utils.failures import UserError
 
-_MAX_NAMES = 8
 _MAX_SIZES = 5000
 _USABLE = ('boxes', 'over the border')
+_DAMAGED = (
+    'cannot be read, which would abort the evaluation: {}. Repair them, or remove their entries from '
+    "'images' and 'annotations'"
+)
+_RESIZED = (
+    'have another size than their annotations say, whose boxes would be misplaced: {}. Correct width and height '
+    'and the boxes, or remove the EXIF orientation where the stored image was annotated'
+)
 
 
 class AnnotationError(UserError, ValueError):
@@ -48,15 +57,20 @@ def check_coco(dataset: dict) -> Counter:
     root = Path(dataset.get('data_root') or '')
     file = root / dataset['ann_file']
     content = _read(file)
-    labels = _check_categories(file, content['categories'], class_names(dataset))
-    _check_keys(file, content['images'])
-    paths = [root / (dataset.get('data_prefix') or {}).get('img', '') / each['file_name'] for each in content['images']]
-    _check_files(file, paths)
-    counts = _count(file, content, labels, dataset)
+    images = content['images']
+    categories = _find_categories(file, content['categories'], class_names(dataset))
+    for index, image in enumerate(images):
+        if missing := _missing(image, 'id', 'file_name', 'width', 'height'):
+            raise AnnotationError(f'{file}: images[{index}] has no {missing}: {image}')
+    paths = [root / (dataset.get('data_prefix') or {}).get('img', '') / image['file_name'] for image in images]
+    _check_existence(file, paths)
+    counts = _count(file, content, categories, dataset)
     _report(file, counts)
     if dataset.get('test_mode'):
-        _check_images(file, paths)
-    _check_sizes(file, content['images'], paths)
+        print_log(f'{file}: reading {len(paths)} images', 'current')
+        _refuse_faults(file, paths, _find_damage, _DAMAGED)
+    step = -(-len(paths) // _MAX_SIZES)
+    _refuse_faults(file, list(zip(paths, images, strict=True))[::step], _find_other_size, _RESIZED)
     return counts
 
 
@@ -70,11 +84,7 @@ def class_names(dataset: dict) -> tuple[str, ...]:
 
 
 def check_num_classes(model: dict, classes: Sequence[str]) -> None:
-    """Refuse a detector whose heads have another number of classes than the data.
-
-    Args:
-        model: Config of the detector.
-        classes: Names of the classes.
+    """Refuse a detector, given by its config, whose heads have another number of classes than the data.
 
     Raises:
         AnnotationError: A head has another number.
@@ -86,7 +96,7 @@ def check_num_classes(model: dict, classes: Sequence[str]) -> None:
             if head.get('num_classes', len(classes)) != len(classes):
                 raise AnnotationError(
                     f'{name}.num_classes={head["num_classes"]}, but the data have {len(classes)} classes '
-                    f'({_shorten(classes)}): set num_classes={len(classes)}'
+                    f'({shorten(classes, 8)}): set num_classes={len(classes)}'
                 )
 
 
@@ -97,20 +107,23 @@ def _read(file: Path) -> dict:
         raise AnnotationError(f'no annotations {file}: set data_root and ann_file, or create the dataset') from error
     except ValueError as error:
         raise AnnotationError(f'{file} is not JSON: {error}') from error
-    missing = [key for key in ('images', 'annotations', 'categories') if key not in content]
-    if missing:
-        raise AnnotationError(f'{file} is not in the format of COCO detection: {", ".join(missing)} missing')
+    if missing := _missing(content, 'images', 'annotations', 'categories'):
+        raise AnnotationError(f'{file} is not in the format of COCO detection: {missing} missing')
     return content
 
 
-def _check_categories(file: Path, categories: list[dict], classes: Sequence[str]) -> set[int]:
+def _missing(content: dict, *keys: str) -> str:
+    return ', '.join(key for key in keys if key not in content)
+
+
+def _find_categories(file: Path, categories: list[dict], classes: Sequence[str]) -> set[int]:
     """Identifiers of the wanted categories, which MMDetection numbers in the order of the file."""
     found = [category['name'] for category in categories if category['name'] in classes]
     missing = [name for name in classes if name not in found]
     if missing:
         others = [category['name'] for category in categories if category['name'] not in classes]
         raise AnnotationError(
-            f'{file} has no category {_shorten(missing)}; it has {_shorten(others) or "no others"} that the config '
+            f'{file} has no category {shorten(missing, 8)}; it has {shorten(others, 8) or "no others"} that the config '
             "does not name. Set metainfo=dict(classes=(...)) to the file's names, and num_classes of the heads"
         )
     if found != list(classes):
@@ -120,69 +133,31 @@ def _check_categories(file: Path, categories: list[dict], classes: Sequence[str]
     return {category['id'] for category in categories if category['name'] in classes}
 
 
-def _check_keys(file: Path, images: list[dict]) -> None:
-    for index, image in enumerate(images):
-        missing = [key for key in ('id', 'file_name', 'width', 'height') if key not in image]
-        if missing:
-            raise AnnotationError(f'{file}: images[{index}] has no {", ".join(missing)}: {image}')
-
-
-def _check_files(file: Path, paths: list[Path]) -> None:
-    present = {parent: _list_files(parent) if parent.is_dir() else set() for parent in {path.parent for path in paths}}
+def _check_existence(file: Path, paths: list[Path]) -> None:
+    """Refuse missing files, and FIFOs, which would block a worker forever."""
+    present: dict[Path, set[str]] = {}
+    for folder in {path.parent for path in paths}:
+        entries = list(os.scandir(folder)) if folder.is_dir() else []
+        # `DirEntry.is_file` raises an error for a link to itself.
+        present[folder] = {each.name for each in entries if (Path(each) if each.is_symlink() else each).is_file()}
     missing = [str(path) for path in paths if path.name not in present[path.parent]]
     if missing:
         raise AnnotationError(
             f'{len(missing)} of {len(paths)} images of {file} do not exist, or are not regular files: '
-            f'{_shorten(missing)}. '
+            f'{shorten(missing, 8)}. '
             "Check data_root and data_prefix=dict(img=...), or remove their entries from 'images'"
         )
 
 
-def _list_files(folder: Path) -> set[str]:
-    """Names of the regular files; a FIFO instead of an image would block a worker forever."""
-    with os.scandir(folder) as entries:
-        # `DirEntry.is_file` raises an error for a link to itself.
-        return {entry.name for entry in entries if (Path(entry).is_file() if entry.is_symlink() else entry.is_file())}
-
-
-def _check_sizes(file: Path, images: list[dict], paths: list[Path]) -> None:
-    step = -(-len(paths) // _MAX_SIZES)
-    chosen = list(zip(images, paths, strict=True))[::step]
+def _refuse_faults(file: Path, images: Sequence, find_fault: Callable[[Any], str | None], message: str) -> None:
+    """Examine images in parallel."""
     with ThreadPoolExecutor() as pool:
-        faults = [fault for fault in pool.map(_find_size_fault, *zip(*chosen, strict=True)) if fault]
+        faults = [fault for fault in pool.map(find_fault, images) if fault]
     if faults:
-        raise AnnotationError(
-            f'{len(faults)} of {len(chosen)} images of {file} have another size than their annotations say, whose '
-            f'boxes would be misplaced: {_shorten(faults)}. Correct width and height and the boxes, or remove the EXIF '
-            'orientation where the stored image was annotated'
-        )
+        raise AnnotationError(f'{len(faults)} of {len(images)} images of {file} {message.format(shorten(faults, 8))}')
 
 
-def _find_size_fault(image: dict, path: Path) -> str | None:
-    """Path of an image and how its size differs, or None; unreadable images are reported elsewhere."""
-    try:
-        size, orientation = read_geometry(path)
-    except UnreadableImageError:
-        return None
-    if size == (image['width'], image['height']):
-        return None
-    rotated = f' (EXIF orientation {orientation})' if orientation > 1 else ''
-    return f'{path} is {size[0]} x {size[1]}{rotated}, annotated {image["width"]} x {image["height"]}'
-
-
-def _check_images(file: Path, paths: list[Path]) -> None:
-    print_log(f'{file}: reading {len(paths)} images', 'current')
-    with ThreadPoolExecutor() as pool:
-        faults = [fault for fault in pool.map(_read_fault, paths) if fault]
-    if faults:
-        raise AnnotationError(
-            f'{len(faults)} of {len(paths)} images of {file} cannot be read, which would abort the evaluation: '
-            f"{_shorten(faults)}. Repair them, or remove their entries from 'images' and 'annotations'"
-        )
-
-
-def _read_fault(path: Path) -> str | None:
-    """Path of an image and what is wrong with it, or None."""
+def _find_damage(path: Path) -> str | None:
     try:
         LoadImage()(dict(img_path=str(path)))
     except UnreadableImageError as error:
@@ -190,20 +165,34 @@ def _read_fault(path: Path) -> str | None:
     return None
 
 
-def _count(file: Path, content: dict, labels: set[int], dataset: dict) -> Counter:
+def _find_other_size(annotated: tuple[Path, dict]) -> str | None:
+    path, image = annotated
+    try:
+        size, orientation = read_geometry(path)
+    except UnreadableImageError:  # reported elsewhere
+        return None
+    if size == (image['width'], image['height']):
+        return None
+    rotated = f' (EXIF orientation {orientation})' if orientation > 1 else ''
+    return f'{path} is {size[0]} x {size[1]}{rotated}, annotated {image["width"]} x {image["height"]}'
+
+
+def _count(file: Path, content: dict, categories: set[int], dataset: dict) -> Counter:
     images = {image['id']: image for image in content['images']}
-    needs_mask = _kinds_with_mask(dataset)
-    counts = Counter(images=len(images))
-    filled = set()
+    needs_mask: tuple[str, ...] = ()
+    if any(step.get('with_mask') for step in dataset.get('pipeline', ())):
+        # An evaluation also reads the masks of those that training drops.
+        needs_mask = (*_USABLE, 'without area', 'outside') if dataset.get('test_mode') else _USABLE
+    counts, filled = Counter(images=len(images)), set()
     for annotation in content['annotations']:
         fault = _find_fault(annotation, images)
         if fault:
             raise AnnotationError(f'{file}: annotation {annotation.get("id")} {fault}')
-        kind = _classify(annotation, images[annotation['image_id']], labels)
+        kind = _classify(annotation, images[annotation['image_id']], categories)
         counts[kind] += 1
         if kind in _USABLE:
             filled.add(annotation['image_id'])
-        if not annotation.get('segmentation') and kind in needs_mask:
+        if kind in needs_mask and not annotation.get('segmentation'):
             raise AnnotationError(
                 f'{file}: annotation {annotation.get("id")} has no segmentation, which masks need: add it, or train a '
                 'detector of boxes alone, such as configs/detection/faster-rcnn_*'
@@ -213,18 +202,9 @@ def _count(file: Path, content: dict, labels: set[int], dataset: dict) -> Counte
     return counts
 
 
-def _kinds_with_mask(dataset: dict) -> tuple[str, ...]:
-    """Kinds of annotations whose mask is read: an evaluation also reads those that training drops."""
-    if not any(step.get('with_mask') for step in dataset.get('pipeline', ())):
-        return ()
-    return (*_USABLE, 'without area', 'outside') if dataset.get('test_mode') else _USABLE
-
-
 def _find_fault(annotation: dict, images: dict[int, dict]) -> str | None:
-    """Why an annotation is unusable, or None."""
-    missing = [key for key in ('image_id', 'category_id', 'bbox', 'area') if key not in annotation]
-    if missing:
-        return f'has no {", ".join(missing)}'
+    if missing := _missing(annotation, 'image_id', 'category_id', 'bbox', 'area'):
+        return f'has no {missing}'
     if annotation['image_id'] not in images:
         return f"belongs to image {annotation['image_id']}, which is not among the file's images"
     box = annotation['bbox']
@@ -233,10 +213,10 @@ def _find_fault(annotation: dict, images: dict[int, dict]) -> str | None:
     return None
 
 
-def _classify(annotation: dict, image: dict, labels: set[int]) -> str:
+def _classify(annotation: dict, image: dict, categories: set[int]) -> str:
     """Kind of an annotation, by the rules of MMDetection's CocoDataset."""
     x, y, width, height = annotation['bbox']
-    if annotation['category_id'] not in labels:
+    if annotation['category_id'] not in categories:
         return 'other categories'
     if annotation['area'] <= 0 or width < 1 or height < 1:
         return 'without area'
@@ -249,18 +229,10 @@ def _classify(annotation: dict, image: dict, labels: set[int]) -> str:
 def _report(file: Path, counts: Counter) -> None:
     if not counts['boxes']:
         raise AnnotationError(f'{file} has no usable box in {counts["images"]} images: {dict(counts)}')
-    dropped = [(kind, 'are dropped') for kind in ('without area', 'outside', 'other categories')]
-    notes = [
-        f'{counts[kind]} boxes {kind} {fate}'
-        for kind, fate in (*dropped, ('over the border', 'are clipped'))
-        if counts[kind]
-    ]
-    notes += [f'{counts["empty"]} images have no box'] if counts['empty'] else []
     print_log(f'{file}: {counts["images"]} images, {counts["boxes"]} boxes', 'current')
+    fates = dict.fromkeys(('without area', 'outside', 'other categories'), 'are dropped')
+    fates['over the border'] = 'are clipped'
+    notes = [f'{counts[kind]} boxes {kind} {fate}' for kind, fate in fates.items() if counts[kind]]
+    notes += [f'{counts["empty"]} images have no box'] if counts['empty'] else []
     if notes:
         print_log(f'{file}: {"; ".join(notes)}', 'current')
-
-
-def _shorten(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_NAMES
-    return ', '.join(names[:_MAX_NAMES]) + (f' and {more} more' if more > 0 else '')

@@ -38,28 +38,28 @@ def read_copydays(folder: str | Path) -> CopySet:
         ValueError: A copy has no original, or originals share their first digits.
     """
     folder = Path(folder)
-    kinds = ['strong']
+    kinds = ['original', 'strong']
     for series in ('jpegqual', 'crops'):
         values = sorted(int(path.name) for path in (folder / series).glob('*') if path.name.isdigit())
         kinds += [f'{series}/{value}' for value in values]
-    originals = _list(folder, 'original')
+    files: dict[str, list[Path]] = {}
+    for kind in kinds:
+        if not (folder / kind).is_dir():
+            raise FileNotFoundError(
+                f'{folder / kind} does not exist: expected the layout of Copydays, original/200000.jpg, '
+                'strong/200001.jpg, jpegqual/<quality>/200000.jpg and crops/<percent removed>/200000.jpg'
+            )
+        files[kind] = [Path(path) for path in list_images(folder / kind)]
+    originals = files.pop('original')
     rows = {path.stem[:_BLOCK_DIGITS]: row for row, path in enumerate(originals)}
     if len(rows) < len(originals):
         raise ValueError(f'{folder}/original has several images whose names start with the same {_BLOCK_DIGITS} digits')
-    copies = [(kind, path) for kind in kinds for path in _list(folder, kind)]
-    sources = []
-    for _, path in copies:
+    copies = CopySet(originals, [], [], [])
+    for kind, path in ((kind, path) for kind, paths in files.items() for path in paths):
         block = path.stem[:_BLOCK_DIGITS]
         if block not in rows:
             raise ValueError(f'{path} is a copy of {block}, which original/ does not have')
-        sources.append(rows[block])
-    return CopySet(originals, [path for _, path in copies], [kind for kind, _ in copies], sources)
-
-
-def _list(folder: Path, kind: str) -> list[Path]:
-    if not (folder / kind).is_dir():
-        raise FileNotFoundError(
-            f'{folder / kind} does not exist: expected the layout of Copydays, original/200000.jpg, strong/200001.jpg, '
-            'jpegqual/<quality>/200000.jpg and crops/<percent removed>/200000.jpg'
-        )
-    return [Path(path) for path in list_images(folder / kind)]
+        copies.paths.append(path)
+        copies.kinds.append(kind)
+        copies.sources.append(rows[block])
+    return copies

@@ -20,9 +20,7 @@ _PICKLED_NAMES = {
 _GRADES = ('easy', 'hard', 'junk')
 
 REVISITED_LEVELS = dict(
-    medium=(('easy', 'hard'), ('junk',)),
-    hard=(('hard',), ('junk', 'easy')),
-    easy=(('easy',), ('junk', 'hard')),
+    medium=(('easy', 'hard'), ('junk',)), hard=(('hard',), ('junk', 'easy')), easy=(('easy',), ('junk', 'hard'))
 )
 """Positive grades and junk grades of every level of difficulty."""
 
@@ -62,17 +60,13 @@ def read_revisited(file: Path) -> RetrievalTask:
     """Read the ground truth of the revisited Oxford and Paris sets.
 
     The file contains ``imlist``, ``qimlist`` and ``gnd``, which has ``bbx``, ``easy``, ``hard`` and ``junk`` for every
-    query. The images are ``jpg/<name>.jpg`` next to it.
-
-    Args:
-        file: The benchmark's ``.pkl``, or the same content as ``.json``.
+    query, as the benchmark's ``.pkl``, or as ``.json``. The images are ``jpg/<name>.jpg`` next to it.
 
     Raises:
         ValueError: The file is malformed, or would run code when loaded.
         FileNotFoundError: Images are missing.
     """
-    content = _read_ground_truth(file)
-    folder = file.parent / 'jpg'
+    content, folder = _read_ground_truth(file), file.parent / 'jpg'
     try:
         queries, database = ([folder / f'{name}.jpg' for name in content[key]] for key in ('qimlist', 'imlist'))
         truth = [{grade: _indices(entry[grade], len(database)) for grade in _GRADES} for entry in content['gnd']]
@@ -90,30 +84,22 @@ def read_revisited(file: Path) -> RetrievalTask:
         raise FileNotFoundError(
             f'{len(missing)} of {len(paths)} images are missing in {folder}, the first is {missing[0].name}'
         )
-    levels = {
-        level: [
-            Relevance(*(np.concatenate([entry[grade] for grade in grades]) for grades in (positives, junk)))
-            for entry in truth
-        ]
-        for level, (positives, junk) in REVISITED_LEVELS.items()
-    }
+    levels: dict[str, list[Relevance]] = {level: [] for level in REVISITED_LEVELS}
+    for level, (positives, junk) in REVISITED_LEVELS.items():
+        for entry in truth:
+            wanted, ignored = (np.concatenate([entry[grade] for grade in grades]) for grades in (positives, junk))
+            levels[level].append(Relevance(wanted, ignored))
     return RetrievalTask(queries, database, levels, boxes)
 
 
 def read_labeled(folder: str | Path) -> RetrievalTask:
-    """Use every labeled image as a query for the others of its identity, or of its class if identities are unknown.
-
-    Args:
-        folder: Class folders or a file list, see :class:`LabeledImages`.
-    """
+    """Use every image of a :class:`LabeledImages` as a query for the others of its identity, or else of its class."""
     dataset = LabeledImages(str(folder))
     samples = [dataset.get_data_info(index) for index in range(len(dataset))]
     label = 'identity' if all('identity' in sample for sample in samples) else 'gt_label'
     labels = np.array([sample[label] for sample in samples])
     members = {value: np.flatnonzero(labels == value) for value in np.unique(labels)}
-    relevance = [
-        Relevance(members[value][members[value] != index], [index]) for index, value in enumerate(labels.tolist())
-    ]
+    relevance = [Relevance(members[value][members[value] != row], [row]) for row, value in enumerate(labels.tolist())]
     paths = [Path(sample['img_path']) for sample in samples]
     return RetrievalTask(paths, paths, dict(all=relevance))
 

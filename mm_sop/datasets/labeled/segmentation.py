@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
 from mmpretrain.registry import DATASETS
 
-from mm_sop.datasets.image_files import list_images
+from mm_sop.datasets.image_files import list_images, shorten
 
 
 @DATASETS.register_module()
@@ -21,19 +21,14 @@ class SegmentationImages(BaseDataset):
     addition, it detects missing label maps when the dataset is built, not when a worker loads them.
 
     Args:
-        data_root (str, optional): Folder that ``data_prefix`` and ``ann_file`` are relative to. Defaults to None.
-        data_prefix (Mapping[str, str]): Folders ``img_path`` and ``seg_map_path``.
+        data_prefix (Mapping[str, str]): Folders ``img_path`` and ``seg_map_path`` below ``data_root``.
         ann_file (str): Text file with one image name per line, without suffix. Defaults to '', all images.
-        img_suffix (str): Suffix of the images. Defaults to '.jpg'.
-        seg_map_suffix (str): Suffix of the label maps. Defaults to '.png'.
-        metainfo (Mapping, optional): ``classes`` and ``palette``; a missing palette is drawn at random. Defaults to
-            None, those of the dataset's type.
-        pipeline (Sequence[dict | callable]): Transforms. Defaults to ().
+        metainfo (Mapping, optional): ``classes`` and ``palette``, by default those of the dataset's type; a missing
+            palette is drawn at random.
         use_label_map (bool): Whether ``classes`` of ``metainfo`` renumber the labels of the dataset's type; labels of
-            other classes become 0. Defaults to False.
-        backend_args (dict, optional): Arguments of MMEngine's file backend for ``ann_file``. Defaults to None.
-        test_mode (bool): Whether the dataset is used for evaluation, which needs ``classes``. Defaults to False.
-        lazy_init (bool): Whether to list the images at the first access only. Defaults to False.
+            other classes become 0.
+        backend_args (dict, optional): Arguments of MMEngine's file backend for ``ann_file``.
+        test_mode (bool): Whether the dataset is used for evaluation, which needs ``classes``.
         **kwargs: Other arguments of MMEngine's ``BaseDataset``, such as ``indices``.
 
     Raises:
@@ -60,16 +55,8 @@ class SegmentationImages(BaseDataset):
         self.seg_map_suffix = seg_map_suffix
         self.backend_args = backend_args
         defaults = self.default_metainfo()
-        super().__init__(
-            ann_file=ann_file,
-            metainfo={**defaults, **(metainfo or {})},
-            data_root=data_root,
-            data_prefix=dict(data_prefix),
-            pipeline=list(pipeline),
-            test_mode=test_mode,
-            lazy_init=True,
-            **kwargs,
-        )
+        given = dict(data_root=data_root, data_prefix=dict(data_prefix), pipeline=list(pipeline), test_mode=test_mode)
+        super().__init__(ann_file, {**defaults, **(metainfo or {})}, lazy_init=True, **given, **kwargs)
         classes, known = (list(info.get('classes') or ()) for info in (self._metainfo, defaults))
         if test_mode and not classes:
             raise ValueError(f'{type(self).__name__}: name the classes of test data with metainfo=dict(classes=[...])')
@@ -91,11 +78,7 @@ class SegmentationImages(BaseDataset):
         return cls.METAINFO
 
     def load_data_list(self) -> list[dict]:
-        """List the images.
-
-        Returns:
-            ``img_path``, ``seg_map_path`` and ``label_map`` of every image.
-        """
+        """List ``img_path``, ``seg_map_path`` and ``label_map`` of every image."""
         for key, folder in self.data_prefix.items():
             if not Path(folder).is_dir():
                 raise FileNotFoundError(f'{folder} is not a folder: data_root and data_prefix.{key} must lead to one')
@@ -114,9 +97,7 @@ class SegmentationImages(BaseDataset):
         seg_maps = [Path(maps, stem + self.seg_map_suffix) for stem in stems]
         missing = [str(path) for path in seg_maps if not path.is_file()]
         if missing:
-            raise FileNotFoundError(
-                f'{len(missing)} of {len(paths)} images have no label map: {", ".join(missing[:3])} ...'
-            )
+            raise FileNotFoundError(f'{len(missing)} of {len(paths)} images have no label map: {shorten(missing, 3)}')
         return [
             dict(img_path=path, seg_map_path=str(seg_map), label_map=self.label_map)
             for path, seg_map in zip(paths, seg_maps, strict=True)
@@ -125,11 +106,7 @@ class SegmentationImages(BaseDataset):
 
 @DATASETS.register_module()
 class ADE20KImages(SegmentationImages):
-    """The 150 classes of ADE20K as in the scene parsing challenge, whose label 0 stands for no class.
-
-    Args:
-        **kwargs: Arguments of :class:`SegmentationImages`.
-    """
+    """The 150 classes of ADE20K as in the scene parsing challenge, whose label 0 stands for no class."""
 
     @classmethod
     def default_metainfo(cls) -> Mapping:

@@ -1,9 +1,8 @@
 """Transforms of images and label maps."""
 
+from mm_sop.datasets.transforms.augmentation import FastColorJitter, FastRandomResizedCrop
 from mm_sop.datasets.transforms.block_mask_generator import BlockMaskGenerator
-from mm_sop.datasets.transforms.color import FastColorJitter
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform, FitWithin, TrimLongSide
-from mm_sop.datasets.transforms.geometry import FastRandomResizedCrop
 from mm_sop.datasets.transforms.loading import LoadImage, UnreadableImageError
 from mm_sop.datasets.transforms.pair_views import ApplyToPair, PairMultiView
 from mm_sop.datasets.transforms.perturb import Perturb

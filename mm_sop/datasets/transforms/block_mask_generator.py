@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -12,6 +13,7 @@ MAX_ATTEMPTS = 10
 
 
 @TRANSFORMS.register_module()
+@dataclass(eq=False)
 class BlockMaskGenerator(BaseTransform):
     """Draw one random mask of patches for each global view, as iBOT and SOP do.
 
@@ -23,18 +25,13 @@ class BlockMaskGenerator(BaseTransform):
     **Added Keys:** ``mask`` (bool array of shape (num_views, height, width), true where masked)
 
     Args:
-        mask_ratio (float | Sequence[float]): Masked fractions to choose from, in [0, 1]. Defaults to (0.0, 0.3).
+        mask_ratio (float | Sequence[float]): Masked fractions to choose from, in [0, 1].
         mask_ratio_jitter (float | Sequence[float]): Maximum change of each fraction, at most the fraction itself.
-            Defaults to (0.0, 0.2).
         aspect (Sequence[float]): Minimum and maximum ratio of a block's height to its width; drawn uniformly on a
-            logarithmic scale. Defaults to (0.3, 1 / 0.3).
-        grid (Sequence[int]): Patches of a view, (height, width). Defaults to (14, 14).
-        num_views (int): Number of masks. Defaults to 2.
+            logarithmic scale.
+        grid (Sequence[int]): Patches of a view, (height, width).
         shape (str): ``'block'``, or ``'random'`` for single patches, of which exactly the target fraction (rounded
-            down) is masked. Defaults to ``'block'``.
-
-    Raises:
-        ValueError: An argument is out of range.
+            down) is masked.
 
     Example:
         >>> generator = BlockMaskGenerator(mask_ratio=0.3, mask_ratio_jitter=0.0, shape='random')
@@ -42,34 +39,23 @@ class BlockMaskGenerator(BaseTransform):
         [58, 58]
     """
 
-    def __init__(
-        self,
-        mask_ratio: float | Sequence[float] = (0.0, 0.3),
-        mask_ratio_jitter: float | Sequence[float] = (0.0, 0.2),
-        aspect: Sequence[float] = (0.3, 1 / 0.3),
-        grid: Sequence[int] = (14, 14),
-        num_views: int = 2,
-        shape: str = 'block',
-    ) -> None:
-        self.mask_ratio = [mask_ratio] if isinstance(mask_ratio, int | float) else list(mask_ratio)
-        self.mask_ratio_jitter = (
-            [mask_ratio_jitter] if isinstance(mask_ratio_jitter, int | float) else list(mask_ratio_jitter)
-        )
-        self.aspect = tuple(aspect)
-        self.grid = tuple(grid)
-        self.num_views = num_views
-        self.shape = shape
-        self._check_arguments()
-        self.log_aspect = [math.log(ratio) for ratio in self.aspect]
-        self.smallest_area = (min(self.grid) // 3) ** 2
+    mask_ratio: float | Sequence[float] = (0.0, 0.3)
+    mask_ratio_jitter: float | Sequence[float] = (0.0, 0.2)
+    aspect: Sequence[float] = (0.3, 1 / 0.3)
+    grid: Sequence[int] = (14, 14)
+    num_views: int = 2
+    shape: str = 'block'
 
-    def _check_arguments(self) -> None:
-        if len(self.mask_ratio) != len(self.mask_ratio_jitter) or not self.mask_ratio:
+    def __post_init__(self) -> None:
+        self.aspect, self.grid = tuple(self.aspect), tuple(self.grid)
+        ratios, jitters = (np.atleast_1d(given).tolist() for given in (self.mask_ratio, self.mask_ratio_jitter))
+        if len(ratios) != len(jitters) or not ratios:
             raise ValueError(
-                f'mask_ratio has {len(self.mask_ratio)} entries and mask_ratio_jitter {len(self.mask_ratio_jitter)}: '
-                'give one jitter for each ratio, and at least one'
+                f'mask_ratio has {len(ratios)} entries and mask_ratio_jitter {len(jitters)}: give one jitter for each '
+                'ratio, and at least one'
             )
-        for ratio, jitter in zip(self.mask_ratio, self.mask_ratio_jitter, strict=True):
+        self.choices = list(zip(ratios, jitters, strict=True))
+        for ratio, jitter in self.choices:
             if not 0 <= jitter <= ratio <= ratio + jitter <= 1:
                 raise ValueError(
                     f'mask_ratio {ratio} with jitter {jitter} leaves the range [0, 1]: choose a smaller jitter'
@@ -82,6 +68,8 @@ class BlockMaskGenerator(BaseTransform):
             raise ValueError(f'num_views={self.num_views}: expected at least 1')
         if self.shape not in ('block', 'random'):
             raise ValueError(f"shape='{self.shape}': expected 'block' or 'random'")
+        self.log_aspect = [math.log(ratio) for ratio in self.aspect]
+        self.smallest_area = (min(self.grid) // 3) ** 2
 
     def transform(self, results: dict) -> dict:
         results['mask'] = self.draw_masks()
@@ -89,14 +77,13 @@ class BlockMaskGenerator(BaseTransform):
 
     @cache_randomness
     def draw_masks(self) -> np.ndarray:
-        """Draw the masks of one image.
-
-        Returns:
-            np.ndarray: bool, shape (num_views, height, width).
-        """
+        """Draw the masks of one image, bool, (num_views, height, width)."""
         masks = np.zeros((self.num_views, *self.grid), dtype=bool)
         for mask in masks:
-            target = self._draw_ratio() * mask.size
+            draws = np.random.random(len(self.choices) + 1).tolist()
+            choice = int(draws[-1] * len(self.choices))
+            ratio, jitter = self.choices[choice]
+            target = (ratio + (2 * draws[choice] - 1) * jitter) * mask.size
             if self.shape == 'random':
                 mask.ravel()[np.random.permutation(mask.size)[: int(target)]] = True
                 continue
@@ -105,11 +92,6 @@ class BlockMaskGenerator(BaseTransform):
                 added = self._add_block(mask, target - masked)
                 masked += added
         return masks
-
-    def _draw_ratio(self) -> float:
-        draws = np.random.random(len(self.mask_ratio) + 1).tolist()
-        choice = int(draws[-1] * len(self.mask_ratio))
-        return self.mask_ratio[choice] + (2 * draws[choice] - 1) * self.mask_ratio_jitter[choice]
 
     def _add_block(self, mask: np.ndarray, remaining: float) -> int:
         """Mask one more block and return the number of newly masked patches, 0 if no suitable one was drawn."""
@@ -128,9 +110,3 @@ class BlockMaskGenerator(BaseTransform):
                 block[:] = True
                 return added
         return 0
-
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(mask_ratio={self.mask_ratio}, mask_ratio_jitter={self.mask_ratio_jitter}, '
-            f'aspect={self.aspect}, grid={self.grid}, num_views={self.num_views}, shape={self.shape!r})'
-        )

@@ -13,21 +13,40 @@ SEVERITIES = (1, 2, 3, 4, 5)
 # Side of the images that the published strengths are for.
 _SIDE = 224
 
+_Function = Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Corruption:
     """One kind of corruption.
 
     Attributes:
-        apply: Function of a BGR image in [0, 1], fp32, (H, W, 3), a strength and a random generator that returns the
-            corrupted image.
+        apply: Corrupts a BGR image in [0, 1], fp32, (H, W, 3), with a strength and a random generator.
         strengths: Published strengths of the severities 1 ... 5.
         family: ``'noise'``, ``'blur'``, ``'weather'`` or ``'digital'``.
     """
 
-    apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
+    apply: _Function
     strengths: Sequence
     family: str
+
+
+CORRUPTIONS: dict[str, Corruption] = {}
+"""All corruptions by name, grouped by family."""
+
+ALEXNET_ERRORS: dict[str, float] = {}
+"""Published mean errors of AlexNet over the severities, the unit of mCE (github.com/hendrycks/robustness)."""
+
+
+def _register(family: str, *strengths, alexnet: float) -> Callable[[_Function], _Function]:
+    """Enter a function and its strengths into :data:`CORRUPTIONS`, and AlexNet's error into :data:`ALEXNET_ERRORS`."""
+
+    def register(function: _Function) -> _Function:
+        CORRUPTIONS[function.__name__] = Corruption(function, strengths, family)
+        ALEXNET_ERRORS[function.__name__] = alexnet
+        return function
+
+    return register
 
 
 def corrupt(image: np.ndarray, name: str, severity: float, generator: np.random.Generator) -> np.ndarray:
@@ -40,13 +59,10 @@ def corrupt(image: np.ndarray, name: str, severity: float, generator: np.random.
     proportional to the shorter side.
 
     Args:
-        image: BGR, uint8, (H, W, 3).
+        image: BGR, uint8, (H, W, 3), as the result.
         name: One of :data:`CORRUPTIONS`.
         severity: 1 ... 5.
         generator: Source of randomness.
-
-    Returns:
-        BGR, uint8, (H, W, 3).
 
     Raises:
         ValueError: Name or severity is unknown.
@@ -67,48 +83,63 @@ def corrupt(image: np.ndarray, name: str, severity: float, generator: np.random.
 # All corruptions share the interface of `Corruption.apply`, even those that draw no random numbers.
 
 
-def _gaussian_noise(image, std, generator):
+@_register('noise', 0.08, 0.12, 0.18, 0.26, 0.38, alexnet=0.886428)
+def gaussian_noise(image, std, generator):
     return image + std * generator.standard_normal(image.shape, np.float32)
 
 
-def _shot_noise(image, photons, generator):
+@_register('noise', 60, 25, 12, 5, 3, alexnet=0.894468)
+def shot_noise(image, photons, generator):
     return generator.poisson(image * photons).astype(np.float32) / photons
 
 
-def _impulse_noise(image, fraction, generator):
+@_register('noise', 0.03, 0.06, 0.09, 0.17, 0.27, alexnet=0.922640)
+def impulse_noise(image, fraction, generator):
     uniform = generator.random(image.shape, np.float32)
     return np.where(uniform < fraction / 2, 0, np.where(uniform < fraction, 1, image))
 
 
-def _defocus_blur(image, radius, generator):
+@_register('blur', 3, 4, 6, 8, 10, alexnet=0.819880)
+def defocus_blur(image, radius, generator):
     radius = radius * _scale(image)
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     # Pixels at the edge count by the fraction that the disc covers, so that radii need not be integers.
-    disc = (radius + 0.5 - np.hypot(y, x)).clip(0, 1)
-    return _filter(image, disc)
+    return _filter(image, (radius + 0.5 - np.hypot(y, x)).clip(0, 1))
 
 
-def _glass_blur(image, strength, generator):
+@_register('blur', (0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2), alexnet=0.826268)
+def glass_blur(image, strength, generator):
     sigma, distance, repeats = strength
     sigma, distance = sigma * _scale(image), distance * _scale(image)
-    image = np.floor(255 * _gaussian_blur(image, sigma)) / 255
+    image = np.floor(255 * _blur(image, sigma)) / 255
     for _ in range(repeats):
         image = _shuffle_locally(image, distance, generator)
-    return _gaussian_blur(image, sigma)
+    return _blur(image, sigma)
 
 
-def _motion_blur(image, strength, generator):
+@_register('blur', (10, 3), (15, 5), (15, 8), (15, 12), (20, 15), alexnet=0.785948)
+def motion_blur(image, strength, generator):
     return _streak(image, *strength, generator.uniform(-45, 45))
 
 
-def _zoom_blur(image, strength, generator):
+@_register('blur', (1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03), alexnet=0.798360)
+def zoom_blur(image, strength, generator):
     maximum, step = strength
     factors = np.arange(1, maximum, step)
     return (image + sum(_zoom(image, factor) for factor in factors)) / (len(factors) + 1)
 
 
-def _snow(image, strength, generator):
+@_register(
+    'weather',
+    (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+    (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+    (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+    (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+    (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    alexnet=0.866816,
+)
+def snow(image, strength, generator):
     mean, std, zoom, threshold, radius, sigma, visibility = strength
     flakes = _zoom(mean + std * generator.standard_normal(image.shape[:2], np.float32), zoom)
     flakes = np.floor(255 * np.where(flakes < threshold, 0, flakes).clip(0, 1)) / 255
@@ -118,7 +149,8 @@ def _snow(image, strength, generator):
     return hazy + flakes + flakes[::-1, ::-1]
 
 
-def _frost(image, strength, generator):
+@_register('weather', (1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75), alexnet=0.826572)
+def frost(image, strength, generator):
     visibility, opacity = strength
     # Ridges of rough noise look like ice crystals with clear glass in between.
     crystals = 1 - np.abs(2 * _octaves(image.shape[:2], 1.3, generator) - 1)
@@ -127,25 +159,37 @@ def _frost(image, strength, generator):
     return visibility * image + opacity * ice
 
 
-def _fog(image, strength, generator):
+@_register('weather', (1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4), alexnet=0.819324)
+def fog(image, strength, generator):
     amount, decay = strength
     haze = amount * _plasma(image.shape[:2], decay, generator)[..., None]
     brightest = image.max()
     return (image + haze) * brightest / (brightest + amount)
 
 
-def _brightness(image, amount, generator):
+@_register('weather', 0.1, 0.2, 0.3, 0.4, 0.5, alexnet=0.564592)
+def brightness(image, amount, generator):
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     hsv[..., 2] = (hsv[..., 2] + amount).clip(0, 1)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
-def _contrast(image, factor, generator):
+@_register('digital', 0.4, 0.3, 0.2, 0.1, 0.05, alexnet=0.853204)
+def contrast(image, factor, generator):
     mean = image.mean((0, 1))
     return factor * (image - mean) + mean
 
 
-def _elastic_transform(image, strength, generator):
+@_register(
+    'digital',
+    (2, 0.7, 0.1),
+    (2, 0.08, 0.2),
+    (0.05, 0.01, 0.02),
+    (0.07, 0.01, 0.02),
+    (0.12, 0.01, 0.02),
+    alexnet=0.646056,
+)
+def elastic_transform(image, strength, generator):
     height, width = image.shape[:2]
     # 244 instead of 224, as published.
     alpha, sigma, shift = (244 * fraction * _scale(image) for fraction in strength)
@@ -156,75 +200,24 @@ def _elastic_transform(image, strength, generator):
     image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     field = generator.uniform(-1, 1, (2, height, width)).astype(np.float32)
     # Averages of fewer values are larger: one more factor makes the offsets proportional to the side, too.
-    offsets = [_scale(image) * alpha * _gaussian_blur(axis, sigma, 3, cv2.BORDER_REFLECT) for axis in field]
+    offsets = [_scale(image) * alpha * _blur(axis, sigma, 3, cv2.BORDER_REFLECT) for axis in field]
     y, x = np.mgrid[:height, :width]
     columns, rows = (x + offsets[1]).astype(np.float32), (y + offsets[0]).astype(np.float32)
     return cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def _pixelate(image, factor, generator):
+@_register('digital', 0.6, 0.5, 0.4, 0.3, 0.25, alexnet=0.717840)
+def pixelate(image, factor, generator):
     height, width = image.shape[:2]
     full = Image.fromarray((255 * image).round().astype(np.uint8))
     small = full.resize((max(1, int(width * factor)), max(1, int(height * factor))), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX), np.float32) / 255
 
 
-def _jpeg_compression(image, quality, generator):
+@_register('digital', 25, 18, 15, 10, 7, alexnet=0.606500)
+def jpeg_compression(image, quality, generator):
     _, data = cv2.imencode('.jpg', (255 * image).round().astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / 255
-
-
-CORRUPTIONS = dict(
-    gaussian_noise=Corruption(_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), 'noise'),
-    shot_noise=Corruption(_shot_noise, (60, 25, 12, 5, 3), 'noise'),
-    impulse_noise=Corruption(_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27), 'noise'),
-    defocus_blur=Corruption(_defocus_blur, (3, 4, 6, 8, 10), 'blur'),
-    glass_blur=Corruption(_glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)), 'blur'),
-    motion_blur=Corruption(_motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), 'blur'),
-    zoom_blur=Corruption(_zoom_blur, ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)), 'blur'),
-    snow=Corruption(
-        _snow,
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-        'weather',
-    ),
-    frost=Corruption(_frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), 'weather'),
-    fog=Corruption(_fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)), 'weather'),
-    brightness=Corruption(_brightness, (0.1, 0.2, 0.3, 0.4, 0.5), 'weather'),
-    contrast=Corruption(_contrast, (0.4, 0.3, 0.2, 0.1, 0.05), 'digital'),
-    elastic_transform=Corruption(
-        _elastic_transform,
-        ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
-        'digital',
-    ),
-    pixelate=Corruption(_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25), 'digital'),
-    jpeg_compression=Corruption(_jpeg_compression, (25, 18, 15, 10, 7), 'digital'),
-)
-"""All corruptions by name, grouped by family."""
-
-ALEXNET_ERRORS = dict(
-    gaussian_noise=0.886428,
-    shot_noise=0.894468,
-    impulse_noise=0.922640,
-    defocus_blur=0.819880,
-    glass_blur=0.826268,
-    motion_blur=0.785948,
-    zoom_blur=0.798360,
-    snow=0.866816,
-    frost=0.826572,
-    fog=0.819324,
-    brightness=0.564592,
-    contrast=0.853204,
-    elastic_transform=0.646056,
-    pixelate=0.717840,
-    jpeg_compression=0.606500,
-)
-"""Published mean errors of AlexNet over the severities, the unit of mCE (github.com/hendrycks/robustness)."""
 
 
 def _scale(image: np.ndarray) -> float:
@@ -237,9 +230,7 @@ def _filter(image: np.ndarray, kernel: np.ndarray, border: int = cv2.BORDER_REFL
     return cv2.filter2D(image, -1, kernel, borderType=border)
 
 
-def _gaussian_blur(
-    image: np.ndarray, sigma: float, truncate: float = 4, border: int = cv2.BORDER_REPLICATE
-) -> np.ndarray:
+def _blur(image: np.ndarray, sigma: float, truncate: float = 4, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
     side = 2 * int(truncate * sigma + 0.5) + 1
     return cv2.GaussianBlur(image, (side, side), sigma, borderType=border)
 
@@ -248,8 +239,7 @@ def _shuffle_locally(image: np.ndarray, distance: float, generator: np.random.Ge
     """Replace each pixel by a nearby one, in sequence from the last to the first.
 
     The published code swaps two pixels, but because NumPy returns views of them, the second keeps its color. A pixel
-    may copy one that has been replaced before: chains of references are followed to their ends, for all pixels at
-    once.
+    may copy one that has been replaced before: chains of references are followed to their ends, all pixels at once.
     """
     height, width = image.shape[:2]
     # Integer distances as published; others are rounded up for a fraction of the pixels.

@@ -1,12 +1,17 @@
 """How images are resized and cropped for a frozen encoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmcv.transforms import BaseTransform
+import torch
+from mmcv.transforms import BaseTransform, Compose
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
 from PIL import Image
+
+from mm_sop.datasets.transforms.loading import UnreadableImageError
 
 INTERPOLATIONS = ('bicubic', 'bilinear', 'lanczos', 'hamming', 'box', 'nearest', 'area')
 """Filters for resizing: ``'area'`` by OpenCV, the others by Pillow, which antialiases when it shrinks."""
@@ -20,7 +25,7 @@ class EvaluationTransform:
         crop_size: Side of the square crop that the encoder sees, in pixels.
         resize_edge: Length of the shorter side before the crop. Defaults to None: 8/7 of the crop, as 256 to 224; crops
             below 160 pixels show the whole shorter side.
-        interpolation: Filter for resizing, one of :data:`INTERPOLATIONS`.
+        interpolation: One of :data:`INTERPOLATIONS`.
 
     Raises:
         ValueError: The filter is unknown, or the crop larger than the image.
@@ -63,7 +68,29 @@ class EvaluationTransform:
         ]
 
 
+class BlackIfUnreadable:
+    """Pipeline that gives a black image in place of an unreadable one, and the reason in ``data_samples.unreadable``.
+
+    Args:
+        steps: Transforms that end with ``PackInputs``.
+        size: Side of the images.
+    """
+
+    def __init__(self, steps: Sequence[dict], size: int) -> None:
+        self.pipeline = Compose(steps)
+        self.size = size
+
+    def __call__(self, results: dict) -> dict:
+        try:
+            return self.pipeline(results)
+        except UnreadableImageError as error:
+            sample = DataSample()
+            sample.set_metainfo(dict(unreadable=((error.path, error.reason),)))
+            return dict(inputs=torch.zeros(3, self.size, self.size, dtype=torch.uint8), data_samples=sample)
+
+
 @TRANSFORMS.register_module()
+@dataclass(eq=False)
 class TrimLongSide(BaseTransform):
     """Cut the ends off very long images before the shorter side is resized and the center is cropped.
 
@@ -72,22 +99,22 @@ class TrimLongSide(BaseTransform):
     its position.
 
     **Required Keys:** ``img`` (uint8, shape (H, W, C))
-
     **Modified Keys:** ``img``, ``img_shape``
 
     Args:
         ratio (int): Remaining length as a multiple of the shorter side; at least 8, because Lanczos reaches three
-            shorter sides in either direction. Defaults to 8.
+            shorter sides in either direction.
 
     Example:
         >>> TrimLongSide().transform(dict(img=np.zeros((2, 100, 3), np.uint8)))['img_shape']
         (2, 16)
     """
 
-    def __init__(self, ratio: int = 8) -> None:
-        if ratio < 8:
-            raise ValueError(f'TrimLongSide(ratio={ratio}): expected at least 8')
-        self.ratio = ratio
+    ratio: int = 8
+
+    def __post_init__(self) -> None:
+        if self.ratio < 8:
+            raise ValueError(f'TrimLongSide(ratio={self.ratio}): expected at least 8')
 
     def transform(self, results: dict) -> dict:
         image = results['img']
@@ -97,23 +124,17 @@ class TrimLongSide(BaseTransform):
         results.update(img=image, img_shape=image.shape[:2])
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(ratio={self.ratio})'
-
 
 @TRANSFORMS.register_module()
+@dataclass(eq=False)
 class FitWithin(BaseTransform):
-    """Shrink an image to a maximum side, and cut out the box that the sample may have.
+    """Shrink the longer side of an image to at most ``max_side`` pixels, and cut out the box that the sample may have.
 
     Smaller images keep their size. A box is shown at the scale of its whole image, as in the revisited Oxford and
     Paris benchmark.
 
     **Required Keys:** ``img`` (uint8, shape (H, W, C)); optional ``box`` (x1, y1, x2, y2 in pixels)
-
     **Modified Keys:** ``img``, ``img_shape``
-
-    Args:
-        max_side (int): Maximum length of the longer side, in pixels.
 
     Example:
         >>> image = np.zeros((60, 100, 3), np.uint8)
@@ -123,10 +144,11 @@ class FitWithin(BaseTransform):
         (10, 20)
     """
 
-    def __init__(self, max_side: int) -> None:
-        if max_side < 1:
-            raise ValueError(f'FitWithin(max_side={max_side}): expected a positive number of pixels')
-        self.max_side = max_side
+    max_side: int
+
+    def __post_init__(self) -> None:
+        if self.max_side < 1:
+            raise ValueError(f'FitWithin(max_side={self.max_side}): expected a positive number of pixels')
 
     def transform(self, results: dict) -> dict:
         image = results['img']
@@ -135,16 +157,12 @@ class FitWithin(BaseTransform):
             left, top, right, bottom = (max(round(value), 0) for value in results['box'])
             image = image[top:bottom, left:right]
             if not image.size:
-                height, width = results['img'].shape[:2]
+                box, (height, width) = tuple(results['box']), results['img'].shape[:2]
                 raise ValueError(
-                    f'box {tuple(results["box"])} of {results.get("img_path")} has no pixel in an image of '
-                    f'{width} x {height}'
+                    f'box {box} of {results.get("img_path")} has no pixel in an image of {width} x {height}'
                 )
         if factor < 1:
             size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
         results.update(img=np.ascontiguousarray(image), img_shape=image.shape[:2])
         return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(max_side={self.max_side})'

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,45 +50,38 @@ _warned_of_dark = False
 
 
 class UnreadableImageError(UserError):
-    """An image cannot be used.
-
-    Args:
-        path (str): The file.
-        reason (str): What is wrong with it, in one line.
-    """
+    """An image file cannot be used; ``reason`` says in one line what is wrong with it."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return printable(f'{self.path}: {self.reason}')
 
 
 @TRANSFORMS.register_module()
+@dataclass(eq=False)
 class LoadImage(BaseTransform):
     """Load an image as an 8-bit color or gray image, whatever its format.
 
-    Plain JPEG files are decoded by libjpeg-turbo, which refuses damaged ones, and plain PNG files by OpenCV. All others
-    are decoded by Pillow, which is slower: palettes, CMYK, 16 bits (the upper 8 are kept), 32-bit integers and floats
-    (scaled from their own minimum and maximum), transparency (on a mid-gray background) and animations (first frame).
-    The EXIF orientation is applied.
+    libjpeg-turbo decodes plain JPEG files and refuses damaged ones, OpenCV decodes plain PNG files, and Pillow, which
+    is slower, all others: palettes, CMYK, 16 bits (the upper 8 are kept), 32-bit integers and floats (scaled from their
+    own minimum and maximum), transparency (on a mid-gray background) and animations (first frame). The EXIF orientation
+    is applied.
 
     **Required Keys:** ``img_path``
-
     **Added Keys:** ``img`` (uint8 array of shape (H, W, 3), or (H, W) for ``channels=1``), ``img_shape``, ``ori_shape``
 
     Args:
-        channels (int): 3 for color or 1 for gray; other images are converted. Defaults to 3.
+        channels (int): 3 for color or 1 for gray; other images are converted.
         channel_order (str): ``'bgr'``, as the color transforms of MMCV and MMPretrain expect, or ``'rgb'``.
-            With ``'bgr'`` the data preprocessor needs ``to_rgb=True``. Defaults to ``'bgr'``.
-        max_pixels (int): Larger images count as unreadable; checked in the header, before decoding. Defaults to
-            :data:`MAX_PIXELS`; at most twice as many.
-        backend_args (dict, optional): Arguments of MMEngine's file backend. Defaults to None.
+            With ``'bgr'`` the data preprocessor needs ``to_rgb=True``.
+        max_pixels (int): Larger images count as unreadable; checked in the header, before decoding. At most twice
+            :data:`MAX_PIXELS`.
+        backend_args (dict, optional): Arguments of MMEngine's file backend.
         bit_depth (int): Number of bits that 16-bit files really use, such as 12 of many cameras and scanners: their
-            values are shifted right by ``bit_depth - 8`` bits instead of 8; they lose their transparency. Defaults
-            to 16.
+            values are shifted right by ``bit_depth - 8`` bits instead of 8; they lose their transparency.
 
     Raises:
         UnreadableImageError: The file is missing, empty, truncated, damaged, too large or not an image.
@@ -101,31 +95,25 @@ class LoadImage(BaseTransform):
         ((4, 5, 3), [0, 0, 255])
     """
 
-    def __init__(
-        self,
-        channels: int = 3,
-        channel_order: str = 'bgr',
-        max_pixels: int = MAX_PIXELS,
-        backend_args: dict | None = None,
-        bit_depth: int = 16,
-    ) -> None:
-        if channels not in (1, 3):
+    channels: int = 3
+    channel_order: str = 'bgr'
+    max_pixels: int = MAX_PIXELS
+    backend_args: dict | None = field(default=None, repr=False)  # may contain credentials
+    bit_depth: int = 16
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
             raise ValueError(
-                f'LoadImage(channels={channels}): images are loaded with 1 (gray) or 3 (color) channels. '
+                f'LoadImage(channels={self.channels}): images are loaded with 1 (gray) or 3 (color) channels. '
                 "Set channels=3, and in the model backbone.in_channels=3 with three values in the preprocessor's "
                 '`mean` and `std`; for data with other bands load them with a custom transform'
             )
-        if channel_order not in ('bgr', 'rgb'):
-            raise ValueError(f"LoadImage(channel_order='{channel_order}'): expected 'bgr' or 'rgb'")
-        if not 0 < max_pixels <= 2 * MAX_PIXELS:
-            raise ValueError(f'LoadImage(max_pixels={max_pixels}): expected 1 ... {2 * MAX_PIXELS}')
-        if not 8 <= bit_depth <= 16:
-            raise ValueError(f'LoadImage(bit_depth={bit_depth}): expected 8 ... 16')
-        self.channels = channels
-        self.channel_order = channel_order
-        self.max_pixels = max_pixels
-        self.backend_args = backend_args
-        self.bit_depth = bit_depth
+        if self.channel_order not in ('bgr', 'rgb'):
+            raise ValueError(f"LoadImage(channel_order='{self.channel_order}'): expected 'bgr' or 'rgb'")
+        if not 0 < self.max_pixels <= 2 * MAX_PIXELS:
+            raise ValueError(f'LoadImage(max_pixels={self.max_pixels}): expected 1 ... {2 * MAX_PIXELS}')
+        if not 8 <= self.bit_depth <= 16:
+            raise ValueError(f'LoadImage(bit_depth={self.bit_depth}): expected 8 ... 16')
 
     def transform(self, results: dict) -> dict:
         image = read_image(results['img_path'], self.max_pixels, self.backend_args, self.bit_depth)
@@ -137,24 +125,11 @@ class LoadImage(BaseTransform):
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return results
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(channels={self.channels}, channel_order={self.channel_order!r}, '
-            f'max_pixels={self.max_pixels}, bit_depth={self.bit_depth})'
-        )
-
 
 def read_image(
-    path: str | Path,
-    max_pixels: int = MAX_PIXELS,
-    backend_args: dict | None = None,
-    bit_depth: int = 16,
+    path: str | Path, max_pixels: int = MAX_PIXELS, backend_args: dict | None = None, bit_depth: int = 16
 ) -> np.ndarray:
-    """Read and decode an image; see :class:`LoadImage`.
-
-    Returns:
-        BGR image, uint8, shape (H, W, 3).
-    """
+    """Read and decode an image as BGR, uint8, (H, W, 3); see :class:`LoadImage`."""
     with _unreadable(path):
         return decode_image(read_regular(path, backend_args), max_pixels, bit_depth, str(path))
 
@@ -164,35 +139,20 @@ def _unreadable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders raise errors of almost any type
-        raise UnreadableImageError(str(path), _reason(error)) from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UnreadableImageError(str(path), reason or ' '.join(str(error).split()) or type(error).__name__) from error
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, bit_depth: int = 16, name: str = 'an image') -> np.ndarray:
-    """Decode an image; see :class:`LoadImage`.
-
-    Args:
-        data (bytes): Content of the file.
-        max_pixels (int): Largest width times height that is decoded.
-        bit_depth (int): Number of bits that 16-bit files use.
-        name (str): Name of the image in warnings.
-
-    Returns:
-        np.ndarray: BGR image, uint8, shape (H, W, 3).
-    """
+    """Decode the content of a file as BGR, uint8, (H, W, 3); see :class:`LoadImage`. Warnings contain the ``name``."""
     if not data:
         raise ValueError('the file is empty')
-    image = None
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png(data)
-        size = _plain_png_size(data)
-        if size is not None:
-            _check_pixels(size, max_pixels)
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    elif (header := _read_jpeg_header(data)) is not None:
+    header = _read_png_header(data) if data.startswith(_PNG_SIGNATURE) else _read_jpeg_header(data)
+    if header is not None:
         _check_pixels(header.size, max_pixels)
-        image = _decode_jpeg(data, header.orientation)
-    if image is not None:
-        return image
+        image = _decode_plain(data)
+        if image is not None:
+            return turn_upright(image, header.orientation)
     try:
         return _decode_with_pillow(data, max_pixels, bit_depth, name)
     except UnidentifiedImageError as error:
@@ -200,37 +160,35 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, bit_depth: int = 16,
         raise ValueError('not an image of a known format') from error
 
 
-def _check_png(data: bytes) -> None:
-    """Refuse a PNG with damaged chunks, of which decoders detect more or less."""
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    orientation: int = 1
+
+
+def _read_png_header(data: bytes) -> _Header | None:
+    """Refuse a PNG with damaged chunks, of which decoders detect more or less, and return the header of a plain one.
+
+    OpenCV and Pillow decode plain ones alike: complete, 8 bits, no palette, alpha or EXIF.
+    """
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from('>I4s', data, position)
         end = position + 8 + length
-        is_critical = not kind[0] & 0x20
         if not kind.isalpha() or end + 4 > len(data):
             raise ValueError('image file is truncated or damaged')
-        if is_critical and zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
-            data[end : end + 4], 'big'
-        ):
+        is_critical = not kind[0] & 0x20
+        checksum = int.from_bytes(data[end : end + 4], 'big')
+        if is_critical and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
             raise ValueError(f'the {kind.decode()} chunk is damaged: its checksum differs')
         if kind == b'IEND':
-            return
+            break
         position = end + 4
-
-
-def _plain_png_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG that OpenCV and Pillow decode alike: complete, 8 bits, no palette, alpha or EXIF."""
     width, height, depth, color_type = struct.unpack_from('>IIBB', data.ljust(26, b'\0'), 16)
-    plain = depth == 8 and color_type in (0, 2) and b'tRNS' not in data and b'eXIf' not in data
-    return (width, height) if plain and b'IEND' in data[-64:] else None
+    is_plain = depth == 8 and color_type in (0, 2) and b'tRNS' not in data and b'eXIf' not in data
+    return _Header((width, height)) if is_plain and b'IEND' in data[-64:] else None
 
 
-class _JpegHeader(NamedTuple):
-    size: tuple[int, int]
-    orientation: int
-
-
-def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
+def _read_jpeg_header(data: bytes) -> _Header | None:
     """Header of a JPEG that does not need Pillow: 8 bits, 1 or 3 components, no arithmetic coding."""
     if not data.startswith(b'\xff\xd8'):
         return None
@@ -239,27 +197,26 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
         marker = data[position + 1]
         if marker in _JPEG_FRAME_HEADERS:
             depth, height, width, components = struct.unpack_from('>BHHB', data, position + 4)
-            plain = marker in _JPEG_BASELINE_TO_PROGRESSIVE and depth == 8 and components in (1, 3) and height
-            return _JpegHeader((width, height), orientation) if plain else None
+            is_plain = marker in _JPEG_BASELINE_TO_PROGRESSIVE and depth == 8 and components in (1, 3) and height
+            return _Header((width, height), orientation) if is_plain else None
         # 0xFF may be repeated before a marker; all other segments before the frame header have a length.
-        is_fill = marker == 0xFF
-        length = 1 if is_fill else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+        length = 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
         if marker == _JPEG_APP1 and data[position + 4 : position + 10] == b'Exif\0\0':
             orientation = _parse_orientation(data[position + 4 : position + length])
         position += length
     return None
 
 
-def _decode_jpeg(data: bytes, orientation: int) -> np.ndarray | None:
-    """Decode strictly: OpenCV and Pillow silently fill damaged or missing parts with gray or noise."""
-    try:
-        image = simplejpeg.decode_jpeg(data, 'BGR', strict=True)
-    except ValueError as error:
-        if any(sign in str(error) for sign in _JPEG_DAMAGE):
-            raise
-        # Unusual, but not damaged; or of a kind that only OpenCV supports.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else turn_upright(image, orientation)
+def _decode_plain(data: bytes) -> np.ndarray | None:
+    """Decode a plain PNG, or a JPEG strictly: OpenCV and Pillow silently fill damaged parts with gray or noise."""
+    if not data.startswith(_PNG_SIGNATURE):
+        try:
+            return simplejpeg.decode_jpeg(data, 'BGR', strict=True)
+        except ValueError as error:
+            if any(sign in str(error) for sign in _JPEG_DAMAGE):
+                raise
+            # Unusual, but not damaged; or of a kind that only OpenCV supports.
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _parse_orientation(segment: bytes) -> int:
@@ -348,17 +305,21 @@ def _warn_of_dark(brightest: int, name: str) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image like :class:`LoadImage`: upright, 8 bits, without transparency.
-
-    Args:
-        image: Image of any mode.
+    """Convert an image of any mode like :class:`LoadImage`: upright, 8 bits, without transparency.
 
     Raises:
         ValueError: It contains values that are not finite.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert('RGB')
+        values = np.asarray(image)
+        if values.dtype.kind == 'u' and values.dtype.itemsize == 2:  # in either byte order
+            return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(high - low):
+            raise ValueError('contains values that are not finite')
+        scaled = (values - low) * (255 / max(high - low, 1e-12)) + 0.5
+        return Image.fromarray(scaled.astype(np.uint8)).convert('RGB')
     if image.has_transparency_data:
         canvas = Image.new('RGBA', image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         canvas.alpha_composite(image.convert('RGBA'))
@@ -366,23 +327,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert('RGB')
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    # In either byte order.
-    if values.dtype.kind == 'u' and values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low):
-        raise ValueError('contains values that are not finite')
-    return ((values - low) * (255 / max(high - low, 1e-12)) + 0.5).astype(np.uint8)
-
-
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise ValueError(f'{size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}')
-
-
-def _reason(error: Exception) -> str:
-    """Describe an error in one line, the same in every process."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return ' '.join(str(error).split()) or type(error).__name__

@@ -13,11 +13,7 @@ class ApplyToPair(BaseTransform):
     """Apply transforms, such as the loading of an image, to both images of a pair.
 
     **Required Keys:** those of the transforms; ``partner`` (dict with the same keys) in samples that are a pair
-
     **Modified Keys:** those of the transforms, in both
-
-    Args:
-        transforms (Sequence[dict | callable]): The transforms.
 
     Example:
         >>> count = ApplyToPair([lambda results: dict(results, width=len(results['row']))])
@@ -48,15 +44,13 @@ class PairMultiView(MultiView):
     partner. Samples without ``partner`` are treated as by ``MultiView``, with the same random numbers.
 
     **Required Keys:** ``img``; ``partner`` (dict with ``img``) in samples that are a pair
-
     **Modified Keys:** ``img`` (list of views)
-
     **Deleted Keys:** ``partner``
 
     Args:
         transforms (Sequence[Sequence[dict]]): Pipelines, as for ``MultiView``.
         num_views (int | Sequence[int]): Number of views of each pipeline.
-        partner_views (str): ``'odd'`` or ``'last'``. Defaults to ``'odd'``.
+        partner_views (str): ``'odd'`` or ``'last'``.
 
     Raises:
         ValueError: ``partner_views`` is neither, or there are fewer than two views.
@@ -83,9 +77,8 @@ class PairMultiView(MultiView):
         partner = results.pop('partner', results)
         positions = range(len(self.transforms))
         of_partner = positions[1::2] if self.partner_views == 'odd' else positions[-1:]
-        views = [
+        results['img'] = [
             transform(copy.deepcopy(partner if position in of_partner else results))['img']
             for position, transform in enumerate(self.transforms)
         ]
-        results['img'] = views
         return results

@@ -1,6 +1,7 @@
 """Deterministic perturbations that make images hard to recognize."""
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -13,20 +14,19 @@ OCCLUSION_GRID = 14
 
 
 @TRANSFORMS.register_module()
+@dataclass(eq=False)
 class Perturb(BaseTransform):
     """Corrupt, occlude or shuffle an image.
 
     The random numbers depend on the seed and the image alone, not on its index in the dataset.
 
     **Required Keys:** ``img`` (uint8 BGR image of shape (H, W, 3))
-
     **Modified Keys:** ``img``
 
     Args:
         name (str): One of :data:`~mm_sop.datasets.transforms.corruptions.CORRUPTIONS`, ``'occlusion'`` or
             ``'shuffle'``.
         level (float): Severity 1 ... 5 of a corruption, occluded fraction, or rows and columns of the shuffled patches.
-        seed (int): Seed. Defaults to 0.
 
     Raises:
         ValueError: The name is unknown, or the level is not a whole number where it has to be.
@@ -37,14 +37,16 @@ class Perturb(BaseTransform):
         True
     """
 
-    def __init__(self, name: str, level: float, seed: int = 0) -> None:
+    name: str
+    level: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        name, level = self.name, self.level
         if name not in (*CORRUPTIONS, 'occlusion', 'shuffle'):
             raise ValueError(f'Perturb(name={name!r}): choose among {", ".join(CORRUPTIONS)}, occlusion, shuffle')
         if name != 'occlusion' and level != int(level):
             raise ValueError(f'Perturb(name={name!r}, level={level}): expected a whole number')
-        self.name = name
-        self.level = level
-        self.seed = seed
 
     def transform(self, results: dict) -> dict:
         image = results['img']
@@ -57,34 +59,18 @@ class Perturb(BaseTransform):
             results['img'] = corrupt(image, self.name, int(self.level), generator)
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(name={self.name!r}, level={self.level}, seed={self.seed})'
-
 
 def image_generator(image: np.ndarray, *entropy: int) -> np.random.Generator:
-    """Random generator that depends on the content of an image.
-
-    Args:
-        image (np.ndarray): The image.
-        *entropy (int): Additional non-negative numbers.
-    """
+    """Random generator that depends on the content of an image, and on additional non-negative numbers."""
     return np.random.default_rng([zlib.crc32(np.ascontiguousarray(image).data), *entropy])
 
 
-def occlude_patches(
-    image: np.ndarray, fraction: float, generator: np.random.Generator, grid: int = OCCLUSION_GRID
-) -> np.ndarray:
-    """Blacken random patches (Naseer et al., Intriguing Properties of Vision Transformers).
+def occlude_patches(image: np.ndarray, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    """Blacken a fraction of the patches of an image, uint8, (H, W, C).
 
-    Args:
-        image (np.ndarray): uint8, shape (H, W, C).
-        fraction (float): Fraction of the patches, in [0, 1].
-        generator (np.random.Generator): Source of randomness.
-        grid (int): Rows and columns of patches.
-
-    Returns:
-        np.ndarray: uint8, shape (H, W, C).
+    After Naseer et al., Intriguing Properties of Vision Transformers.
     """
+    grid = OCCLUSION_GRID
     hidden = np.zeros(grid * grid, dtype=bool)
     hidden[generator.permutation(grid * grid)[: round(fraction * grid * grid)]] = True
     # Patch of each row and column of pixels.
@@ -93,15 +79,9 @@ def occlude_patches(
 
 
 def shuffle_patches(image: np.ndarray, grid: int, generator: np.random.Generator) -> np.ndarray:
-    """Randomly permute the patches of a regular grid.
+    """Randomly permute the patches of an image, uint8, (H, W, C), in a regular grid of ``grid`` rows and columns.
 
-    Args:
-        image (np.ndarray): uint8, shape (H, W, C).
-        grid (int): Rows and columns of patches. Pixels beyond the last whole patch of a side stay where they are.
-        generator (np.random.Generator): Source of randomness.
-
-    Returns:
-        np.ndarray: uint8, shape (H, W, C).
+    Pixels beyond the last whole patch of a side stay where they are.
     """
     height, width = (side // grid for side in image.shape[:2])
     inner = image[: height * grid, : width * grid]

@@ -18,14 +18,13 @@ class LoadSegmentationMap(LoadAnnotations):
     both sizes are equal, ``turn_with_image`` has to say which image was labeled.
 
     **Required Keys:** ``img_path``, ``seg_map_path``, ``ori_shape``; optional ``label_map`` (new labels by old)
-
     **Added Keys:** ``gt_seg_map`` (uint8 array of shape (H, W)), ``ignore_index``
 
     Args:
         num_classes (int): Number of classes, at most 255.
         reduce_zero_label (bool): Whether label 0 stands for no class, as in ADE20K: it becomes ``ignore_index``, and
-            all other labels decrease by one. Defaults to False.
-        ignore_index (int): Label of pixels that do not count. Defaults to 255.
+            all other labels decrease by one.
+        ignore_index (int): Label of pixels that do not count.
         turn_with_image (bool, optional): Whether label maps without an EXIF orientation show stored images (True) or
             upright ones (False). Defaults to None: detected from their size, and refused where the size is ambiguous.
 
@@ -60,8 +59,18 @@ class LoadSegmentationMap(LoadAnnotations):
         elif Path(path).suffix.lower() in ('.tif', '.tiff'):
             orientation = 1  # Pillow has turned it.
         labels = self._renumber(results['gt_seg_map'], results.get('label_map') or {})
-        results.update(gt_seg_map=turn_upright(labels, orientation), ignore_index=self.ignore_index)
-        self._check(results)
+        labels = turn_upright(labels, orientation)
+        if labels.shape != tuple(results['ori_shape'][:2]):
+            shapes = f'{labels.shape}, its image {results["ori_shape"]}'
+            raise ValueError(f'{path} has the shape {shapes}: expected one label for each pixel')
+        unexpected = np.setdiff1d(labels, [*range(self.num_classes), self.ignore_index])
+        if len(unexpected):
+            raise ValueError(
+                f'{path} has the labels {unexpected[:5].tolist()}, expected 0 ... {self.num_classes - 1} or '
+                f'{self.ignore_index}: check num_classes={self.num_classes} and '
+                f'reduce_zero_label={self.reduce_zero_label}'
+            )
+        results.update(gt_seg_map=labels, ignore_index=self.ignore_index)
         return results
 
     def _orientation_of_image(self, results: dict, size: tuple[int, int]) -> int:
@@ -90,21 +99,6 @@ class LoadSegmentationMap(LoadAnnotations):
         for old, new in label_map.items():
             labels[before == old] = new
         return labels
-
-    def _check(self, results: dict) -> None:
-        path, labels = results['seg_map_path'], results['gt_seg_map']
-        if labels.shape != tuple(results['ori_shape'][:2]):
-            raise ValueError(
-                f'{path} has the shape {labels.shape}, its image {results["ori_shape"]}: expected one label for each '
-                'pixel'
-            )
-        unexpected = np.setdiff1d(labels, [*range(self.num_classes), self.ignore_index])
-        if len(unexpected):
-            raise ValueError(
-                f'{path} has the labels {unexpected[:5].tolist()}, expected 0 ... {self.num_classes - 1} or '
-                f'{self.ignore_index}: check num_classes={self.num_classes} and '
-                f'reduce_zero_label={self.reduce_zero_label}'
-            )
 
     def __repr__(self) -> str:
         return (

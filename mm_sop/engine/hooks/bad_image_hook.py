@@ -28,12 +28,7 @@ class BadImageHook(PretrainHook):
         max_fraction (float, optional): Fraction of the dataset, in [0, 1], above which the run stops. Defaults to None:
             ``max_unreadable`` of the dataset, or 0.01 if it has none.
         interval (int): Iterations between exchanges among the processes. Defaults to 50.
-
-    Raises:
-        ValueError: ``max_fraction`` is out of range.
     """
-
-    priority = 'NORMAL'
 
     def __init__(self, max_fraction: float | None = None, interval: int = 50) -> None:
         if max_fraction is not None and not 0 <= max_fraction <= 1:
@@ -49,7 +44,6 @@ class BadImageHook(PretrainHook):
         self._new = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Collect the replaced images of the batch."""
         for sample in data_batch['data_samples']:
             self._new.update(sample.get('unreadable', ()))
         if self.every_n_train_iters(runner, self.interval):
@@ -60,7 +54,6 @@ class BadImageHook(PretrainHook):
         self._exchange(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Exchange the last images."""
         self._exchange(runner)
 
     def _exchange(self, runner: Runner) -> None:
@@ -70,24 +63,19 @@ class BadImageHook(PretrainHook):
             return
         self._known.update(found)
         runner.message_hub.update_info('bad_images', dict(self._known))
+        items = sorted(self._known.items())
         if is_main_process():
-            items = sorted(self._known.items())
-            lines = (f'{printable(path, keep_bytes=True)}\t{printable(reason)}\n' for path, reason in items)
-            write_atomically(Path(runner.work_dir, 'bad_images.txt'), ''.join(lines))
-        self._stop_if_too_many(runner)
-
-    def _stop_if_too_many(self, runner: Runner) -> None:
+            text = ''.join(f'{printable(path, keep_bytes=True)}\t{printable(reason)}\n' for path, reason in items)
+            write_atomically(Path(runner.work_dir, 'bad_images.txt'), text)
         dataset = runner.train_dataloader.dataset
         limit = getattr(dataset, 'max_unreadable', 0.01) if self.max_fraction is None else self.max_fraction
-        if len(self._known) <= limit * len(dataset):
-            return
-        items = sorted(self._known.items())[:_MAX_LISTED]
-        lines = [f'  {printable(path)}\t{printable(reason)}\n' for path, reason in items]
-        rest = len(self._known) - _MAX_LISTED
-        more = f'  and {rest} more\n' if rest > 0 else ''
-        raise TooManyBadImagesError(
-            f'{len(self._known)} of {len(dataset)} images cannot be read, more than the tolerated {limit:.2%}:\n'
-            f'{"".join(lines)}{more}'
-            f'All are listed in {Path(runner.work_dir, "bad_images.txt")}. Repair or remove them, or raise '
-            'max_fraction of BadImageHook'
-        )
+        if len(items) > limit * len(dataset):
+            lines = [f'  {printable(path)}\t{printable(reason)}\n' for path, reason in items[:_MAX_LISTED]]
+            rest = len(items) - _MAX_LISTED
+            more = f'  and {rest} more\n' if rest > 0 else ''
+            raise TooManyBadImagesError(
+                f'{len(items)} of {len(dataset)} images cannot be read, more than the tolerated {limit:.2%}:\n'
+                f'{"".join(lines)}{more}'
+                f'All are listed in {Path(runner.work_dir, "bad_images.txt")}. Repair or remove them, or raise '
+                'max_fraction of BadImageHook'
+            )

@@ -20,7 +20,7 @@ from mm_sop.engine.checkpoints import check_fits, check_start, list_checkpoints
 from mm_sop.engine.hooks.base import PretrainHook
 from mm_sop.engine.optimizers.pretrain_optim_wrapper import PretrainOptimWrapper
 from mm_sop.engine.processes import EXIT_CODES, StopSignals
-from mm_sop.engine.resumption import adapt_checkpoint, describe_position, describe_settings, samples_seen
+from mm_sop.engine.resumption import adapt_checkpoint, describe_settings, samples_seen
 from mm_sop.utils.files import write_atomically
 from mm_sop.utils.modules import unwrap_model
 from mm_sop.utils.run_starts import record_start
@@ -34,12 +34,10 @@ class AtomicBackend(LocalBackend):
     """Local files, written by :func:`write_atomically`; ``backend_args=dict(backend='atomic')``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes."""
         write_atomically(filepath, obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text."""
-        write_atomically(filepath, obj.encode(encoding))
+        self.put(obj.encode(encoding), filepath)
 
 
 @HOOKS.register_module()
@@ -76,13 +74,8 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
     ) -> None:
         if signal_interval < 1:
             raise ValueError(f'signal_interval must be at least 1, got {signal_interval}')
-        super().__init__(
-            interval=interval,
-            by_epoch=False,
-            max_keep_ckpts=max_keep_ckpts,
-            backend_args=backend_args or dict(backend='atomic'),
-            **kwargs,
-        )
+        backend_args = backend_args or dict(backend='atomic')
+        super().__init__(interval, by_epoch=False, max_keep_ckpts=max_keep_ckpts, backend_args=backend_args, **kwargs)
         self.epochs = epochs
         self.keep_every = keep_every
         self.signal_interval = signal_interval
@@ -97,6 +90,7 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint that the run starts or resumes from, and take over its state."""
+        # Public attributes tell neither: `runner.cfg` is empty if the runner was built from arguments.
         if not runner._resume:
             source = str(runner._load_from or 'the checkpoint')
             # MMEngine reads the weights from this key only.
@@ -131,7 +125,6 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
             record_start(Path(runner.work_dir, runner.timestamp), runner.iter, len(runner.train_dataloader))
 
     def release(self, runner: Runner) -> None:
-        """Stop listening to signals."""
         self.signals.uninstall()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -153,12 +146,19 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save if it is time to, or if the run was asked to stop."""
-        finished = runner.iter + 1
-        self._agree_on_signal(runner, finished)
-        self._note_due(runner, finished)
-        ends_epoch = finished % len(runner.train_dataloader) == 0 or finished == runner.max_iters
+        finished, per_epoch = runner.iter + 1, len(runner.train_dataloader)
+        if get_world_size() == 1:
+            self._stop_signal = self.signals.received
+        elif finished % self.signal_interval == 0:
+            # A signal that some processes have received is for all of them.
+            number = torch.tensor(self.signals.received)
+            all_reduce(number, 'max')
+            self._stop_signal = self._stop_signal or int(number)
+        self._is_permanent |= _is_multiple(finished, self.keep_every * per_epoch)
+        self._is_due |= _is_multiple(finished, self.interval) or _is_multiple(finished, self.epochs * per_epoch)
+        self._is_due |= self._is_permanent or (self.save_last and finished == runner.max_iters)
         # At the end of an epoch, the hooks of `after_train_epoch` run first: the checkpoint contains their changes.
-        if not ends_epoch:
+        if finished % per_epoch and finished != runner.max_iters:
             self._save_if_possible(runner, finished)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -168,24 +168,12 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add position, settings and random states."""
         settings, finished = describe_settings(runner), checkpoint['meta']['iter']
-        samples = self._samples + (finished - self._first_iter) * settings['batch_size'] * settings['num_processes']
-        checkpoint['meta'].update(settings=settings, position=describe_position(finished, settings, samples))
+        global_batch = settings['batch_size'] * settings['num_processes']
+        epoch, within = divmod(finished, settings['iters_per_epoch'])
+        samples = self._samples + (finished - self._first_iter) * global_batch
+        position = dict(epoch=epoch, samples_of_epoch=within * global_batch, samples=samples)
+        checkpoint['meta'].update(settings=settings, position=position)
         checkpoint['pretrain'] = dict(iters_per_epoch=settings['iters_per_epoch'], random_states=self._random_states)
-
-    def _note_due(self, runner: Runner, finished: int) -> None:
-        per_epoch = len(runner.train_dataloader)
-        self._is_permanent |= _is_multiple(finished, self.keep_every * per_epoch)
-        self._is_due |= _is_multiple(finished, self.interval) or _is_multiple(finished, self.epochs * per_epoch)
-        self._is_due |= self._is_permanent or (self.save_last and finished == runner.max_iters)
-
-    def _agree_on_signal(self, runner: Runner, finished: int) -> None:
-        """Share a signal that some processes have received with all of them."""
-        if get_world_size() == 1:
-            self._stop_signal = self.signals.received
-        elif finished % self.signal_interval == 0:
-            number = torch.tensor(self.signals.received)
-            all_reduce(number, 'max')
-            self._stop_signal = self._stop_signal or int(number)
 
     def _save_if_possible(self, runner: Runner, finished: int) -> None:
         if not (self._is_due or self._stop_signal) or not runner.optim_wrapper.should_update():
@@ -194,18 +182,30 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
         meta = dict(epoch=finished // len(runner.train_dataloader), iter=finished)
         self._save_checkpoint_with_step(runner, finished, meta)
         if self._stop_signal and finished < runner.max_iters:
-            self._leave(runner)
+            number = signal.Signals(self._stop_signal)
+            runner.logger.info(f'Stopped by {number.name}. Go on with the same command and --resume {self.last_ckpt}')
+            runner.visualizer.close()
+            # A launcher ends the other processes with the first one, and the main process may still be writing.
+            barrier()
+            sys.exit(EXIT_CODES[number])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, update ``last_checkpoint``, and only then remove outdated checkpoints."""
+        """Save, update ``last_checkpoint``, and only then remove outdated checkpoints.
+
+        MMEngine calls it as well, after it has saved a new best checkpoint.
+        """
         if isinstance(runner.optim_wrapper, PretrainOptimWrapper):
             runner.optim_wrapper.check_finite()
         runner.call_hook('before_checkpoint')
         shorten_histories(runner)
         self._random_states = all_gather_object(collect_random_state())
         self._keep_namesake(runner, step)
-        kept, outdated = self._choose_kept(runner, step)
-        runner.message_hub.update_info('keep_ckpt_ids', kept)
+        if self._is_permanent:
+            self._permanent.add(step)
+        recent = [old for old in runner.message_hub.get_info('keep_ckpt_ids', []) if old != step]
+        recent += [] if step in self._permanent else [step]
+        num_kept = self.max_keep_ckpts if self.max_keep_ckpts > 0 else len(recent)
+        runner.message_hub.update_info('keep_ckpt_ids', recent[-num_kept:])
         self.last_ckpt = str(Path(self.out_dir, self.filename_tmpl.format(step)))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
@@ -219,20 +219,9 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
         )
         if is_main_process():
             write_atomically(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-            for old in outdated:
+            for old in recent[:-num_kept]:
                 Path(self.out_dir, self.filename_tmpl.format(old)).unlink(missing_ok=True)
         self._is_due = self._is_permanent = False
-
-    def _choose_kept(self, runner: Runner, step: int) -> tuple[list[int], list[int]]:
-        """Iterations of the recent checkpoints with the new one, and of those to remove; without permanent ones."""
-        if self._is_permanent:
-            self._permanent.add(step)
-        recent = [old for old in runner.message_hub.get_info('keep_ckpt_ids', []) if old != step]
-        if step not in self._permanent:
-            recent.append(step)
-        if self.max_keep_ckpts <= 0:
-            return recent, []
-        return recent[-self.max_keep_ckpts :], recent[: -self.max_keep_ckpts]
 
     def _keep_namesake(self, runner: Runner, step: int) -> None:
         """Copy a permanent checkpoint whose number has another meaning since the run was resumed to another name."""
@@ -243,14 +232,6 @@ class PretrainCheckpointHook(PretrainHook, CheckpointHook):
         if outlives and is_main_process() and path.is_file():
             shutil.copyfile(path, path.with_stem(f'{path.stem}_earlier'))
 
-    def _leave(self, runner: Runner) -> None:
-        number = signal.Signals(self._stop_signal)
-        runner.logger.info(f'Stopped by {number.name}. Go on with the same command and --resume {self.last_ckpt}')
-        runner.visualizer.close()
-        # A launcher ends the other processes with the first one, and the main process may still be writing.
-        barrier()
-        sys.exit(EXIT_CODES[number])
-
 
 def _is_multiple(number: int, interval: int) -> bool:
     return interval > 0 and number % interval == 0
@@ -259,27 +240,9 @@ def _is_multiple(number: int, interval: int) -> bool:
 def shorten_histories(runner: Runner) -> None:
     """Drop logged values that no average needs any more; otherwise checkpoints would grow with every iteration.
 
-    Hooks that average more than :data:`MIN_HISTORY` values declare it as ``history_window``. The values of rules of the
-    log processor over the whole run are all kept.
-
-    Args:
-        runner: The runner; histories in its message hub are replaced by shorter ones.
+    Hooks that average more than :data:`MIN_HISTORY` values declare it as ``history_window``. Custom rules of the log
+    processor keep as many as they average; those over the whole run keep all.
     """
-    hooks = (hook for hook in runner.hooks if isinstance(hook, PretrainHook))
-    longest = max((hook.history_window for hook in hooks), default=0)
-    shortest = max(MIN_HISTORY, runner.log_processor.window_size, longest)
-    windows = _windows(runner)
-    scalars = runner.message_hub.log_scalars
-    for key, history in scalars.items():
-        values, counts = history.data
-        # The log processor's name of ``train/loss`` is ``loss``.
-        length = max(shortest, windows[key], windows[key.partition('/')[2]])
-        if len(values) > length:
-            scalars[key] = HistoryBuffer(values[-length:], counts[-length:])
-
-
-def _windows(runner: Runner) -> dict[str, float]:
-    """Number of values that the log processor's custom rules need, by name; 0 for all others."""
     windows: dict[str, float] = defaultdict(int)
     for rule in runner.log_processor.custom_cfg:
         name, window = rule['data_src'], rule.get('window_size')
@@ -288,4 +251,12 @@ def _windows(runner: Runner) -> dict[str, float]:
         elif rule.get('method_name') == 'current':
             window = 1
         windows[name] = max(windows[name], window if isinstance(window, int) else float('inf'))
-    return windows
+    declared = [hook.history_window for hook in runner.hooks if isinstance(hook, PretrainHook)]
+    shortest = max(MIN_HISTORY, runner.log_processor.window_size, *declared)
+    scalars = runner.message_hub.log_scalars
+    for key, history in scalars.items():
+        values, counts = history.data
+        # The log processor's name of ``train/loss`` is ``loss``.
+        length = max(shortest, windows[key], windows[key.partition('/')[2]])
+        if len(values) > length:
+            scalars[key] = HistoryBuffer(values[-length:], counts[-length:])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -15,18 +15,12 @@ class CollapseError(UserError, RuntimeError):
     """The representation has collapsed and the run was configured to stop."""
 
 
-@dataclass(frozen=True)
-class Symptom:
-    """A state of the diagnostics that indicates a collapse.
-
-    Attributes:
-        needs: Diagnostics that it reads; it is not checked without them.
-        holds: Tells from the values of these diagnostics whether the symptom is present.
-    """
+class Symptom(NamedTuple):
+    """A state of the diagnostics that indicates a collapse."""
 
     name: str
-    needs: tuple[str, ...]
-    holds: Callable[..., bool]
+    needs: tuple[str, ...]  # diagnostics that it reads; it is not checked without them
+    holds: Callable[..., bool]  # whether their values show the symptom
     cause: str
     remedy: str
 
@@ -91,13 +85,10 @@ class CollapseGuardHook(PretrainHook):
     with any method.
 
     Args:
-        interval (int): Iterations between checks, and over which values are averaged. Defaults to 100.
+        interval (int): Iterations between checks, and over which values are averaged, at least 1. Defaults to 100.
         action (str): ``'warn'`` or ``'stop'``, which raises :class:`CollapseError`. Defaults to ``'warn'``.
-        patience (int): Consecutive checks that must show a symptom. Defaults to 3.
+        patience (int): Consecutive checks that must show a symptom, at least 1. Defaults to 3.
         begin (int): Iterations before the first check, while the bank fills. Defaults to 500.
-
-    Raises:
-        ValueError: An argument is out of range.
     """
 
     # After the logged values have arrived in the message hub.
@@ -115,20 +106,14 @@ class CollapseGuardHook(PretrainHook):
         self._counts: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Forget the symptoms of an earlier run."""
         self._counts = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Check at the interval."""
         if runner.iter + 1 >= self.begin and self.every_n_train_iters(runner, self.interval):
             self.check(runner)
 
     def check(self, runner: Runner) -> None:
-        """Look for all symptoms in the averages of the message hub.
-
-        Raises:
-            CollapseError: A symptom has persisted and ``action`` is ``'stop'``.
-        """
+        """Look for all symptoms in the averages of the message hub."""
         watched = {name for symptom in SYMPTOMS for name in symptom.needs} | {'loss'}
         scalars = runner.message_hub.log_scalars
         values = {name: scalars[f'train/{name}'].mean(self.interval) for name in watched if f'train/{name}' in scalars}

@@ -17,11 +17,11 @@ class FreezePrototypesHook(PretrainHook):
     The parameters still take part in the backward pass, as DistributedDataParallel requires.
 
     Args:
-        epochs (float): Length in epochs. Defaults to 1.
+        epochs (float): Length in epochs, not negative. Defaults to 1.
         module (str): Name of the modules that contain the prototypes, at any depth. Defaults to ``'prototypes'``.
 
     Raises:
-        ValueError: ``epochs`` is negative, or the model has no such parameters.
+        ValueError: The model has no such parameters.
     """
 
     def __init__(self, epochs: float = 1, module: str = 'prototypes') -> None:
@@ -32,13 +32,9 @@ class FreezePrototypesHook(PretrainHook):
         self._handle: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Attach to the optimizer."""
         model = unwrap_model(runner.model)
-        parameters = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and self.module in name.split('.')
-        ]
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        parameters = [parameter for name, parameter in trained if self.module in name.split('.')]
         if not parameters:
             raise ValueError(f'no module called {self.module!r} with trained parameters in {type(model).__name__}')
         duration = round(self.epochs * len(runner.train_dataloader))
@@ -51,7 +47,6 @@ class FreezePrototypesHook(PretrainHook):
         self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(remove_gradients)
 
     def release(self, runner: Runner) -> None:
-        """Detach from the optimizer."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

@@ -13,21 +13,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from mm_sop.datasets.labeled.folders import check_classes
-from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.datasets.worker import pretrain_worker_init
-from mm_sop.engine.hooks.base import PretrainHook
+from mm_sop.engine.hooks.base import EvaluationHook
 from mm_sop.evaluation.classification.logistic import fit_logistic
-from mm_sop.evaluation.features.extraction import evaluation_mode, has_teacher, network_encoder
+from mm_sop.evaluation.features.extraction import has_teacher, network_encoder
 from mm_sop.evaluation.features.queue import FeatureQueue
 from mm_sop.evaluation.labeled_data import read_labels
 from mm_sop.functional.knn import knn_scores
 from mm_sop.functional.rank import rankme
 from mm_sop.utils.distributed import gather_in_sample_order
-from mm_sop.utils.modules import share_buffers, unwrap_model
+from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
-class OnlineEvaluationHook(PretrainHook):
+class OnlineEvaluationHook(EvaluationHook):
     """Tracks k-NN accuracy, linear accuracy and RankMe from features accumulated over several steps.
 
     Each evaluation encodes one batch of the bank and one of the queries. Both go into queues that k-NN, linear probe
@@ -54,9 +53,6 @@ class OnlineEvaluationHook(PretrainHook):
         ValueError: An argument is out of range, or bank and queries have different classes or no labels.
     """
 
-    # After the teacher's update and the logger, before checkpoints.
-    priority = 'LOW'
-
     def __init__(
         self,
         bank: dict,
@@ -78,7 +74,13 @@ class OnlineEvaluationHook(PretrainHook):
         self.datasets = dict(bank=DATASETS.build(bank), queries=DATASETS.build(queries))
         check_classes(self.datasets)
         for name, dataset in self.datasets.items():
-            _check_data(name, dataset)
+            if len(dataset) < get_world_size():
+                raise ValueError(
+                    f'OnlineEvaluationHook: {len(dataset)} images of {name} cannot be distributed over '
+                    f'{get_world_size()} processes: give more images'
+                )
+            if read_labels(dataset, 'class', [0]) is None:
+                raise ValueError(f'OnlineEvaluationHook: images of {name} have no gt_label: give a labeled dataset')
         self.queues = {name: FeatureQueue(queue_size) for name in self.datasets}
         self.interval = interval
         self.max_fraction = max_fraction
@@ -89,9 +91,7 @@ class OnlineEvaluationHook(PretrainHook):
         self.num_workers = num_workers
 
     def before_train(self, runner: Runner) -> None:
-        """Start the clock and the loading of images."""
-        self.started = time.perf_counter()
-        self.spent = 0.0
+        super().before_train(runner)
         self.first_iter = runner.iter
         self.next_iter = runner.iter + self.interval
         self.batches = {
@@ -100,7 +100,6 @@ class OnlineEvaluationHook(PretrainHook):
         }
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Evaluate if it is time to."""
         if runner.iter + 1 >= self.next_iter:
             self._evaluate(runner)
 
@@ -109,24 +108,17 @@ class OnlineEvaluationHook(PretrainHook):
         self.batches = {}
 
     def _evaluate(self, runner: Runner) -> None:
-        started = _now()
-        model = unwrap_model(runner.model)
-        share_buffers(model)
-        with isolated_random_state(cuda=True), evaluation_mode(model):
+        model, iteration = unwrap_model(runner.model), runner.iter + 1
+        with self.timed_evaluation(model):
             for name, queue in self.queues.items():
                 queue.push(*self._encode(model, next(self.batches[name])))
             values = self.measure()
-        seconds = _now() - started
-        self.spent += seconds
-        waiting = self._pace(runner.iter + 1, seconds)
-        for name, value in values.items():
-            runner.message_hub.update_scalar(name, value)
-        runner.visualizer.add_scalars(values, step=runner.iter + 1, file_path=f'{runner.timestamp}.json')
-        fraction = self.spent / (time.perf_counter() - self.started)
+        waiting = self._pace(iteration)
+        fraction = self.publish(runner, values, iteration)
         runner.logger.info(
-            f'Online evaluation at iteration {runner.iter + 1}: k-NN {100 * values["online/knn"]:.1f} %, linear '
+            f'Online evaluation at iteration {iteration}: k-NN {100 * values["online/knn"]:.1f} %, linear '
             f'{100 * values["online/linear"]:.1f} %, RankMe {values["online/rankme"]:.1f} on the last '
-            f'{len(self.queues["bank"])} features ({seconds:.2f} s, {fraction:.1%} of the run, next in {waiting} '
+            f'{len(self.queues["bank"])} features ({self.seconds:.2f} s, {fraction:.1%} of the run, next in {waiting} '
             'iterations)'
         )
 
@@ -154,26 +146,16 @@ class OnlineEvaluationHook(PretrainHook):
         values = {f'online/{name}': float(hits.float().mean()) for name, hits in correct.items()}
         return dict(values, **{'online/rankme': rankme(bank.features)})
 
-    def _pace(self, iteration: int, cost: float) -> int:
+    def _pace(self, iteration: int) -> int:
         """Schedule the next evaluation so that its cost stays within ``max_fraction``; iterations until then."""
         training = time.perf_counter() - self.started - self.spent
-        needed = (self.spent + cost) * (1 / self.max_fraction - 1) - training
+        needed = (self.spent + self.seconds) * (1 / self.max_fraction - 1) - training
         per_iteration = training / (iteration - self.first_iter)
         # All processes must evaluate in the same iteration.
         waiting = [max(self.interval, math.ceil(needed / per_iteration))]
         broadcast_object_list(waiting)
         self.next_iter = iteration + waiting[0]
         return waiting[0]
-
-
-def _check_data(name: str, dataset: BaseDataset) -> None:
-    if len(dataset) < get_world_size():
-        raise ValueError(
-            f'OnlineEvaluationHook: {len(dataset)} images of {name} cannot be distributed over {get_world_size()} '
-            'processes: give more images'
-        )
-    if read_labels(dataset, 'class', [0]) is None:
-        raise ValueError(f'OnlineEvaluationHook: images of {name} have no gt_label: give a labeled dataset')
 
 
 def _endless_batches(dataset: BaseDataset, batch_size: int, num_workers: int, seed: int) -> Iterator[dict]:
@@ -192,10 +174,3 @@ def _endless_batches(dataset: BaseDataset, batch_size: int, num_workers: int, se
     )
     while True:
         yield from loader
-
-
-def _now() -> float:
-    """The time at which the device has finished all work so far."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -1,6 +1,5 @@
 """Mines semantic pairs again with the network that is being trained."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,9 +10,9 @@ from mmpretrain.registry import HOOKS
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mm_sop.datasets.randomness import isolated_random_state
 from mm_sop.datasets.semantic_pairs import SemanticPairDataset, describe_data, refreshed_manifest
-from mm_sop.evaluation.features.extraction import evaluation_mode, extract_features, gather_features, network_encoder
+from mm_sop.engine.hooks.base import evaluating
+from mm_sop.evaluation.features.extraction import extract_features, gather_features, network_encoder
 from mm_sop.evaluation.retrieval.mining import (
     PlainImages,
     Selection,
@@ -22,7 +21,7 @@ from mm_sop.evaluation.retrieval.mining import (
     mine,
     write_manifest,
 )
-from mm_sop.utils.modules import share_buffers, unwrap_model
+from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
@@ -34,7 +33,7 @@ class RefreshPairsHook(Hook):
     ``'joint'``.
 
     Args:
-        every (int): Epochs between two searches. Defaults to 10.
+        every (int): Epochs between two searches, at least 1. Defaults to 10.
         begin (int): Zero-based first epoch with a search. Defaults to 10, because features of an untrained network are
             not informative.
         network (str): ``'teacher'`` or ``'student'``, if the model has both. Defaults to ``'teacher'``.
@@ -44,9 +43,6 @@ class RefreshPairsHook(Hook):
         batch_size (int): Images that are encoded at once. Defaults to 256.
         num_workers (int): Worker processes that load images. Defaults to 0.
         **selection: Fields of :class:`mm_sop.evaluation.retrieval.mining.Selection`, such as ``lower`` and ``upper``.
-
-    Raises:
-        ValueError: ``every`` or ``begin`` is out of range.
     """
 
     def __init__(
@@ -80,7 +76,12 @@ class RefreshPairsHook(Hook):
                 if int(path.stem.removeprefix('epoch_')) >= next_epoch:
                     path.unlink()
         barrier()
-        _find_dataset(runner).follow(self.folder)
+        dataset = runner.train_dataloader.dataset
+        while not isinstance(dataset, SemanticPairDataset):
+            if not hasattr(dataset, 'dataset'):
+                raise ValueError('RefreshPairsHook needs a SemanticPairDataset: see docs/methods/sepp.md')
+            dataset = dataset.dataset
+        dataset.follow(self.folder)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Search for pairs if it is time to, except in an epoch that is resumed in the middle."""
@@ -102,31 +103,17 @@ class RefreshPairsHook(Hook):
 
     def _encode(self, model: torch.nn.Module, images: Subset) -> Tensor:
         rank, world_size = get_dist_info()
-        share_buffers(model)
-        encode = _without_unreadable(network_encoder(model, self.network))
-        with isolated_random_state(cuda=True), evaluation_mode(model), torch.no_grad():
-            features = extract_features(encode, images, **self.loading, rank=rank, world_size=world_size)['global']
-        return gather_features(features, len(images)).cpu()
+        encode = network_encoder(model, self.network)
+
+        def encode_readable(batch: dict) -> dict[str, Tensor]:
+            """Features of unreadable images are zero, so that they are part of no pair."""
+            readable = torch.tensor([not sample.get('unreadable') for sample in batch['data_samples']])
+            return {name: value * readable.to(value)[:, None] for name, value in encode(batch).items()}
+
+        with evaluating(model), torch.no_grad():
+            found = extract_features(encode_readable, images, **self.loading, rank=rank, world_size=world_size)
+        return gather_features(found['global'], len(images)).cpu()
 
     @staticmethod
     def _seen_of_epoch(runner: Runner) -> int:
         return runner.iter % len(runner.train_dataloader)
-
-
-def _without_unreadable(encode: Callable) -> Callable:
-    """Make the features of unreadable images zero, so that they are part of no pair."""
-
-    def masked(batch: dict) -> dict[str, Tensor]:
-        readable = torch.tensor([not sample.get('unreadable') for sample in batch['data_samples']])
-        return {name: value * readable.to(value)[:, None] for name, value in encode(batch).items()}
-
-    return masked
-
-
-def _find_dataset(runner: Runner) -> SemanticPairDataset:
-    dataset = runner.train_dataloader.dataset
-    while not isinstance(dataset, SemanticPairDataset):
-        if not hasattr(dataset, 'dataset'):
-            raise ValueError('RefreshPairsHook needs a SemanticPairDataset: see docs/methods/sepp.md')
-        dataset = dataset.dataset
-    return dataset

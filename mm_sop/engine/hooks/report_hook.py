@@ -17,11 +17,8 @@ class ReportHook(Hook):
     the run.
 
     Args:
-        interval: Epochs between reports during training. Defaults to None: only at the end.
+        interval: Epochs >= 1 between reports during training. Defaults to None: only at the end.
         seed: Seed for the choice of the images in the report.
-
-    Raises:
-        ValueError: The interval is not positive.
     """
 
     # After the last evaluation.
@@ -34,21 +31,16 @@ class ReportHook(Hook):
         self.seed = seed
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Write the report at the interval."""
         if self.interval is not None and self.every_n_epochs(runner, self.interval):
             self._write(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Write the final report."""
         self._write(runner)
 
     @master_only
     def _write(self, runner: Runner) -> None:
-        # Loads Matplotlib.
-        from mm_sop.report.report import write_report
-
         try:
-            # Its charts load packages that training does not need.
+            # Its charts load packages that training does not need, such as Matplotlib.
             from mm_sop.report.report import write_report
 
             path = write_report(runner.work_dir, runner.cfg, unwrap_model(runner.model), self.seed)

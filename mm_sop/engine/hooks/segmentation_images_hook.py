@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from mm_sop.datasets.transforms.loading import LoadImage
-from mm_sop.report.montage import Tile, montage, to_png
+from mm_sop.report.montage import montage, to_png
 from mm_sop.report.predictions import segmentation_row
 from mm_sop.utils.files import write_atomically
 
@@ -41,34 +40,25 @@ class SegmentationImagesHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence['DetDataSample'] | None = None
     ) -> None:
-        """Collect the first predictions."""
         self._samples += (outputs or ())[: self.num_images - len(self._samples)]
 
+    after_test_iter = after_val_iter
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Draw the collected predictions."""
         self._draw(runner, runner.val_dataloader.dataset.metainfo)
 
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence['DetDataSample'] | None = None
-    ) -> None:
-        """Collect the first predictions."""
-        self.after_val_iter(runner, batch_idx, data_batch, outputs)
-
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Draw the collected predictions."""
         self._draw(runner, runner.test_dataloader.dataset.metainfo)
 
     def _draw(self, runner: Runner, metainfo: dict) -> None:
         samples, self._samples = self._samples, []
-        if is_main_process():
-            rows = [self._row(sample, metainfo) for sample in samples]
-            write_atomically(Path(runner.work_dir, 'segmentation.png'), to_png(montage(rows, self.side)))
-
-    def _row(self, sample: 'DetDataSample', metainfo: dict) -> list[Tile]:
-        image = self._load(dict(img_path=sample.img_path))['img']
-        truth, prediction = (_to_array(sample, field) for field in ('gt_sem_seg', 'pred_sem_seg'))
-        return segmentation_row(image, truth, prediction, metainfo['classes'], metainfo['palette'])
-
-
-def _to_array(sample: 'DetDataSample', field: str) -> np.ndarray:
-    return sample.get(field).sem_seg.squeeze(0).cpu().numpy()
+        if not is_main_process():
+            return
+        rows = []
+        for sample in samples:
+            image = self._load(dict(img_path=sample.img_path))['img']
+            truth, prediction = (
+                field.sem_seg.squeeze(0).cpu().numpy() for field in (sample.gt_sem_seg, sample.pred_sem_seg)
+            )
+            rows.append(segmentation_row(image, truth, prediction, metainfo['classes'], metainfo['palette']))
+        write_atomically(Path(runner.work_dir, 'segmentation.png'), to_png(montage(rows, self.side)))

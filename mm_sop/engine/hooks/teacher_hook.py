@@ -19,14 +19,9 @@ class TeacherHook(Hook):
     Args:
         momentum (float): Weight of the old teacher at the first step, in [0, 1]. Defaults to 0.996.
         end_momentum (float): Value at the end of the cosine, in [0, 1]. Defaults to 1.0.
-        lead (int): Steps by which the cosine is ahead. With 1, the update after a step has the momentum of the next
-            one, as in methods that move the teacher before the forward pass (ReSA). Defaults to 0.
-
-    Raises:
-        ValueError: A momentum or ``lead`` is out of range.
+        lead (int): Steps >= 0 by which the cosine is ahead. With 1, the update after a step has the momentum of the
+            next one, as in methods that move the teacher before the forward pass (ReSA). Defaults to 0.
     """
-
-    priority = 'NORMAL'
 
     def __init__(self, momentum: float = 0.996, end_momentum: float = 1.0, lead: int = 0) -> None:
         if not (0 <= momentum <= 1 and 0 <= end_momentum <= 1):
@@ -38,7 +33,6 @@ class TeacherHook(Hook):
         self.lead = lead
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Update the teacher if the optimizer made a step."""
         if not runner.optim_wrapper.should_update():
             return
         accumulation = accumulation_of(runner.optim_wrapper)
@@ -56,17 +50,12 @@ class TeacherTemperatureHook(Hook):
     Calls ``model.set_teacher_temperature(value)``. Runs that are shorter than the change end with ``end``.
 
     Args:
-        start (float): Temperature of the first iteration. Defaults to 0.04.
-        end (float): Temperature after the change. Defaults to 0.04.
+        start (float): Temperature > 0 of the first iteration. Defaults to 0.04.
+        end (float): Temperature > 0 after the change. Defaults to 0.04.
         warmup_epochs (float, optional): Length of the change in epochs. Defaults to 30 unless ``warmup_iters`` is
             given.
-        warmup_iters (int, optional): Length of the change in iterations.
-
-    Raises:
-        ValueError: A temperature is not positive, or both lengths are given.
+        warmup_iters (int, optional): Length of the change in iterations, instead of ``warmup_epochs``.
     """
-
-    priority = 'NORMAL'
 
     def __init__(
         self,
@@ -85,7 +74,6 @@ class TeacherTemperatureHook(Hook):
         self.warmup_iters = warmup_iters
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Set the temperature of this iteration."""
         duration = self.warmup_iters
         if duration is None:
             duration = round(self.warmup_epochs * len(runner.train_dataloader))

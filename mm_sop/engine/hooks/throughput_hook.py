@@ -23,8 +23,6 @@ class ThroughputHook(Hook):
         max_data_wait (float): Fraction of waiting time above which to warn, in [0, 1]. Defaults to 0.3.
     """
 
-    priority = 'NORMAL'
-
     def __init__(self, interval: int = 50, max_data_wait: float = 0.3) -> None:
         if interval < 1 or not 0 <= max_data_wait <= 1:
             raise ValueError(f'expected interval >= 1 and max_data_wait in [0, 1], got {interval} and {max_data_wait}')
@@ -37,23 +35,13 @@ class ThroughputHook(Hook):
         self._reset(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Start the clock of a step."""
         self._started = perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop the clock, and log at the end of an interval."""
         self._step_seconds += perf_counter() - self._started
         self._num_images += len(data_batch['data_samples'])
-        if self.every_n_inner_iters(batch_idx, self.interval):
-            self._log(runner)
-            self._reset(runner)
-
-    def _reset(self, runner: Runner) -> None:
-        self._num_images = 0
-        self._step_seconds = 0.0
-        self._wait_before = runner.train_loop.data_wait
-
-    def _log(self, runner: Runner) -> None:
+        if not self.every_n_inner_iters(batch_idx, self.interval):
+            return
         wait = runner.train_loop.data_wait - self._wait_before
         seconds = wait + self._step_seconds
         hub = runner.message_hub
@@ -70,3 +58,9 @@ class ThroughputHook(Hook):
                 '256), or lighten the pipeline; reported once.'
             )
         self._warns = not self._has_warned
+        self._reset(runner)
+
+    def _reset(self, runner: Runner) -> None:
+        self._num_images = 0
+        self._step_seconds = 0.0
+        self._wait_before = runner.train_loop.data_wait

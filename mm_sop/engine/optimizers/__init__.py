@@ -1,8 +1,7 @@
 """Optimizers, their wrapper and its constructor."""
 
-from mm_sop.engine.optimizers.constructor import PretrainOptimWrapperConstructor
+from mm_sop.engine.optimizers.constructors import LayerDecayOptimWrapperConstructor, PretrainOptimWrapperConstructor
 from mm_sop.engine.optimizers.lars import FastLARS
-from mm_sop.engine.optimizers.layer_decay import LayerDecayOptimWrapperConstructor
 from mm_sop.engine.optimizers.pretrain_optim_wrapper import NonFiniteLossError, PretrainOptimWrapper
 
 __all__ = [

@@ -41,9 +41,6 @@ class FastLARS(Optimizer):
         lr_in_momentum: Whether steps are multiplied by the learning rate before they enter the velocity, which then
             contains past learning rates: ``v <- m v + lr trust (g + b w)`` and ``w <- w - v``.
         separate_norms: Whether ``trust = eta |w| / (|g| + b |w| + eps)``.
-
-    Raises:
-        ValueError: An argument is negative.
     """
 
     def __init__(
@@ -72,18 +69,9 @@ class FastLARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # tensors
-        """Update the parameters that have a gradient.
-
-        Args:
-            closure: Computes the loss again.
-
-        Returns:
-            Loss of the closure, if there is one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Update the parameters that have a gradient, and return the loss of the closure, if there is one."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             trained = [parameter for parameter in group['params'] if parameter.grad is not None]
             for adapted in (True, False):
@@ -96,27 +84,20 @@ class FastLARS(Optimizer):
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         steps = list(torch._foreach_add(grads, parameters, alpha=group['weight_decay']))
         if adapted:
-            torch._foreach_mul_(steps, list(_trust_ratios(parameters, grads, steps, group).unbind()))
+            weight_norm = torch.stack(torch._foreach_norm(parameters))
+            update_norm = torch.stack(torch._foreach_norm(grads if group['separate_norms'] else steps))
+            separate = update_norm + group['weight_decay'] * weight_norm + group['eps']
+            trust = group['eta'] * weight_norm / (separate if group['separate_norms'] else update_norm)
+            if group['clip']:
+                trust = (trust / group['lr']).clamp(max=1)
+            trust = trust.where((weight_norm > 0) & (update_norm > 0), 1.0)
+            torch._foreach_mul_(steps, list(trust.unbind()))
         entering, leaving = (group['lr'], 1.0) if group['lr_in_momentum'] else (1.0, group['lr'])
         torch._foreach_mul_(steps, entering)
-        states = [self.state[parameter] for parameter in parameters]
-        for state, step in zip(states, steps, strict=True):
-            if 'momentum_buffer' not in state:
-                state['momentum_buffer'] = torch.zeros_like(step)
-        velocities = [state['momentum_buffer'] for state in states]
+        for parameter, step in zip(parameters, steps, strict=True):
+            if 'momentum_buffer' not in self.state[parameter]:
+                self.state[parameter]['momentum_buffer'] = torch.zeros_like(step)
+        velocities = [self.state[parameter]['momentum_buffer'] for parameter in parameters]
         torch._foreach_mul_(velocities, group['momentum'])
         torch._foreach_add_(velocities, steps)
         torch._foreach_sub_(parameters, velocities, alpha=leaving)
-
-
-def _trust_ratios(parameters: list[Tensor], grads: list[Tensor], steps: list[Tensor], group: dict) -> Tensor:
-    """Trust ratio of every tensor, on the device."""
-    weight_norm = torch.stack(torch._foreach_norm(parameters))
-    update_norm = torch.stack(torch._foreach_norm(grads if group['separate_norms'] else steps))
-    denominator = update_norm
-    if group['separate_norms']:
-        denominator = update_norm + group['weight_decay'] * weight_norm + group['eps']
-    trust = group['eta'] * weight_norm / denominator
-    if group['clip']:
-        trust = (trust / group['lr']).clamp(max=1)
-    return trust.where((weight_norm > 0) & (update_norm > 0), 1.0)

@@ -1,7 +1,7 @@
 """Optimizer wrapper for pretraining on any device."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -11,10 +11,35 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mm_sop.engine.optimizers.clipping import CLIPPING
 from mm_sop.utils.failures import UserError
 
 _DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
+
+
+@torch.no_grad()
+def clip_per_tensor(grads: list[Tensor], max_norm: float) -> Tensor:
+    """Limit the L2 norm of every gradient separately, in place, as DINO, iBOT and SOP do.
+
+    Returns the joint L2 norm of all gradients before clipping, a scalar on the device.
+    """
+    norms = torch.stack(torch._foreach_norm(grads))
+    scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(grads, list(scales.unbind()))
+    return norms.norm()
+
+
+@torch.no_grad()
+def clip_global_norm(grads: list[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by one factor so that their joint L2 norm is limited, in place.
+
+    Returns that norm before clipping, a scalar on the device.
+    """
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+CLIPPING = dict(per_tensor=clip_per_tensor, global_norm=clip_global_norm)
 
 
 class NonFiniteLossError(UserError, RuntimeError):
@@ -57,38 +82,32 @@ class PretrainOptimWrapper(OptimWrapper):
             raise ValueError(f'accumulative_counts must be at least 1, got {accumulative_counts}')
         super().__init__(optimizer, accumulative_counts)
         self.device = get_device()
-        self.dtype = self._parse_dtype(dtype)
-        self.clip, self.max_norm = _parse_clip(clip)
+        if dtype not in _DTYPES:
+            raise ValueError(f'optim_wrapper.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}')
+        if dtype == 'float16' and self.device != 'cuda':
+            raise ValueError("optim_wrapper.dtype='float16' needs a CUDA device: use 'bfloat16' or 'float32'")
+        self.dtype = _DTYPES[dtype]
+        options = dict(clip or {})
+        kind, self.max_norm = options.pop('type', 'per_tensor'), options.pop('max_norm', 3.0)
+        if kind not in CLIPPING or self.max_norm <= 0 or options:
+            raise ValueError(
+                f"optim_wrapper.clip must be dict(type='per_tensor' | 'global_norm', max_norm > 0), got {clip}"
+            )
+        self.clip = None if clip is None else CLIPPING[kind]
         self.check_finite_interval = check_finite_interval
         self.loss_scaler = torch.amp.GradScaler(self.device) if self.dtype is torch.float16 else None
         self.grad_norm: Tensor | None = None
         self._unchecked: list[tuple[int, Tensor, Tensor]] = []
 
-    def _parse_dtype(self, dtype: str) -> torch.dtype | None:
-        if dtype not in _DTYPES:
-            raise ValueError(f'optim_wrapper.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}')
-        if dtype == 'float16' and self.device != 'cuda':
-            raise ValueError("optim_wrapper.dtype='float16' needs a CUDA device: use 'bfloat16' or 'float32'")
-        return _DTYPES[dtype]
-
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Enable autocast, and skip the exchange of gradients in iterations that only accumulate.
-
-        Args:
-            model: The model, wrapped or not.
-        """
+        """Enable autocast, and skip the exchange of gradients in iterations that only accumulate."""
         precision = nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
         with super().optim_context(model), precision:
             yield
 
     def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
         """Back-propagate, make an optimizer step if it is due, and record the loss.
-
-        Args:
-            loss: Scalar.
-            step_kwargs: Arguments of the optimizer's step.
-            zero_kwargs: Arguments of its zero_grad.
 
         Raises:
             NonFiniteLossError: A loss or gradient since the last check was not finite.
@@ -116,34 +135,22 @@ class PretrainOptimWrapper(OptimWrapper):
         self._unchecked = []
         losses, norms = torch.stack([value.float() for column in columns for value in column]).view(2, -1).tolist()
         for index, iteration in enumerate(iterations):
-            if not (math.isfinite(losses[index]) and math.isfinite(norms[index])):
-                raise NonFiniteLossError(self._explain(iteration, losses[: index + 1], norms[index]))
-
-    def _explain(self, iteration: int, losses: list[float], norm: float) -> str:
-        shown = ', '.join(f'{loss:.5g}' for loss in losses[-5:])
-        what = 'the loss' if not math.isfinite(losses[-1]) else f'the gradient norm ({norm})'
-        checkpoint = self.message_hub.get_info('last_ckpt')
-        resume = f'go on from {checkpoint} with --resume' if checkpoint else 'start again, no checkpoint was saved yet,'
-        return (
-            f'iteration {iteration}: {what} is not finite; losses up to there: {shown}. To recover, {resume} and a '
-            "lower learning rate, a longer warm-up, clip=dict(type='per_tensor', max_norm=1.0) or dtype='float32'"
-        )
+            if math.isfinite(losses[index]) and math.isfinite(norms[index]):
+                continue
+            shown = ', '.join(f'{loss:.5g}' for loss in losses[max(0, index - 4) : index + 1])
+            what = 'the loss' if not math.isfinite(losses[index]) else f'the gradient norm ({norms[index]})'
+            saved = self.message_hub.get_info('last_ckpt')
+            resume = f'go on from {saved} with --resume' if saved else 'start again, no checkpoint was saved yet,'
+            raise NonFiniteLossError(
+                f'iteration {iteration}: {what} is not finite; losses up to there: {shown}. To recover, {resume} and a '
+                "lower learning rate, a longer warm-up, clip=dict(type='per_tensor', max_norm=1.0) or dtype='float32'"
+            )
 
     def backward(self, loss: Tensor, **kwargs) -> None:
-        """Back-propagate, with loss scaling in float16.
-
-        Args:
-            loss: Scalar.
-            **kwargs: Arguments of :meth:`torch.Tensor.backward`.
-        """
+        """Back-propagate, with loss scaling in float16."""
         super().backward(loss if self.loss_scaler is None else self.loss_scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs) -> None:
-        """Clip the gradients and update the parameters.
-
-        Args:
-            **kwargs: Arguments of the optimizer's step.
-        """
         if self.loss_scaler is not None:
             self.loss_scaler.unscale_(self.optimizer)
         if self.clip is not None:
@@ -165,11 +172,7 @@ class PretrainOptimWrapper(OptimWrapper):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore the state; that of the loss scaler is ignored if ``dtype`` has changed.
-
-        Args:
-            state_dict: From :meth:`state_dict`.
-        """
+        """Restore the state; that of the loss scaler is ignored if ``dtype`` has changed."""
         state_dict = dict(state_dict)
         scaler_state = state_dict.pop('loss_scaler', None)
         if self.loss_scaler is not None and scaler_state is not None:
@@ -180,15 +183,3 @@ class PretrainOptimWrapper(OptimWrapper):
 def accumulation_of(optim_wrapper: OptimWrapper) -> int:
     """Iterations per optimizer step; MMEngine has no public attribute for it."""
     return optim_wrapper._accumulative_counts
-
-
-def _parse_clip(clip: dict | None) -> tuple[Callable[[list[Tensor], float], Tensor] | None, float]:
-    if clip is None:
-        return None, 0.0
-    options = dict(clip)
-    name, max_norm = options.pop('type', 'per_tensor'), options.pop('max_norm', 3.0)
-    if name not in CLIPPING or max_norm <= 0 or options:
-        raise ValueError(
-            f"optim_wrapper.clip must be dict(type='per_tensor' | 'global_norm', max_norm > 0), got {dict(clip)}"
-        )
-    return CLIPPING[name], max_norm

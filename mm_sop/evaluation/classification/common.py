@@ -35,14 +35,9 @@ class FewLabelsProtocol(ClassificationProtocol):
 
 
 def score_accuracy(correct: np.ndarray, dataset: BaseDataset, train: BaseDataset) -> Score:
-    """Accuracy with its standard error.
+    """Accuracy of predictions that are right or not, bool, (n,).
 
-    The error is over objects if they are known and unseen in training, else over images.
-
-    Args:
-        correct: Whether each prediction is right, bool, (n,).
-        dataset: The classified dataset.
-        train: The training set.
+    Its standard error is over objects if they are known and unseen in training, else over images.
     """
     identities, known = read_labels(dataset, 'identity'), read_labels(train, 'identity')
     is_unseen = identities is not None and known is not None and not np.isin(identities, known).any()
@@ -64,10 +59,10 @@ def label_subsets(
         train: Labeled images.
         fractions: Fractions of the labels, in (0, 1).
         shots: Numbers of images of each class.
-        tries: Number of draws.
+        tries: Number of draws; a file list is one.
 
     Returns:
-        Rows of every trial by ``1%``, ``10%``, ``1 shot`` and so on, smallest subset first; a file list is one trial.
+        Rows of every trial by ``1%``, ``10%``, ``1 shot`` and so on, smallest subset first.
     """
     labels, lists = class_labels(train).numpy(), find_subset_lists(context.data)
     subsets = {}
@@ -104,16 +99,10 @@ def chart_points(scores: Mapping[tuple[str, str], Score]) -> dict[str, dict[str,
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, dataset: BaseDataset, title: str) -> dict:
-    """Confusion matrix as data of a chart.
-
-    Args:
-        predicted: Predicted classes, (n,).
-        labels: True classes, (n,).
-        dataset: Dataset with the names of the C classes.
-        title: What is classified.
+    """Confusion matrix as data of a chart, from predicted and true classes, (n,) each.
 
     Returns:
-        ``matrix``, images by true and predicted class, (C, C); ``classes`` and ``title``.
+        ``matrix``, images by true and predicted class, (C, C); ``classes``, the dataset's names, and ``title``.
     """
     classes = class_names(dataset)
     matrix = np.zeros((len(classes), len(classes)), np.int64)

@@ -28,15 +28,9 @@ from mm_sop.evaluation.classification.common import (
     score_accuracy,
 )
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, ProtocolResult, Score
-from mm_sop.evaluation.features.cards import describe_source
 from mm_sop.evaluation.features.extraction import evaluation_mode, extract_features, gather_features
-from mm_sop.evaluation.features.identity import content_key
-from mm_sop.evaluation.labeled_data import (
-    class_labels,
-    class_names,
-    random_views,
-    test_sets,
-)
+from mm_sop.evaluation.features.identity import content_key, describe_source
+from mm_sop.evaluation.labeled_data import class_labels, class_names, random_views, test_sets
 from mm_sop.models.selfsup.teacher_student import remove_mask_token
 from mm_sop.utils.modules import share_buffers, unwrap_model
 
@@ -85,12 +79,9 @@ class FinetuneProtocol(FinetuneSettings, FewLabelsProtocol):
     """
 
     version = 2
+    readouts = ('global',)
 
     fractions: Sequence[float] = (1, 0.1, 0.01)
-
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        return ('global',)
 
     def run(self, context: EvaluationContext, data: dict[str, BaseDataset]) -> ProtocolResult:
         if len(class_names(data['train'])) < 2:
@@ -107,10 +98,7 @@ class FinetuneProtocol(FinetuneSettings, FewLabelsProtocol):
                 scores[name, subset] = score_accuracy(predicted == labels, dataset, data['train'])
                 if subset == '100%':
                     confusions[name] = confusion(predicted, labels, dataset, f'Fine-tuned, {name}')
-        named = {
-            f'{name}_class' + ('' if subset == '100%' else f'_{subset}'): score
-            for (name, subset), score in scores.items()
-        }
+        named = {f'{name}_class_{subset}'.removesuffix('_100%'): each for (name, subset), each in scores.items()}
         rising = dict(sorted(scores.items(), key=lambda item: float(item[0][1].rstrip('%'))))
         card = dict(subsets=describe_subsets(context, few))
         return ProtocolResult(named, card, dict(confusion=confusions, lines=chart_points(rising)))
@@ -128,8 +116,6 @@ class FinetuneProtocol(FinetuneSettings, FewLabelsProtocol):
 
 
 def _predict(context: EvaluationContext, classifier: ImageClassifier, dataset: BaseDataset) -> np.ndarray:
-    """Predicted class of every image, (N,)."""
-
     def encode(batch: dict) -> dict[str, Tensor]:
         return dict(logits=classifier(classifier.data_preprocessor(batch, False)['inputs'], mode='tensor').float())
 
@@ -139,14 +125,7 @@ def _predict(context: EvaluationContext, classifier: ImageClassifier, dataset: B
 
 
 def build_classifier(encoder: Encoder, dim: int, num_classes: int, settings: FinetuneSettings) -> ImageClassifier:
-    """Build a classifier: a copy of a network with a new linear head.
-
-    Args:
-        encoder: The network.
-        dim: Width of its global representation.
-        num_classes: Number of classes.
-        settings: Recipe.
-    """
+    """Build a classifier: a copy of a network whose global representation has width ``dim``, and a new linear head."""
     network = copy.deepcopy(encoder.network)
     for module in network.modules():
         if hasattr(module, 'frozen_stages'):
@@ -159,21 +138,15 @@ def build_classifier(encoder: Encoder, dim: int, num_classes: int, settings: Fin
         network.is_init = True
     loss = dict(type='LabelSmoothLoss', label_smooth_val=settings.label_smoothing, mode='original')
     init_cfg = dict(type='TruncNormal', layer='Linear', std=0.01)
-    augments = [
-        dict(type=name, alpha=alpha)
-        for name, alpha in dict(Mixup=settings.mixup, CutMix=settings.cutmix).items()
-        if alpha
-    ]
+    alphas = dict(Mixup=settings.mixup, CutMix=settings.cutmix)
+    augments = [dict(type=name, alpha=alpha) for name, alpha in alphas.items() if alpha]
+    to_rgb = encoder.data_preprocessor._channel_conversion
     return ImageClassifier(
         backbone=network,
         neck=dict(type='GlobalNeck'),
         head=dict(type='LinearClsHead', num_classes=num_classes, in_channels=dim, loss=loss, init_cfg=init_cfg),
         train_cfg=dict(augments=augments) if augments else None,
-        data_preprocessor=dict(
-            num_classes=num_classes,
-            to_rgb=encoder.data_preprocessor._channel_conversion,
-            **encoder.identity['normalization'],
-        ),
+        data_preprocessor=dict(num_classes=num_classes, to_rgb=to_rgb, **encoder.identity['normalization']),
     )
 
 
@@ -185,41 +158,38 @@ def finetune(
     seed: int = 0,
     num_workers: int = 0,
 ) -> nn.Module:
-    """Train a classifier; an interrupted training in the same folder is resumed.
+    """Train a classifier on labeled images in random views; an interrupted training in the same folder is resumed.
 
-    Args:
-        classifier: The classifier.
-        dataset: Labeled images in random views.
-        settings: Recipe.
-        work_dir: Folder of log and checkpoints; its name is that of the run.
-        seed: Seed of order, views and mixing.
-        num_workers: Worker processes that load images.
-
-    Returns:
-        The trained classifier.
+    The name of ``work_dir`` is that of the run; ``seed`` decides order, views and mixing.
 
     Raises:
         ValueError: There are fewer images than processes.
     """
-    world_size = get_world_size()
-    if min(settings.batch_size, len(dataset)) < world_size:
+    world_size, total_batch = get_world_size(), min(settings.batch_size, len(dataset))
+    if total_batch < world_size:
         raise ValueError(
-            f'batches of {min(settings.batch_size, len(dataset))} images cannot be shared by {world_size} processes: '
-            'start fewer processes, or give more images or a larger batch_size'
+            f'batches of {total_batch} images cannot be shared by {world_size} processes: start fewer processes, or '
+            'give more images or a larger batch_size'
         )
-    batch_size = min(settings.batch_size, len(dataset)) // world_size
+    batch_size = total_batch // world_size
     steps = len(dataset) // (batch_size * world_size)
     epochs = max(settings.epochs, math.ceil(settings.min_iterations / steps))
+    loading = dict(batch_size=batch_size, num_workers=num_workers, persistent_workers=num_workers > 0, drop_last=True)
     wrapper: dict = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
     if not is_cuda_available():
         wrapper['device_ids'] = None  # otherwise MMEngine names a CUDA device
     runner = Runner(
         model=classifier,
         work_dir=str(work_dir),
-        train_dataloader=_dataloader(SeededDataset(dataset, seed), batch_size, num_workers),
+        train_dataloader=dict(
+            **loading,
+            dataset=SeededDataset(dataset, seed),
+            sampler=dict(type='ResumableSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            worker_init_fn=dict(type='pretrain_worker_init'),
+        ),
         train_cfg=dict(type='PretrainLoop', max_epochs=epochs),
-        optim_wrapper=_optim_wrapper(settings, settings.learning_rate * batch_size * world_size / 256),
-        param_scheduler=_schedule(settings, epochs * steps),
+        **_optimization(settings, settings.learning_rate * batch_size * world_size / 256, epochs * steps),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=max(1, epochs * steps // 10), log_metric_by_epoch=False),
             checkpoint=dict(type='PretrainCheckpointHook', epochs=max(1, epochs // 5), max_keep_ckpts=1),
@@ -236,32 +206,17 @@ def finetune(
     return model
 
 
-def _dataloader(dataset: SeededDataset, batch_size: int, num_workers: int) -> dict:
-    return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        drop_last=True,
-        collate_fn=dict(type='default_collate'),
-        sampler=dict(type='ResumableSampler', shuffle=True),
-        worker_init_fn=dict(type='pretrain_worker_init'),
-        dataset=dataset,
-    )
-
-
-def _optim_wrapper(settings: FinetuneSettings, learning_rate: float) -> dict:
-    wrapper = dict(optimizer=dict(type='AdamW', lr=learning_rate, weight_decay=settings.weight_decay))
+def _optimization(settings: FinetuneSettings, learning_rate: float, total: int) -> dict:
+    """Optimizer and schedule over so many steps, as arguments of the runner."""
+    wrapper: dict = dict(optimizer=dict(type='AdamW', lr=learning_rate, weight_decay=settings.weight_decay))
     rules = dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
-    if settings.layer_decay == 1:
-        return dict(wrapper, paramwise_cfg=rules)
-    rules = dict(rules, flat_decay_mult=0.0, layer_decay_rate=settings.layer_decay)
-    return dict(wrapper, constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=rules)
-
-
-def _schedule(settings: FinetuneSettings, total: int) -> list[dict]:
+    if settings.layer_decay != 1:
+        rules.update(flat_decay_mult=0.0, layer_decay_rate=settings.layer_decay)
+        wrapper['constructor'] = 'LayerDecayOptimWrapperConstructor'
     warmup = round(settings.warmup * total)
     # MMEngine's LinearLR over a single step would never leave its start factor.
     warmup = warmup if warmup > 1 else 0
     rising = dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=warmup)
     falling = dict(type='CosineAnnealingLR', by_epoch=False, begin=warmup, end=total, T_max=total - warmup)
-    return [rising, falling] if warmup else [falling]
+    schedule = [rising, falling] if warmup else [falling]
+    return dict(optim_wrapper=dict(wrapper, paramwise_cfg=rules), param_scheduler=schedule)

@@ -38,7 +38,6 @@ class KNNProtocol(FewLabelsProtocol):
     labels, the mean number of images of a class is one more k, as an image cannot have more right voters.
 
     Args:
-        readout: Readout of the features.
         num_neighbors: Numbers k of neighbors that vote; those larger than the training set or the subset of the labels
             are left out.
         temperature: Temperature of the votes' weights.
@@ -77,8 +76,18 @@ class KNNProtocol(FewLabelsProtocol):
                 f'num_neighbors={tuple(self.num_neighbors)} with {len(data["train"])} training images: expected one '
                 'number of at most as many, such as --options knn.num_neighbors=[1]'
             )
+
+        def extract(dataset: Dataset) -> dict[str, Tensor]:
+            return {self.readout: own_samples(context.features(dataset, self.readout)).to(context.device)}
+
         evaluator = KNNEvaluator(data['train'], test_sets(data), self.labels, numbers, **self._voting)
-        summaries, confusions = self._vote_of_all(context, evaluator)
+        labels, k = class_labels(data['train']), min(_SHOWN_NEIGHBORS, max(numbers))
+        summaries, confusions = {}, {}
+        for query, _, similarities, rows in evaluator.search(extract):
+            summaries.update(evaluator.score(query, similarities, rows))
+            votes = neighbor_votes(similarities, labels[rows], [k], evaluator.temperature, int(labels.max()) + 1)[k]
+            truth, title = class_labels(data[query]).numpy(), f'k-NN, {query}, k = {k}'
+            confusions[query] = confusion(votes.argmax(1).numpy(), truth, data[query], title)
         scores = {name: Score(each['accuracy'], each['standard_error']) for name, each in summaries.items()}
         subset_scores, subsets, panels = self._vote_of_subsets(context, data)
         chance = {name: each['chance'] for name, each in summaries.items()}
@@ -89,24 +98,6 @@ class KNNProtocol(FewLabelsProtocol):
     @property
     def _voting(self) -> dict:
         return dict(temperature=self.temperature if self.metric == 'cosine' else math.inf, metric=self.metric)
-
-    def _vote_of_all(
-        self, context: EvaluationContext, evaluator: KNNEvaluator
-    ) -> tuple[dict[str, dict], dict[str, dict]]:
-        """Scores with all labels, and confusion matrices of the classes."""
-
-        def extract(dataset: Dataset) -> dict[str, Tensor]:
-            return {self.readout: own_samples(context.features(dataset, self.readout)).to(context.device)}
-
-        labels = class_labels(evaluator.bank)
-        k = min(_SHOWN_NEIGHBORS, max(evaluator.num_neighbors))
-        summaries, confusions = {}, {}
-        for query, _, similarities, rows in evaluator.search(extract):
-            summaries.update(evaluator.score(query, similarities, rows))
-            votes = neighbor_votes(similarities, labels[rows], [k], evaluator.temperature, int(labels.max()) + 1)[k]
-            dataset, title = evaluator.queries[query], f'k-NN, {query}, k = {k}'
-            confusions[query] = confusion(votes.argmax(1).numpy(), class_labels(dataset).numpy(), dataset, title)
-        return summaries, confusions
 
     def _vote_of_subsets(
         self, context: EvaluationContext, data: dict[str, BaseDataset]

@@ -29,14 +29,13 @@ class KNNEvaluator:
     unseen objects, is left out.
 
     Args:
-        bank: Config of the labeled dataset that votes, or the dataset.
-        queries: Configs of the datasets to classify, or the datasets, by name.
+        bank: Labeled dataset that votes, or its config.
+        queries: Datasets to classify, or their configs, by name.
         labels: What to classify: ``'class'`` is the dataset's ``gt_label``, other names are those of annotations, for
             instance ``'identity'``.
         num_neighbors: Number k of neighbors that vote, or several such numbers.
         temperature: Temperature of the votes' weights.
         batch_size: Images encoded at once by one process.
-        num_workers: Worker processes that load images.
         metric: One of :data:`mm_sop.functional.neighbors.METRICS`.
 
     Raises:
@@ -57,10 +56,14 @@ class KNNEvaluator:
         self.bank = _build(bank)
         self.queries = {name: _build(dataset) for name, dataset in queries.items()}
         self.num_neighbors = [num_neighbors] if isinstance(num_neighbors, int) else sorted(num_neighbors)
-        self.temperature = temperature
-        self.metric = metric
+        self.temperature, self.metric = temperature, metric
         self.loading = dict(batch_size=batch_size, num_workers=num_workers)
-        self._check_data()
+        if max(self.num_neighbors) > len(self.bank):
+            raise ValueError(
+                f'num_neighbors={max(self.num_neighbors)} is more than the {len(self.bank)} images of the bank: '
+                'lower it'
+            )
+        check_classes({'bank': self.bank, **{f'queries {name!r}': each for name, each in self.queries.items()}})
         self.bank_labels = {label: read_labels(self.bank, label) for label in labels}
         self.query_labels = {
             name: {label: read_labels(dataset, label) for label in labels} for name, dataset in self.queries.items()
@@ -71,10 +74,7 @@ class KNNEvaluator:
             raise ValueError(f'no query shares any of the labels {tuple(labels)} with the bank: check the datasets')
 
     def evaluate(self, encode: Callable[[dict], dict[str, Tensor]]) -> dict[str, dict[str, dict]]:
-        """Measure the accuracy of features.
-
-        Args:
-            encode: Maps a collated batch to named features, for instance :func:`network_encoder`.
+        """Measure the accuracy of features that ``encode`` gives by name for a batch, see :func:`network_encoder`.
 
         Returns:
             For every name of features, scores by ``<query>_<label>_k<k>``: each with ``accuracy`` and
@@ -100,8 +100,7 @@ class KNNEvaluator:
     def search(self, extract: Callable[[BaseDataset], dict[str, Tensor]]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         """Find the nearest images of the bank for every query set and kind of features.
 
-        Args:
-            extract: Gives the named features of this process's images of a dataset, see :func:`extract_features`.
+        ``extract`` gives the named features of this process's images of a dataset, see :func:`extract_features`.
 
         Yields:
             Name of the query set, name of the features, similarities in falling order, (n, k), and rows in the bank,
@@ -134,13 +133,7 @@ class KNNEvaluator:
         return similarities, rows
 
     def score(self, query: str, similarities: Tensor, rows: Tensor) -> dict[str, dict]:
-        """Compute the scores of one query set.
-
-        Args:
-            query: Name of the query set.
-            similarities: Similarities of the nearest images of the bank in falling order, (n, k).
-            rows: Their rows in the bank, (n, k).
-        """
+        """Compute the scores of one query set from what :meth:`search` yields."""
         scores: dict[str, dict] = {}
         for label, bank_labels in self.bank_labels.items():
             if bank_labels is None or not self._is_answerable(query, label):
@@ -157,38 +150,20 @@ class KNNEvaluator:
     def _summarize(self, query: str, correct: np.ndarray, chance: float) -> dict:
         accuracy, identities = float(correct.mean()), self.query_identities[query]
         binomial = binomial_standard_error(accuracy, len(correct))
-        summary = dict(
-            accuracy=accuracy,
-            standard_error=binomial,
-            binomial_standard_error=binomial,
-            chance=chance,
-            num_images=len(correct),
-        )
+        summary = dict(accuracy=accuracy, standard_error=binomial, binomial_standard_error=binomial, chance=chance)
+        summary['num_images'] = len(correct)
         if identities is None:
             return summary
         right, sizes = count_by_cluster(correct, identities)
         clustered = clustered_standard_error(right, sizes)
         if self.bank_identities is not None and not np.isin(identities, self.bank_identities).any():
             summary['standard_error'] = clustered
-        return dict(
-            summary,
-            clustered_standard_error=clustered,
-            num_identities=len(sizes),
-            right_by_identity=right.tolist(),
-            images_by_identity=sizes.tolist(),
-        )
+        summary.update(clustered_standard_error=clustered, num_identities=len(sizes))
+        return dict(summary, right_by_identity=right.tolist(), images_by_identity=sizes.tolist())
 
     def _is_answerable(self, query: str, label: str) -> bool:
         wanted, known = self.query_labels[query][label], self.bank_labels[label]
         return wanted is not None and known is not None and bool(np.isin(wanted, known).any())
-
-    def _check_data(self) -> None:
-        if max(self.num_neighbors) > len(self.bank):
-            raise ValueError(
-                f'num_neighbors={max(self.num_neighbors)} is more than the {len(self.bank)} images of '
-                'the bank: lower it'
-            )
-        check_classes({'bank': self.bank, **{f'queries {name!r}': each for name, each in self.queries.items()}})
 
 
 def _build(dataset: dict | BaseDataset) -> BaseDataset:

@@ -15,13 +15,10 @@ TITLES = dict(raw_pixels='raw 16 x 16 pixels', color_histogram='color histogram'
 
 
 class KNNRecords(Records):
-    """k-NN results in ``knn.json``, with ``knn.md`` beside it.
+    """k-NN results of a run in ``knn.json``, with ``knn.md`` beside it.
 
     A record has ``network`` (``'teacher'``, ``'raw_pixels'``, ...), ``iter`` and ``epoch`` (None without training),
     ``seconds`` and ``scores`` by name, and in runs ``iters_per_epoch``, which ``iter`` refers to.
-
-    Args:
-        work_dir: Folder of the two files.
     """
 
     def __init__(self, work_dir: str | Path) -> None:
@@ -31,10 +28,6 @@ class KNNRecords(Records):
         """Drop the results of an earlier run beyond the iteration at which this one starts; at 0 all of them.
 
         Records of a run with another epoch length are renumbered, like the iteration of a resumed run.
-
-        Args:
-            iteration: First iteration of the run.
-            iters_per_epoch: Length of its epochs.
         """
         for record in self.records:
             old_length = record.get('iters_per_epoch', iters_per_epoch)
@@ -45,15 +38,13 @@ class KNNRecords(Records):
 
     def find(self, network: str, iteration: int | None) -> dict | None:
         """The record of a network at an iteration, or None."""
-        found = [record for record in self.records if (record['network'], record['iter']) == (network, iteration)]
-        return found[0] if found else None
+        matches = (each for each in self.records if (each['network'], each['iter']) == (network, iteration))
+        return next(matches, None)
 
     def add(self, record: dict, write: bool = True) -> None:
         """Add a record, in place of an older one of the same network and iteration.
 
-        Args:
-            record: The record.
-            write: Whether to write both files; only one process of a run should.
+        Only one process of a run should write the files.
         """
         older = self.find(record['network'], record['iter'])
         if older is not None:
@@ -63,16 +54,12 @@ class KNNRecords(Records):
             self.write()
 
     def format(self) -> str:
-        """Format the records as Markdown, see :func:`format_table`."""
+        """Format the records by :func:`format_table`."""
         return format_table(self.records)
 
 
 def format_table(records: list[dict]) -> str:
-    """Format records as a Markdown table, in percent with standard errors.
-
-    Args:
-        records: Records as in :class:`KNNRecords`, without training first.
-    """
+    """Format records of :class:`KNNRecords` as a Markdown table, in percent with standard errors."""
     names = list(dict.fromkeys(name for record in records for name in record['scores']))
     rows = []
     for record in sorted(records, key=lambda record: (record['iter'] is not None, record['iter'] or 0)):
@@ -103,10 +90,7 @@ def format_score(score: dict | None) -> str:
 
 
 def read_run(work_dir: str | Path) -> tuple[dict[str, dict], int]:
-    """Read the scores of a finished run.
-
-    Args:
-        work_dir: Folder of the run, with ``knn.json``.
+    """Read the scores of a finished run from its ``knn.json``.
 
     Returns:
         Scores by features (baselines such as ``'raw_pixels'``, ``'untrained'`` and ``'trained'``) and name, and the
@@ -124,12 +108,7 @@ def read_run(work_dir: str | Path) -> tuple[dict[str, dict], int]:
 
 
 def read_curve(work_dir: str | Path, score: str) -> tuple[list[int], list[float]]:
-    """Read the iterations and accuracies of a network during a run.
-
-    Args:
-        work_dir: Folder of the run, with ``knn.json``.
-        score: Name of the score.
-    """
+    """Read the iterations and accuracies of a network during a run."""
     records = [record for record in KNNRecords(work_dir) if record['iter'] is not None]
     points = sorted((record['iter'], record['scores'][score]['accuracy']) for record in records)
     return [iteration for iteration, _ in points], [accuracy for _, accuracy in points]
@@ -147,13 +126,13 @@ def format_summary(summary: dict) -> str:
 
 
 def paired_gain(runs: Sequence[dict[str, dict]], score: str, before: str, after: str = 'trained') -> dict | None:
-    """Gain in accuracy of one kind of features over another on the same images, averaged over the seeds.
+    """Gain in accuracy of the features ``after`` over those ``before`` on the same images, averaged over the seeds.
 
     Args:
-        runs: Results of :func:`read_run` for every seed.
+        runs: Scores by :func:`read_run` for every seed.
         score: Name of the score.
-        before: Features that are compared with.
-        after: Features whose gain is meant.
+        before: Name of the features that are compared with.
+        after: Name of the features whose gain is meant.
 
     Returns:
         ``gain`` and ``standard_error`` by bootstrap over the objects, which are the same in all runs; None if the

@@ -20,24 +20,18 @@ from mm_sop.datasets.worker import pretrain_worker_init
 from mm_sop.evaluation.classification.common import ClassificationProtocol, confusion, score_accuracy
 from mm_sop.evaluation.classification.linear_grid import SCHEDULES, AdamGrid, HeadSettings, LinearGrid
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, ProtocolResult
-from mm_sop.evaluation.features.cards import describe_source
-from mm_sop.evaluation.features.identity import content_key
-from mm_sop.evaluation.features.readouts import DTYPES, READOUTS, arrays_of, distinct_readouts, encode_arrays
-from mm_sop.evaluation.labeled_data import (
-    class_labels,
-    class_names,
-    draw_per_class,
-    random_views,
-    test_sets,
-)
+from mm_sop.evaluation.features.extraction import DTYPES, READOUTS, arrays_of, distinct_readouts, encode_arrays
+from mm_sop.evaluation.features.identity import content_key, describe_source
+from mm_sop.evaluation.labeled_data import class_labels, class_names, draw_per_class, random_views, test_sets
 from mm_sop.utils.distributed import gather_in_sample_order
 from mm_sop.utils.files import write_atomically
 
 Batches = Iterator[tuple[dict[str, Tensor], Tensor]]
 """Features by readout and labels, batch by batch, on the encoder's device and equal on all processes."""
 
-# The common settings of the papers' probes on ImageNet.
+# The common settings of the papers' probes on ImageNet, and those of ReSA's on CIFAR.
 _PLAIN = dict(choices=('global',), weight_decays=(0.0,), optimizers=('sgd',), schedule='multistep', batch_size=256)
+_CIFAR = dict(choices=('global',), weight_decays=(5e-6,), optimizers=('adam',), schedule='exponential', batch_size=1000)
 _TEST_BLOCK = 1024
 _NUM_CHECKPOINTS = 10
 
@@ -54,8 +48,6 @@ class LinearProtocol(ClassificationProtocol):
         augment: Whether every epoch encodes random crops and flips of the images, like the papers. Otherwise the cached
             features of the plain images are used, and every image is encoded once.
         choices: Readouts; those that the encoder lacks and duplicates are left out.
-        learning_rates: Learning rates.
-        weight_decays: Weight decays.
         optimizers: ``'sgd'`` and ``'lars'``, or ``'adam'`` alone.
         schedule: Schedule of the learning rates: ``'cosine'`` to 0, ``'multistep'`` (times 0.1 after 60 % of the
             training and again after 80 %) or ``'exponential'`` to 1e-4 times the initial one.
@@ -71,15 +63,7 @@ class LinearProtocol(ClassificationProtocol):
         # 0.1 * 4096 / 256 = 1.6 for the whole batch.
         co_ssl=dict(_PLAIN, learning_rates=(0.1,), optimizers=('lars',), schedule='cosine', epochs=90, batch_size=4096),
         co_ssl_sgd=dict(_PLAIN, learning_rates=(0.1, 0.3)),
-        resa_cifar=dict(
-            choices=('global',),
-            learning_rates=(0.01,),
-            weight_decays=(5e-6,),
-            optimizers=('adam',),
-            schedule='exponential',
-            epochs=500,
-            batch_size=1000,
-        ),
+        resa_cifar=dict(_CIFAR, learning_rates=(0.01,), epochs=500),
     )
 
     augment: bool = False
@@ -118,12 +102,15 @@ class LinearProtocol(ClassificationProtocol):
         rows = np.setdiff1d(np.arange(len(train)), held_out)
         choices = distinct_readouts(context.encoder, self.choices, context.transform.crop_size)
         features = {readout: context.features(train, readout) for readout in choices}
-        grids = self._build_grids(features, len(class_names(train)), context)
+        build, num_classes = AdamGrid if self._is_adam else LinearGrid, len(class_names(train))
+        options: dict = dict(generator=torch.Generator().manual_seed(context.seed), device=context.device)
+        grids = {name: build(each.shape[1], num_classes, self.heads, **options) for name, each in features.items()}
         batches: CachedBatches | AugmentedBatches
         if self.augment:
             batches = AugmentedBatches(context, train, labels, rows, choices, self.batch_size)
         else:
-            batches = CachedBatches(features, labels, rows, self.batch_size, context.seed, context.device)
+            train_features = {readout: each[rows].to(context.device) for readout, each in features.items()}
+            batches = CachedBatches(train_features, labels[rows].to(context.device), self.batch_size, context.seed)
         self._train(grids, batches, self._state_path(context, train))
         accuracies = {
             readout: _accuracies(grid, features[readout][held_out], labels[held_out], context.device)
@@ -131,41 +118,35 @@ class LinearProtocol(ClassificationProtocol):
         }
         return self._test(context, data, grids, accuracies)
 
-    def _build_grids(
-        self, features: dict[str, Tensor], num_classes: int, context: EvaluationContext
-    ) -> dict[str, LinearGrid]:
-        generator = torch.Generator().manual_seed(context.seed)
-        build = AdamGrid if self._is_adam else LinearGrid
-        return {
-            readout: build(each.shape[1], num_classes, self.heads, generator=generator, device=context.device)
-            for readout, each in features.items()
-        }
-
     def _state_path(self, context: EvaluationContext, train: BaseDataset) -> Path:
-        definition = dict(
-            options=asdict(self),
-            encoder=context.encoder.identity,
-            data=describe_source(train),
-            transform=asdict(context.transform),
-            dtype=context.cache.dtype,
-            seed=context.seed,
-            version=self.version,
-        )
+        data, transform = describe_source(train), asdict(context.transform)
+        settings = dict(transform=transform, dtype=context.cache.dtype, seed=context.seed, version=self.version)
+        definition = dict(settings, options=asdict(self), encoder=context.encoder.identity, data=data)
         return context.work_dir / f'linear_{content_key(definition)}.pth'
 
-    def _train(self, grids: dict[str, LinearGrid], batches: 'CachedBatches | AugmentedBatches', state: Path) -> None:
+    def _train(self, grids: dict[str, LinearGrid], batches: 'CachedBatches | AugmentedBatches', path: Path) -> None:
+        """Train all classifiers, from the last state in ``path`` if an earlier training was interrupted."""
         total, scale = self.epochs * len(batches), 1.0 if self._is_adam else self.batch_size / 256
-        factor = SCHEDULES[self.schedule]
-        for epoch in range(_load_state(state, grids), self.epochs):
+        factor, finished = SCHEDULES[self.schedule], 0
+        if path.is_file():
+            saved = torch.load(path, map_location='cpu', weights_only=True)
+            finished = saved['epoch']
+            for readout, grid in grids.items():
+                grid.load_state_dict(saved['grids'][readout])
+        for epoch in range(finished, self.epochs):
             for step, (features, labels) in enumerate(batches(epoch), start=epoch * len(batches)):
                 for readout, grid in grids.items():
                     grid.step(features[readout], labels, scale * factor(step, total))
             if (epoch + 1) % max(1, self.epochs // _NUM_CHECKPOINTS) == 0:
-                _save_state(state, grids, epoch + 1)
+                if is_main_process():
+                    state = dict(epoch=epoch + 1, grids={readout: grid.state_dict() for readout, grid in grids.items()})
+                    buffer = io.BytesIO()
+                    torch.save(state, buffer)
+                    write_atomically(path, buffer.getvalue())
                 print_log(f'Linear classifiers: epoch {epoch + 1} of {self.epochs}', logger='current')
         barrier()
         if is_main_process():
-            state.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def _test(
         self,
@@ -184,44 +165,24 @@ class LinearProtocol(ClassificationProtocol):
             predicted = torch.cat(logits).argmax(1).cpu().numpy()
             scores[f'{name}_class'] = score_accuracy(predicted == labels, dataset, data['train'])
             confusions[name] = confusion(predicted, labels, dataset, f'Linear classifier, {name}')
+        # Validation accuracies: a row for each optimizer and weight decay, a column for each learning rate.
+        columns = len(self.learning_rates)
+        kinds = [f'{name}, decay {decay:g}' for name in self.optimizers for decay in self.weight_decays]
+        rows = {
+            f'{readout}, {kind}': part.tolist()
+            for readout, each in accuracies.items()
+            for kind, part in zip(kinds, each.split(columns), strict=True)
+        }
+        selected = (f'{best}, {kinds[head // columns]}', head % columns)
+        rates = [f'{lr:g}' for lr in self.learning_rates]
+        grid = dict(rows=rows, columns=rates, selected=selected, scaled_by_batch=not self._is_adam)
         settings = vars(grids[best].heads[head])
         card = dict(
             chosen=dict(readout=best, **settings, validation_accuracy=float(accuracies[best][head])),
-            classifiers=sum(len(grid.heads) for grid in grids.values()),
+            classifiers=len(grids) * len(self.heads),
             validation={readout: each.tolist() for readout, each in accuracies.items()},
         )
-        return ProtocolResult(scores, card, dict(grid=self._grid(accuracies, best, head), confusion=confusions))
-
-    def _grid(self, accuracies: dict[str, Tensor], best: str, head: int) -> dict:
-        """Validation accuracies by row and learning rate, and which classifier was selected."""
-        columns = len(self.learning_rates)
-        kinds = list(itertools.product(self.optimizers, self.weight_decays))
-        rows = {
-            f'{readout}, {optimizer}, decay {decay:g}': part.tolist()
-            for readout, each in accuracies.items()
-            for (optimizer, decay), part in zip(kinds, each.split(columns), strict=True)
-        }
-        optimizer, decay = kinds[head // columns]
-        selected = (f'{best}, {optimizer}, decay {decay:g}', head % columns)
-        columns_text = [f'{lr:g}' for lr in self.learning_rates]
-        return dict(rows=rows, columns=columns_text, selected=selected, scaled_by_batch=not self._is_adam)
-
-
-def _load_state(path: Path, grids: dict[str, LinearGrid]) -> int:
-    """Resume an interrupted training; returns the number of finished epochs."""
-    if not path.is_file():
-        return 0
-    saved = torch.load(path, map_location='cpu', weights_only=True)
-    for readout, grid in grids.items():
-        grid.load_state_dict(saved['grids'][readout])
-    return saved['epoch']
-
-
-def _save_state(path: Path, grids: dict[str, LinearGrid], epoch: int) -> None:
-    if is_main_process():
-        buffer = io.BytesIO()
-        torch.save(dict(epoch=epoch, grids={readout: grid.state_dict() for readout, grid in grids.items()}), buffer)
-        write_atomically(path, buffer.getvalue())
+        return ProtocolResult(scores, card, dict(grid=grid, confusion=confusions))
 
 
 def _accuracies(grid: LinearGrid, features: Tensor, labels: Tensor, device: torch.device) -> Tensor:
@@ -231,31 +192,14 @@ def _accuracies(grid: LinearGrid, features: Tensor, labels: Tensor, device: torc
     return correct.double().mean(0)
 
 
+@dataclass
 class CachedBatches:
-    """Shuffled batches of extracted features.
+    """Shuffled batches of extracted features, (N, D) by readout; the last one of an epoch may be smaller."""
 
-    Args:
-        features: Features of all images by readout, (N, D).
-        labels: Classes, (N,).
-        rows: Training rows.
-        size: Images in a batch; the last batch of an epoch may be smaller.
-        seed: Seed of the order.
-        device: Device of the batches.
-    """
-
-    def __init__(
-        self,
-        features: dict[str, Tensor],
-        labels: Tensor,
-        rows: np.ndarray,
-        size: int,
-        seed: int = 0,
-        device: torch.device | str = 'cpu',
-    ) -> None:
-        self.features = {readout: each[rows].to(device) for readout, each in features.items()}
-        self.labels = labels[rows].to(device)
-        self.size = size
-        self.seed = seed
+    features: dict[str, Tensor]
+    labels: Tensor
+    size: int
+    seed: int
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.size)
@@ -267,42 +211,35 @@ class CachedBatches:
             yield {readout: each[rows] for readout, each in self.features.items()}, self.labels[rows]
 
 
+@dataclass
 class AugmentedBatches:
-    """Shuffled batches of random crops and flips, encoded by all processes together.
+    """Shuffled batches of random crops and flips, encoded by all processes together; an incomplete one is dropped.
 
-    Args:
-        context: Encoder and settings.
+    Attributes:
         dataset: Images, of which each epoch draws new views.
-        labels: Classes, (N,).
+        labels: Classes of all images, (N,).
         rows: Training rows.
-        readouts: Readouts to encode.
-        size: Images in a batch over all processes; an incomplete batch is dropped.
+        size: Images in a batch over all processes.
 
     Raises:
         ValueError: A batch cannot be divided equally among the processes, or there are fewer images.
     """
 
-    def __init__(
-        self,
-        context: EvaluationContext,
-        dataset: BaseDataset,
-        labels: Tensor,
-        rows: np.ndarray,
-        readouts: Sequence[str],
-        size: int,
-    ) -> None:
+    context: EvaluationContext
+    dataset: BaseDataset
+    labels: Tensor
+    rows: np.ndarray
+    readouts: Sequence[str]
+    size: int
+
+    def __post_init__(self) -> None:
         _, world_size = get_dist_info()
-        if size % world_size or size > len(rows):
+        if self.size % world_size or self.size > len(self.rows):
             raise ValueError(
-                f'batch_size={size} must be a multiple of the {world_size} processes and at most the {len(rows)} '
-                'images for training'
+                f'batch_size={self.size} must be a multiple of the {world_size} processes and at most the '
+                f'{len(self.rows)} images for training'
             )
-        self.dataset = SeededDataset(random_views(dataset, context.transform), context.seed)
-        self.context = context
-        self.labels = labels.to(context.device)
-        self.rows = rows
-        self.readouts = readouts
-        self.size = size
+        self.views = SeededDataset(random_views(self.dataset, self.context.transform), self.context.seed)
 
     def __len__(self) -> int:
         return len(self.rows) // self.size
@@ -314,7 +251,7 @@ class AugmentedBatches:
         batches = order[: len(self) * self.size].reshape(-1, self.size)
         keys = [[SampleKey(epoch, row) for row in batch] for batch in batches[:, rank::world_size].tolist()]
         loader = DataLoader(
-            self.dataset,
+            self.views,
             batch_sampler=keys,
             num_workers=self.context.num_workers,
             collate_fn=default_collate,
@@ -322,7 +259,7 @@ class AugmentedBatches:
             generator=torch.Generator(),
         )
         for rows, batch in zip(batches, loader, strict=True):
-            yield self._encode(batch), self.labels[torch.from_numpy(rows)]
+            yield self._encode(batch), self.labels[rows].to(self.context.device)
 
     @torch.no_grad()
     def _encode(self, batch: dict) -> dict[str, Tensor]:

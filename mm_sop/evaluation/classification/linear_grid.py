@@ -1,7 +1,7 @@
 """Grid of linear classifiers on the same features, trained together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +35,8 @@ class LinearGrid:
         dim: Width D of the features.
         num_classes: Number C of classes.
         heads: Settings of the H classifiers.
-        momentum: Momentum of the updates.
         eta: Trust coefficient of LARS.
         generator: Source of the initial weights, of standard deviation 0.01 and equal for all; biases are 0.
-        device: Device of the classifiers.
 
     Attributes:
         weight: Weights, (H, C, D).
@@ -76,32 +74,17 @@ class LinearGrid:
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Logits of all classifiers.
-
-        Args:
-            features: Features, (B, D).
-
-        Returns:
-            Logits, (B, H, C).
-        """
+        """Logits of all classifiers, (B, D) -> (B, H, C)."""
         return linear(features, self.weight.flatten(0, 1), self.bias.flatten()).unflatten(1, self.bias.shape)
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, lr_factor: float = 1.0) -> None:
-        """Train all classifiers on a batch.
-
-        Args:
-            features: Features, (B, D).
-            labels: Classes, int64, (B,).
-            lr_factor: Factor of all learning rates.
-        """
+        """Train all classifiers on features, (B, D), and their classes, int64, (B,), of a batch."""
         logits = self.logits(features)
         errors = logits.softmax(2)
         errors[torch.arange(len(labels), device=labels.device), :, labels] -= 1
         errors /= len(labels)
-        lr = lr_factor * self._lr
-        ones = features.new_ones(len(features), 1)
-        self._update(errors, logits, features, ones, lr)
+        self._update(errors, logits, features, features.new_ones(len(features), 1), lr_factor * self._lr)
 
     def _update(self, errors: Tensor, logits: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
         trust = self._trust_ratio(errors, logits, features).where(self._is_lars, 1.0)
@@ -148,11 +131,8 @@ class AdamGrid(LinearGrid):
     """Grid of linear classifiers with the update of :class:`torch.optim.Adam`.
 
     Args:
-        dim: Width D of the features.
-        num_classes: Number C of classes.
-        heads: Settings of the H classifiers.
         squares: Decay rate of the mean squares; that of the mean gradients is ``momentum``.
-        **options: As for :class:`LinearGrid`.
+        **options: As for :class:`LinearGrid`, like the first arguments.
     """
 
     optimizers = ('adam',)
@@ -172,12 +152,10 @@ class AdamGrid(LinearGrid):
     def _update(self, errors: Tensor, logits: Tensor, features: Tensor, ones: Tensor, lr: Tensor) -> None:
         self.steps += 1
         by_class = errors.flatten(1).T
-        for parameter, mean, squares, inputs in zip(
-            (self.weight, self.bias[..., None]),
-            (self.velocities[0], self.velocities[1][..., None]),
-            (self.mean_squares[0], self.mean_squares[1][..., None]),
-            (features, ones),
-            strict=True,
+        means, mean_squares = self.velocities, self.mean_squares
+        for parameter, mean, squares, inputs in (
+            (self.weight, means[0], mean_squares[0], features),
+            (self.bias[..., None], means[1][..., None], mean_squares[1][..., None], ones),
         ):
             gradient = (by_class @ inputs).view_as(parameter).addcmul_(parameter, self._decay[:, None, None])
             mean.lerp_(gradient, 1 - self.momentum)
@@ -188,24 +166,15 @@ class AdamGrid(LinearGrid):
 
 
 def cosine_factor(step: int, total: int) -> float:
-    """Cosine schedule from 1 to 0.
-
-    Args:
-        step: Zero-based step.
-        total: Number of steps.
-    """
+    """Cosine schedule from 1 to 0; ``step`` is zero-based."""
     return 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def multistep_factor(step: int, total: int) -> float:
-    """0.1 after 60 % of the steps and 0.01 after 80 %, see :func:`cosine_factor`."""
-    return 0.1 ** sum(5 * step >= passed * total for passed in (3, 4))
-
-
-def exponential_factor(step: int, total: int) -> float:
-    """Exponential schedule from 1 to 1e-4, see :func:`cosine_factor`."""
-    return 1e-4 ** (step / total)
-
-
-SCHEDULES = dict(cosine=cosine_factor, multistep=multistep_factor, exponential=exponential_factor)
+SCHEDULES: dict[str, Callable[[int, int], float]] = dict(
+    cosine=cosine_factor,
+    # 0.1 after 60 % of the steps and 0.01 after 80 %.
+    multistep=lambda step, total: 0.1 ** sum(5 * step >= passed * total for passed in (3, 4)),
+    # From 1 to 1e-4.
+    exponential=lambda step, total: 1e-4 ** (step / total),
+)
 """Learning rate factors by name: functions of step and total number of steps."""

@@ -1,8 +1,9 @@
-"""Logistic regression on frozen features, and its evaluation on few labels."""
+"""Logistic regression on frozen features: evaluation on few labels, and classifiers for further images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
@@ -19,6 +20,10 @@ from mm_sop.evaluation.classification.common import (
 )
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, ProtocolResult
 from mm_sop.evaluation.labeled_data import class_labels, test_sets
+from mm_sop.functional.knn import knn_scores
+
+CLASSIFIERS = ('knn', 'linear')
+"""Kinds of :class:`FrozenClassifiers`."""
 
 
 @PROTOCOLS.register_module('logistic')
@@ -29,7 +34,6 @@ class LogisticProtocol(FewLabelsProtocol):
     Features are standardized with the mean and standard deviation of the labeled images.
 
     Args:
-        readout: Readout of the features.
         penalty: Weight of the penalty, see :func:`fit_logistic`.
         max_iterations: Largest number of iterations of L-BFGS.
         fractions: Fractions of the labels, in (0, 1).
@@ -52,30 +56,21 @@ class LogisticProtocol(FewLabelsProtocol):
         features = {name: context.features(each, self.readout).to(context.device) for name, each in data.items()}
         labels = {name: class_labels(each).to(context.device) for name, each in data.items()}
         subsets = label_subsets(context, data['train'], self.fractions, self.shots, self.tries)
-        accuracies: dict[tuple[str, str], list[float]] = {
-            (name, subset): [] for name in test_sets(data) for subset in subsets
-        }
+        tests, num_classes = list(test_sets(data)), int(labels['train'].max()) + 1
+        accuracies: dict[tuple[str, str], list[float]] = {(name, subset): [] for name in tests for subset in subsets}
         for subset, tries in subsets.items():
             for rows in map(torch.from_numpy, tries):
-                for name, accuracy in self._fit_and_test(features, labels, rows).items():
-                    accuracies[name, subset].append(accuracy)
+                train, *others = standardize(features['train'][rows], *(features[name] for name in tests))
+                known = labels['train'][rows]
+                weight, bias = fit_logistic(train, known, num_classes, self.penalty, self.max_iterations)
+                for name, test in zip(tests, others, strict=True):
+                    correct = linear(test, weight, bias).argmax(1) == labels[name]
+                    accuracies[name, subset].append(float(correct.float().mean()))
             print_log(f'Logistic regression: {subset} done', logger='current')
         scores = {key: score_tries(values) for key, values in accuracies.items()}
-        panels = {'Logistic regression': chart_points(scores)}
         card = dict(subsets=describe_subsets(context, subsets))
+        panels = {'Logistic regression': chart_points(scores)}
         return ProtocolResult(name_subset_scores(scores), card, dict(few_labels=panels))
-
-    def _fit_and_test(
-        self, features: Mapping[str, Tensor], labels: Mapping[str, Tensor], rows: Tensor
-    ) -> dict[str, float]:
-        names = [name for name in features if name != 'train']
-        train, *tests = standardize(features['train'][rows], *(features[name] for name in names))
-        num_classes = int(labels['train'].max()) + 1
-        weight, bias = fit_logistic(train, labels['train'][rows], num_classes, self.penalty, self.max_iterations)
-        return {
-            name: float((linear(test, weight, bias).argmax(1) == labels[name]).float().mean())
-            for name, test in zip(names, tests, strict=True)
-        }
 
 
 def fit_logistic(
@@ -87,9 +82,9 @@ def fit_logistic(
 
     Args:
         features: Features, (n, D), preferably standardized; their type is that of the computation.
-        labels: Classes, int64, (n,), in [0, num_classes).
+        labels: Classes, int64, (n,), in [0, C).
         num_classes: Number C of classes.
-        penalty: Weight of the penalty, at least 0.
+        penalty: At least 0.
         max_iterations: Largest number of iterations.
 
     Returns:
@@ -121,14 +116,9 @@ def fit_logistic(
 
 
 def standardize(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Subtract the mean of the training features and divide by their standard deviation.
+    """Subtract the mean of the training features, (n, D), and divide by their standard deviation, in all features.
 
-    Args:
-        train: Training features, (n, D).
-        others: Further features, (m, D) each.
-
-    Returns:
-        All of them; a dimension that is constant in training is only shifted.
+    A dimension that is constant in training is only shifted.
     """
     mean, std = mean_and_std(train)
     return [(features - mean) / std for features in (train, *others)]
@@ -138,3 +128,52 @@ def mean_and_std(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every dimension, (D,) each; an std of 1 for constant dimensions."""
     mean, std = features.mean(0), features.std(0, correction=0)
     return mean, std.where(std > 0, 1.0)
+
+
+class FrozenClassifiers:
+    """k-NN vote and linear head, both on the features of the training images.
+
+    Args:
+        features: Training features, (N, D).
+        labels: Their classes, int64, (N,).
+        num_neighbors: Neighbors that vote, at most N of them.
+        penalty: Weight of the penalty of the linear head, see :func:`fit_logistic`.
+
+    Attributes:
+        weight: Weights of the linear head for features without standardization, (C, D).
+        bias: Its biases, (C,).
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, num_neighbors: int = 20, penalty: float = 1e-4) -> None:
+        self.features, self.labels = features, labels.to(features.device)
+        self.num_neighbors = min(num_neighbors, len(features))
+        self.num_classes = int(labels.max()) + 1
+        mean, std = mean_and_std(features)
+        weight, bias = fit_logistic((features - mean) / std, self.labels, self.num_classes, penalty)
+        self.weight = weight / std
+        self.bias = bias - self.weight @ mean
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of the linear head, (n, C), with gradients."""
+        return linear(features, self.weight, self.bias)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor, groups: np.ndarray | None = None, restrict: bool = False) -> dict[str, Tensor]:
+        """Classify features, (n, D).
+
+        Args:
+            features: The features.
+            groups: Class that every training class is mapped to, -1 for none, see :func:`match_classes`.
+            restrict: Whether to predict only training classes that are mapped to a class; else the others are -1.
+
+        Returns:
+            Predictions by :data:`CLASSIFIERS`, int64, (n,), on the CPU.
+        """
+        k = self.num_neighbors
+        votes = knn_scores(self.features, self.labels, features, k, num_classes=self.num_classes)[k]
+        answers = dict(knn=votes, linear=self.logits(features))
+        if groups is None:
+            return {name: each.argmax(1).cpu() for name, each in answers.items()}
+        classes = torch.from_numpy(groups)
+        allowed = (classes >= 0).to(features.device) | (not restrict)
+        return {name: classes[each.where(allowed, -torch.inf).argmax(1).cpu()] for name, each in answers.items()}

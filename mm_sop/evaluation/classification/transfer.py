@@ -48,14 +48,11 @@ class TransferProtocol(Protocol):
     """
 
     version = 3
+    readouts = tuple(LinearProtocol.choices)  # among them that of k-NN
 
     sets: Sequence[str] = (*MMPRETRAIN_SETS, *OTHER_SETS)
     num_neighbors: int = 20
     linear_epochs: int = 100
-
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for each in self._classifiers().values() for name in each.readouts))
 
     def find_data(self, context: EvaluationContext) -> dict[str, BaseDataset]:
         found, absent = {}, []
@@ -81,32 +78,22 @@ class TransferProtocol(Protocol):
         for number, name in enumerate(names, start=1):
             parts = {key.rpartition('/')[2]: dataset for key, dataset in data.items() if key.startswith(f'{name}/')}
             context_of_set = replace(context, work_dir=context.work_dir / 'transfer' / name)
-            for kind, protocol in self._classifiers(len(parts['train'])).items():
+            num_neighbors = min(self.num_neighbors, len(parts['train']))
+            knn = KNNProtocol(num_neighbors=(num_neighbors,), labels=('class',), fractions=(), shots=())
+            for kind, protocol in dict(knn=knn, linear=LinearProtocol(epochs=self.linear_epochs)).items():
                 print_log(f'transfer: {name} ({number} of {len(names)}), {kind} ...', 'current')
                 result = protocol.run(context_of_set, parts)
                 card[f'{name}_{kind}'] = result.card
                 for key, score in result.scores.items():
-                    if '_class' in key:
-                        part = key.split('_class')[0]
+                    part, found, _ = key.partition('_class')
+                    if found:
                         scores[f'{name}_{kind}_{part}'] = score
                         accuracies[kind, f'{name} {part}'] = score
         return ProtocolResult(scores, card, dict(accuracies=chart_points(accuracies)))
 
-    def _classifiers(self, num_images: int | None = None) -> dict[str, Protocol]:
-        num_neighbors = min(self.num_neighbors, num_images or self.num_neighbors)
-        knn = KNNProtocol(num_neighbors=(num_neighbors,), labels=('class',), fractions=(), shots=())
-        return dict(knn=knn, linear=LinearProtocol(epochs=self.linear_epochs))
-
 
 def find_set(folder: Path, transform: EvaluationTransform) -> dict[str, BaseDataset]:
-    """Find training and test images of a small dataset.
-
-    Args:
-        folder: Folder of the dataset, see :data:`MMPRETRAIN_SETS` and :data:`OTHER_SETS`.
-        transform: How images are prepared.
-
-    Returns:
-        ``train`` and test sets by name.
+    """Find ``train`` and test sets in a folder of :data:`MMPRETRAIN_SETS` or :data:`OTHER_SETS`.
 
     Raises:
         MissingDataError: There is no such dataset.

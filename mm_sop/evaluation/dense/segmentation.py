@@ -31,25 +31,16 @@ class SegmentationMetric(BaseMetric):
         self.ignore_index = ignore_index
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Count the areas of a batch.
-
-        Args:
-            data_batch: Unused.
-            data_samples: Samples with ``pred_sem_seg`` and ``gt_sem_seg``.
-        """
+        """Count the areas of a batch of samples with ``pred_sem_seg`` and ``gt_sem_seg``."""
         for sample in data_samples:
             prediction = sample['pred_sem_seg']['sem_seg'].cpu()
             target = sample['gt_sem_seg']['sem_seg'].cpu()
             self.results.append(class_areas(prediction, target, len(self.dataset_meta['classes']), self.ignore_index))
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
-        """Compute the scores of the dataset.
+        """Compute ``mIoU``, ``mAcc`` and ``aAcc`` from the areas of all images, in percent.
 
-        Args:
-            results: Areas of all images.
-
-        Returns:
-            ``mIoU``, ``mAcc`` and ``aAcc``, and with ``classwise`` the ``IoU_<class>`` of existing classes, in percent.
+        ``classwise`` adds the ``IoU_<class>`` of existing classes.
         """
         scores = {name: 100 * value for name, value in segmentation_scores(torch.stack(results).sum(0)).items()}
         iou, accuracy, classes = scores['iou'], scores['accuracy'], self.dataset_meta['classes']
@@ -62,13 +53,7 @@ class SegmentationMetric(BaseMetric):
 
 
 def format_classes(classes: Sequence[str], iou: Tensor, accuracy: Tensor) -> str:
-    """Format one line for each class, the best first and missing classes last.
-
-    Args:
-        classes: Names.
-        iou: IoU, (C,).
-        accuracy: Accuracy, (C,).
-    """
+    """Format one line for each class, the best IoU first and missing classes last."""
     width = max(map(len, classes))
     order = iou.nan_to_num(-1).argsort(descending=True, stable=True)
     return '\n'.join(f'  {classes[label]:<{width}} {iou[label]:6.2f} {accuracy[label]:6.2f}' for label in order)

@@ -18,9 +18,8 @@ from torch.nn.functional import interpolate, one_hot
 from mm_sop.datasets.image_files import ImageFiles
 from mm_sop.datasets.labeled.davis import VOID, VideoSequence, encode_mask, read_davis, read_mask
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
-from mm_sop.evaluation.features.descriptors import resize_by
+from mm_sop.evaluation.features.extraction import DTYPES, resize_by
 from mm_sop.evaluation.features.identity import content_key
-from mm_sop.evaluation.features.readouts import DTYPES
 from mm_sop.evaluation.retrieval.rankings import spread_over_quality
 from mm_sop.functional.label_propagation import propagate_labels
 from mm_sop.functional.segmentation import contour_accuracy, region_similarity
@@ -78,7 +77,10 @@ class VideoSegmentationProtocol(Protocol):
         rank, world_size = get_dist_info()
         own_sequences, segmented, started = sequences[rank::world_size], {}, time.perf_counter()
         for done, sequence in enumerate(own_sequences, start=1):
-            segmented[sequence.name] = self._segment(context, sequence)
+            scores = context.part(f'sequences/{sequence.name}', partial(self._evaluate, context, sequence))
+            for frame, mask in zip(sequence.frames, scores.pop('masks'), strict=True):
+                write_atomically(_prediction_path(context, sequence, frame), encode_mask(mask))
+            segmented[sequence.name] = scores
             seconds = (time.perf_counter() - started) / done * (len(own_sequences) - done)
             print_log(f'Segmented {done} of {len(own_sequences)} sequences, {seconds:.0f} s left', logger='current')
         by_name = {name: scores for part in all_gather_object(segmented) for name, scores in part.items()}
@@ -86,13 +88,6 @@ class VideoSegmentationProtocol(Protocol):
         objects = sum(len(scores['J']) for scores in curves)
         card = dict(sequences=len(sequences), objects=objects, standard_error='over objects')
         return ProtocolResult(summarize_curves(curves), card, dict(sequences=self._shown(context, sequences, curves)))
-
-    def _segment(self, context: EvaluationContext, sequence: VideoSequence) -> dict[str, np.ndarray]:
-        """Score a sequence, and write its predicted masks."""
-        scores = context.part(f'sequences/{sequence.name}', partial(self._evaluate, context, sequence))
-        for frame, mask in zip(sequence.frames, scores.pop('masks'), strict=True):
-            write_atomically(_prediction_path(context, sequence, frame), encode_mask(mask))
-        return scores
 
     def _evaluate(self, context: EvaluationContext, sequence: VideoSequence) -> dict[str, np.ndarray]:
         truth = np.stack([read_mask(path) for path in sequence.masks])
@@ -145,14 +140,11 @@ class VideoSegmentationProtocol(Protocol):
 
 
 def score_masks(predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """J and F of every object of the first frame in all frames but the first and the last.
+    """``J`` and ``F``, (objects, T - 2), of every object of the first frame in all frames but the first and the last.
 
     Args:
         predicted: Indices of the objects, uint8, (T, H, W).
         truth: True indices; 255 is void and ignored.
-
-    Returns:
-        ``J`` and ``F``, each (objects, T - 2).
 
     Raises:
         ValueError: The first frame shows no object.

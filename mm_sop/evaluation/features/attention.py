@@ -48,13 +48,5 @@ def cls_attention(backbone: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def global_similarity(global_features: Tensor, local_map: Tensor) -> Tensor:
-    """Cosine similarity of every position of a feature map to the image's global representation.
-
-    Args:
-        global_features: (B, D).
-        local_map: (B, D, h, w).
-
-    Returns:
-        Cosines, (B, 1, h, w).
-    """
+    """Cosine similarity, (B, 1, h, w), of a map, (B, D, h, w), to the image's global representation, (B, D)."""
     return cosine_similarity(local_map, global_features[..., None, None], dim=1).unsqueeze(1)

@@ -7,9 +7,6 @@ from torch import Tensor
 class FeatureQueue:
     """First-in, first-out queue of features and labels.
 
-    Args:
-        size: Capacity.
-
     Attributes:
         features: Features, (n, D), oldest first, on the device of the first ones; n grows up to ``size``.
         labels: Labels, int64, (n,).
@@ -29,12 +26,7 @@ class FeatureQueue:
         return len(self.labels)
 
     def push(self, features: Tensor, labels: Tensor) -> None:
-        """Append features, and drop the oldest beyond the capacity.
-
-        Args:
-            features: Features, (b, D).
-            labels: Labels, (b,).
-        """
+        """Append features, (b, D), and labels, (b,), and drop the oldest beyond the capacity."""
         labels = labels.to(features.device)
         if len(self):
             features, labels = torch.cat([self.features, features]), torch.cat([self.labels, labels])

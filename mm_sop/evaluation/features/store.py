@@ -18,21 +18,17 @@ from torch.utils.data import Dataset, Subset
 
 from mm_sop.datasets.semantic_pairs import ManifestError, image_info
 from mm_sop.encoders.encoder import Encoder
-from mm_sop.evaluation.features.extraction import extract_features
+from mm_sop.evaluation.features.extraction import DTYPES, READOUTS, arrays_of, encode_arrays, extract_features
 from mm_sop.evaluation.features.identity import content_key, describe_images
-from mm_sop.evaluation.features.readouts import DTYPES, READOUTS, arrays_of, check_readouts, encode_arrays
 from mm_sop.utils.files import write_array_atomically, write_atomically
 
 _ROWS_CHECKED_AT_ONCE = 2**14
 
 
 class ArrayStore:
-    """Groups of named arrays in a folder, one ``.npz`` file each.
+    """Groups of named arrays in a folder, which is created with the first of them, one ``.npz`` file each.
 
     Files are complete or absent, so that an interrupted computation continues with the groups that are missing.
-
-    Args:
-        folder: The folder; it is created with the first file.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -90,7 +86,6 @@ class FeatureShards:
         folder: Folder of the shards, with ``definition.json``.
         images: Indices of the images, (K,).
         definition: What the features depend on, JSON-serializable. Features of another definition are refused.
-        shard_size: Images in a shard.
         names: Names of the features that the encoder gives.
         dtype: Type in which features are stored, one of :data:`DTYPES`.
     """
@@ -107,9 +102,8 @@ class FeatureShards:
         self.store = ArrayStore(folder)
         self.images = images
         self.definition = dict(definition, num_images=len(images), shard_size=shard_size)
-        self.shards = {
-            f'shard_{start:09d}': images[start : start + shard_size] for start in range(0, len(images), shard_size)
-        }
+        starts = range(0, len(images), shard_size)
+        self.shards = {f'shard_{start:09d}': images[start : start + shard_size] for start in starts}
         self.names = names
         self.dtype = DTYPES[dtype]
 
@@ -124,17 +118,13 @@ class FeatureShards:
         Args:
             encode: Encoder, see :func:`extract_features`; it gives all of ``names``.
             dataset: The whole dataset, which ``images`` are indices of.
-            batch_size: Images encoded at once.
-            num_workers: Worker processes that load images.
 
         Raises:
             ManifestError: The folder holds features of another definition.
         """
         rank, world_size = get_dist_info()
         # One process decides, as the others may already see new files.
-        plan: list = [None]
-        if is_main_process():
-            plan[0] = self._plan()
+        plan = [self._plan() if is_main_process() else None]
         broadcast_object_list(plan)
         if isinstance(plan[0], str):
             raise ManifestError(plan[0])
@@ -183,7 +173,6 @@ class FeatureCache:
     Args:
         folder: Folder of all folders.
         dtype: ``'float32'``, or ``'bfloat16'`` to encode under autocast and store half of the bytes.
-        shard_size: Images in a shard.
     """
 
     def __init__(self, folder: str | Path, dtype: str = 'float32', shard_size: int = 4096) -> None:
@@ -210,16 +199,12 @@ class FeatureCache:
             dataset: The dataset.
             transform: What its pipeline does, JSON-serializable.
             readouts: Names in :data:`READOUTS`.
-            batch_size: Images encoded at once.
-            num_workers: Worker processes that load images.
 
         Returns:
-            Features of every readout, (N, D), fp32.
-
-        Raises:
-            ValueError: A readout is unknown, or features are NaN or infinite.
+            Features of every readout, (N, D), fp32. Unknown ones, and NaN or infinite features, raise a ValueError.
         """
-        check_readouts(readouts)
+        if unknown := ', '.join(sorted(set(readouts) - set(READOUTS))):
+            raise ValueError(f'no readout {unknown}: choose among {", ".join(READOUTS)}')
         data = describe_images(dataset)
         definition = dict(encoder=encoder.identity, data=data, transform=transform, dtype=self.dtype)
         folder = self.folder / content_key(definition)
@@ -234,7 +219,9 @@ class FeatureCache:
                 shards.merge()
             barrier()
         loaded = {array: self._load(folder / f'{array}.npy', dataset) for array in arrays}
-        return {readout: _concatenate([loaded[array] for array in READOUTS[readout]]) for readout in readouts}
+        # A single array stays memory-mapped.
+        parts = {readout: [loaded[array] for array in READOUTS[readout]] for readout in readouts}
+        return {name: arrays[0] if len(arrays) == 1 else torch.cat(arrays, dim=1) for name, arrays in parts.items()}
 
     def _load(self, path: Path, dataset: BaseDataset) -> Tensor:
         """Map a file into memory; the first time its features are checked."""
@@ -246,16 +233,7 @@ class FeatureCache:
 
 
 def check_finite(features: Tensor, dataset: BaseDataset, folder: Path) -> None:
-    """Raise if any feature is NaN or infinite.
-
-    Args:
-        features: Features of a dataset, (N, D).
-        dataset: The dataset, for the message.
-        folder: Where the features are stored, for the message.
-
-    Raises:
-        ValueError: Some are NaN or infinite.
-    """
+    """Raise a ValueError if any of the features of a dataset, (N, D), stored in a folder, is NaN or infinite."""
     blocks = [~block.isfinite().all(1) for block in features.split(_ROWS_CHECKED_AT_ONCE)]
     rows = torch.cat(blocks).nonzero()[:, 0].tolist()
     if rows:
@@ -274,8 +252,3 @@ def _to_array(features: Tensor) -> np.ndarray:
 def _to_tensor(array: np.ndarray) -> Tensor:
     features = torch.from_numpy(array)
     return features.view(torch.bfloat16).float() if features.dtype == torch.int16 else features
-
-
-def _concatenate(arrays: Sequence[Tensor]) -> Tensor:
-    """Concatenate along the dimensions; a single array stays memory-mapped."""
-    return arrays[0] if len(arrays) == 1 else torch.cat(list(arrays), dim=1)

@@ -40,7 +40,6 @@ class ClusteringProtocol(Protocol):
     scores of hidden layers are in the card and in the chart only.
 
     Args:
-        readout: Readout of the encoder.
         labels: What is compared: ``'class'``, ``'superclass'`` (CIFAR-100) and ``'identity'``, each if it is known.
         tries: Clusterings from different seeds; their mean and standard deviation are reported.
         restarts: Runs of k-means for each clustering, of which the best counts.
@@ -61,12 +60,12 @@ class ClusteringProtocol(Protocol):
         return test_sets(find_classification(context.data, context.transform))
 
     def run(self, context: EvaluationContext, data: dict[str, BaseDataset]) -> ProtocolResult:
-        measured = {
-            f'{name}_{label}': {tap: self._measure(features, truth, context.seed) for tap, features in taps.items()}
-            for name, dataset in data.items()
-            for taps in [context.project(context.features(dataset, self.readout))]
-            for label, truth in self._known_labels(dataset).items()
-        }
+        measured = {}
+        for name, dataset in data.items():
+            taps = context.project(context.features(dataset, self.readout))
+            for label, truth in self._known_labels(dataset).items():
+                by_tap = {tap: self._measure(features, truth, context.seed) for tap, features in taps.items()}
+                measured[f'{name}_{label}'] = by_tap
         if not measured:
             raise ValueError(
                 f'no label among {", ".join(self.labels)} divides the images of {" or ".join(data)} into two groups or '
@@ -78,29 +77,28 @@ class ClusteringProtocol(Protocol):
             for name, by_tap in measured.items()
             for metric, score in by_tap.get(tap, {}).items()
         }
-        card = {
-            name: {tap: {metric: vars(score) for metric, score in each.items()} for tap, each in by_tap.items()}
-            for name, by_tap in measured.items()
-        }
-        panels = {
-            title: {
-                name.replace('_', ' '): {
-                    tap: (each[metric].value, each[metric].error or 0) for tap, each in by_tap.items()
-                }
-                for name, by_tap in measured.items()
-            }
-            for metric, title in METRICS.items()
-        }
+        card = {}
+        panels: dict[str, dict] = {title: {} for title in METRICS.values()}
+        for name, by_tap in measured.items():
+            card[name] = {tap: {metric: vars(score) for metric, score in each.items()} for tap, each in by_tap.items()}
+            for metric, title in METRICS.items():
+                points = {tap: (each[metric].value, each[metric].error or 0) for tap, each in by_tap.items()}
+                panels[title][name.replace('_', ' ')] = points
         return ProtocolResult(scores, card, dict(layers=panels))
 
     def _known_labels(self, dataset: BaseDataset) -> dict[str, np.ndarray]:
         """Labels of every image, if there are at least two groups and not only single images."""
-        known = {label: _read(dataset, label) for label in self.labels}
-        return {
-            label: values
-            for label, values in known.items()
-            if values is not None and 1 < len(np.unique(values)) < len(values)
-        }
+        known = {}
+        for label in self.labels:
+            if label != 'superclass':
+                values = read_labels(dataset, label)
+            elif isinstance(dataset, CIFAR100Images):
+                values = CIFAR100_SUPERCLASSES[read_labels(dataset, 'class')]
+            else:
+                continue
+            if values is not None and 1 < len(np.unique(values)) < len(values):
+                known[label] = values
+        return known
 
     def _measure(self, features: Tensor, labels: np.ndarray, seed: int) -> dict[str, Score]:
         num_clusters = len(np.unique(labels))
@@ -115,23 +113,10 @@ class ClusteringProtocol(Protocol):
         return scores | {name: Score(float(value), percent=False) for name, value in spread.items()}
 
 
-def _read(dataset: BaseDataset, label: str) -> np.ndarray | None:
-    if label != 'superclass':
-        return read_labels(dataset, label)
-    return CIFAR100_SUPERCLASSES[read_labels(dataset, 'class')] if isinstance(dataset, CIFAR100Images) else None
-
-
 def k_means(features: Tensor, num_clusters: int, seed: int, restarts: int = 1) -> np.ndarray:
-    """Cluster features by direction: k-means (k-means++, Lloyd) on rows of unit length.
+    """Cluster features by direction: k-means (k-means++, Lloyd) on rows of unit length, (N, D) -> (N,).
 
-    Args:
-        features: Features, (N, D).
-        num_clusters: Number of clusters.
-        seed: Seed of the initial centers.
-        restarts: Runs from different initial centers, of which the one with the smallest distances counts.
-
-    Returns:
-        Cluster of every row, (N,).
+    Of ``restarts`` runs from different initial centers, the one with the smallest distances counts.
     """
     from sklearn.cluster import KMeans
 
@@ -140,11 +125,7 @@ def k_means(features: Tensor, num_clusters: int, seed: int, restarts: int = 1) -
 
 
 def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    """Compare clusters with labels.
-
-    Args:
-        labels: Labels, (N,).
-        clusters: Clusters, (N,).
+    """Compare clusters with labels, (N,) each.
 
     Returns:
         ``accuracy``: fraction of the samples in the right cluster for the best one-to-one assignment of clusters to

@@ -1,19 +1,17 @@
 """Local representations: similarity to each other and to the whole image, receptive field, and what they encode."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, default_collate
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from mm_sop.datasets.transforms.perturb import image_generator
 from mm_sop.encoders.encoder import Encoder
-from mm_sop.evaluation.classification.frozen_classifiers import FrozenClassifiers
+from mm_sop.evaluation.classification.logistic import FrozenClassifiers
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
 from mm_sop.evaluation.features.attention import cls_attention, find_last_attention, global_similarity
 from mm_sop.evaluation.labeled_data import (
@@ -58,6 +56,7 @@ class LocalityProtocol(Protocol):
     """
 
     version = 3
+    readouts = ('global', 'patch')
 
     max_images: int | None = 5000
     max_gradients: int = 250
@@ -65,129 +64,114 @@ class LocalityProtocol(Protocol):
     num_images: int = 6
     penalty: float = 1e-4
 
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        return 'global', 'patch'
-
     def find_data(self, context: EvaluationContext) -> dict[str, BaseDataset]:
         found = find_classification(context.data, context.transform)
         test = random_subset(list(found.values())[-1], self.max_images, context.seed)
         return dict(train=found['train'], test=test)
 
     def run(self, context: EvaluationContext, data: dict[str, BaseDataset]) -> ProtocolResult:
-        test = data['test']
-        measured = context.map_images(test, partial(_measure, context.encoder), 'cosines')
-        scores, cosines = _score_cosines(measured, test)
+        test, encoder = data['test'], context.encoder
+        scores, cosines = _measure_cosines(context, test)
+        radii, field = self._effective_field(context, test)
+        scores.update(radii)
+        scores.update(self._probe(context, **data))
+        maps = spatial_maps(encoder, test, self.num_images, context.seed)
+        shown = dict(cosines=cosines, field=field, maps=maps)
+        if min(self.max_embedded, len(test)) >= _MIN_EMBEDDED:
+            print_log('Locality: embedding by UMAP', logger='current')
+            drawn = random_subset(test, self.max_embedded, context.seed)
+            points = to_plane(context.features(drawn), context.seed)
+            shown['embedding'] = dict(points=points, labels=class_labels(drawn).numpy(), classes=class_names(drawn))
+        try:
+            theoretical = receptive_field(encoder.network)._asdict()
+        except Exception:  # tracing runs the code of any network on symbols, which may raise anything
+            theoretical = None  # unknown, or the whole image
+        return ProtocolResult(scores, dict(receptive_field=theoretical), shown)
+
+    def _effective_field(self, context: EvaluationContext, test: BaseDataset) -> tuple[dict[str, Score], dict]:
+        """Radii as scores; field, center and radii as data of a chart."""
         print_log('Locality: effective receptive field', logger='current')
+        encoder = context.encoder
+
+        def measure(batch: dict) -> dict[str, Tensor]:
+            images = encoder.data_preprocessor(batch, False)['inputs']
+            gradients = input_gradients(lambda pixels: read_out(encoder.network, pixels).local_map, images)
+            return dict(gradients=gradients.flatten(1))
+
         subset = random_subset(test, self.max_gradients, context.seed)
-        gradients = context.map_images(subset, partial(_gradients, context.encoder), 'gradients')['gradients']
+        gradients = context.map_images(subset, measure, 'gradients')['gradients']
         field = gradients.double().mean(0).view(context.transform.crop_size, -1)
         center = median_position(field)
-        radii = {fraction: mass_radius(field, center, fraction) for fraction in (0.5, 0.9)}
-        for fraction, radius in radii.items():
-            scores[f'field_radius_{round(100 * fraction)}'] = Score(radius, percent=False)
-        scores.update(self._probe(context, **data))
-        shown = dict(
-            cosines=cosines,
-            field=dict(field=field.numpy(), center=center, radii=list(radii.items())),
-            maps=spatial_maps(context.encoder, test, self.num_images, context.seed),
-        )
-        if min(self.max_embedded, len(test)) >= _MIN_EMBEDDED:
-            shown['embedding'] = self._embed(context, test)
-        return ProtocolResult(scores, dict(receptive_field=_theoretical_field(context.encoder.network)), shown)
+        radii = [(fraction, mass_radius(field, center, fraction)) for fraction in (0.5, 0.9)]
+        scores = {f'field_radius_{100 * fraction:.0f}': Score(radius, percent=False) for fraction, radius in radii}
+        return scores, dict(field=field.numpy(), center=center, radii=radii)
 
     def _probe(self, context: EvaluationContext, train: BaseDataset, test: BaseDataset) -> dict[str, Score]:
         """Accuracy of single positions, averaged over them, and of their mean."""
         print_log('Locality: linear heads on single positions and on their mean', logger='current')
+
+        def read_positions(batch: dict) -> Tensor:
+            local_map = context.encoder.read(batch).local_map
+            return local_map.float().flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h w, D)
+
+        def draw(batch: dict) -> dict[str, Tensor]:
+            """A random position of every map, drawn by seed and image."""
+            positions = read_positions(batch)
+            generators = [image_generator(image.numpy(), context.seed) for image in batch['inputs']]
+            drawn = [int(generator.integers(positions.shape[1])) for generator in generators]
+            return dict(position=positions[torch.arange(len(positions)), drawn])
+
         labels = class_labels(train)
-        draw = partial(_draw_position, context.encoder, context.seed)
         drawn = context.map_images(train, draw, 'positions')['position']
         single, mean = (
             FrozenClassifiers(features.to(context.device), labels, penalty=self.penalty)
             for features in (drawn, context.features(train, 'patch'))
         )
-        judged = context.map_images(test, partial(_judge_positions, context.encoder, single), 'judged')
+
+        def judge(batch: dict) -> dict[str, Tensor]:
+            """Whether the prediction of every position is right, (B, h w)."""
+            predicted = single.logits(read_positions(batch)).argmax(2)
+            return dict(right=predicted == batch_labels(batch).to(predicted.device)[:, None])
+
+        judged = context.map_images(test, judge, 'judged')['right']
         logits = mean.logits(context.features(test, 'patch').to(context.device))
-        right = dict(
-            single_position=judged['right'].mean(1), mean_of_positions=logits.argmax(1).cpu() == class_labels(test)
-        )
+        right = dict(single_position=judged.mean(1), mean_of_positions=logits.argmax(1).cpu() == class_labels(test))
         identities = read_labels(test, 'identity')
         return {
             name: Score(float(each.double().mean()), mean_standard_error(each.double().numpy(), identities))
             for name, each in right.items()
         }
 
-    def _embed(self, context: EvaluationContext, test: BaseDataset) -> dict:
-        print_log('Locality: embedding by UMAP', logger='current')
-        dataset = random_subset(test, self.max_embedded, context.seed)
-        points = to_plane(context.features(dataset), context.seed)
-        return dict(points=points, labels=class_labels(dataset).numpy(), classes=class_names(dataset))
 
-
-@torch.no_grad()
-def _measure(encoder: Encoder, batch: dict) -> dict[str, Tensor]:
-    readout = encoder.read(batch)
-    local, whole = readout.local_map.float(), readout.global_features.float()
-    measures = dict(redundancy=redundancy(local)[:, None], local=normalize(local, dim=1).mean((2, 3)))
-    # A head after the pooling may change the dimension.
-    if local.shape[1] == whole.shape[1]:
-        measures.update(local_global=local_global_similarity(local, whole)[:, None], whole=normalize(whole, dim=1))
-    return measures
-
-
-@torch.no_grad()
-def _draw_position(encoder: Encoder, seed: int, batch: dict) -> dict[str, Tensor]:
-    """Features of a random position of every map, (B, D), drawn by seed and image."""
-    positions = encoder.read(batch).local_map.float().flatten(2)  # (B, D, h w)
-    drawn = [int(image_generator(image.numpy(), seed).integers(positions.shape[2])) for image in batch['inputs']]
-    return dict(position=positions[torch.arange(len(positions)), :, drawn])
-
-
-@torch.no_grad()
-def _judge_positions(encoder: Encoder, probe: FrozenClassifiers, batch: dict) -> dict[str, Tensor]:
-    """Whether the prediction of every position is right, (B, h w)."""
-    positions = encoder.read(batch).local_map.float().flatten(2).transpose(1, 2)  # (B, h w, D)
-    labels = batch_labels(batch).to(positions.device)
-    return dict(right=probe.logits(positions).argmax(2) == labels[:, None])
-
-
-def _score_cosines(measured: Mapping[str, Tensor], dataset: BaseDataset) -> tuple[dict[str, Score], dict]:
+def _measure_cosines(context: EvaluationContext, dataset: BaseDataset) -> tuple[dict[str, Score], dict]:
     """Scores, and as data of a chart the cosines of every image and the mean between different images."""
-    partners = dict(redundancy='local', local_global='whole')
-    within = {name: measured[name][:, 0].double().numpy() for name in partners if name in measured}
-    local = measured['local'].double()
-    between = {name: float(cosine_between_images(local, measured[partners[name]].double())) for name in within}
+
+    def measure(batch: dict) -> dict[str, Tensor]:
+        readout = context.encoder.read(batch)
+        local, whole = readout.local_map.float(), readout.global_features.float()
+        measures = dict(redundancy=redundancy(local)[:, None], local=normalize(local, dim=1).mean((2, 3)))
+        # A head after the pooling may change the dimension.
+        if local.shape[1] == whole.shape[1]:
+            measures.update(local_global=local_global_similarity(local, whole)[:, None], whole=normalize(whole, dim=1))
+        return measures
+
+    measured = {name: each.double() for name, each in context.map_images(dataset, measure, 'cosines').items()}
     identities = read_labels(dataset, 'identity')
-    scores = {}
-    for name, values in within.items():
-        scores[name] = Score(float(values.mean()), mean_standard_error(values, identities), percent=False)
-        scores[f'{name}_between_images'] = Score(between[name], percent=False)
+    scores, within, between = {}, {}, {}
+    for name, partner in dict(redundancy='local', local_global='whole').items():
+        if name in measured:
+            values = within[name] = measured[name][:, 0].numpy()
+            between[name] = float(cosine_between_images(measured['local'], measured[partner]))
+            scores[name] = Score(float(values.mean()), mean_standard_error(values, identities), percent=False)
+            scores[f'{name}_between_images'] = Score(between[name], percent=False)
     return scores, dict(within=within, between=between)
-
-
-def _gradients(encoder: Encoder, batch: dict) -> dict[str, Tensor]:
-    images = encoder.data_preprocessor(batch, False)['inputs']
-    gradients = input_gradients(lambda pixels: read_out(encoder.network, pixels).local_map, images)
-    return dict(gradients=gradients.flatten(1))
-
-
-def _theoretical_field(network: nn.Module) -> dict | None:
-    """Size and stride in pixels, or None for networks with a global or unknown receptive field."""
-    try:
-        return receptive_field(network)._asdict()
-    except Exception:  # tracing runs the code of any network on symbols, which may raise anything
-        return None
 
 
 @torch.no_grad()
 def spatial_maps(encoder: Encoder, dataset: BaseDataset, num_images: int = 6, seed: int = 0) -> dict:
     """Maps of random images: principal components, similarity to the whole image, and attention if there is [CLS].
 
-    Args:
-        encoder: The network.
-        dataset: Dataset whose pipeline draws no random numbers.
-        num_images: Number of images.
-        seed: Seed of the selection.
+    The pipeline of the dataset must draw no random numbers.
 
     Returns:
         ``images``, uint8, (B, 3, H, W), BGR; ``components``, see :func:`principal_maps`; ``maps`` by name, (B, h, w).
@@ -213,10 +197,11 @@ def principal_maps(local_map: Tensor) -> np.ndarray:
     """The first three principal components of all positions as colors, as in DINOv2.
 
     Args:
-        local_map: (B, D, h, w). If there are fewer than three components, the others are zero.
+        local_map: (B, D, h, w).
 
     Returns:
-        RGB, uint8, (B, h, w, 3); each component is stretched from its 1st to its 99th percentile.
+        RGB, uint8, (B, h, w, 3); each component is stretched from its 1st to its 99th percentile. If there are fewer
+        than three, the others are zero.
     """
     count, _, height, width = local_map.shape
     # (B, D, h, w) -> (B h w, D)
@@ -232,15 +217,7 @@ def principal_maps(local_map: Tensor) -> np.ndarray:
 
 
 def to_plane(features: Tensor, seed: int = 0) -> np.ndarray:
-    """Reduce features to two dimensions by UMAP with cosine distances (McInnes et al., 2018).
-
-    Args:
-        features: (N, D), N > 3.
-        seed: Seed of the optimization.
-
-    Returns:
-        (N, 2).
-    """
+    """Reduce N > 3 features to two dimensions, (N, D) -> (N, 2), by UMAP on cosine distances (McInnes et al., 2018)."""
     from umap import UMAP
 
     plane = UMAP(n_neighbors=min(15, len(features) - 1), metric='cosine', init='pca', random_state=seed, n_jobs=1)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from mmengine.dataset import BaseDataset
-from torch import Tensor
 from torch.utils.data import Subset
 
 from mm_sop.datasets.seeded import SampleKey, SeededDataset
@@ -28,14 +27,11 @@ class RankProtocol(Protocol):
     """
 
     version = 2
+    readouts = ('global',)
 
     images: int = 25_600
     lidar_images: int = 1_000
     views: int = 50
-
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        return ('global',)
 
     def find_data(self, context: EvaluationContext) -> dict[str, BaseDataset]:
         return dict(train=find_classification(context.data, context.transform)['train'])
@@ -44,29 +40,23 @@ class RankProtocol(Protocol):
         order = np.random.default_rng(context.seed).permutation(len(data['train']))
         plain = context.project(context.features(data['train'])[order[: self.images]])
         rows = order[: self.lidar_images]
-        views = context.project(self._encode_views(context, data['train'], rows))
+        seeded = SeededDataset(random_views(data['train'], context.transform), context.seed)
+        keys = [SampleKey(view, row) for row in rows.tolist() for view in range(self.views)]
+        encoded = context.map_images(Subset(seeded, keys), context.encoder.encode, 'views')
+        views = context.project(encoded['features'])
         scores = {}
-        for tap in [tap for tap in plain if not tap.startswith('hidden')]:
-            values = _measure(plain[tap], views[tap].unflatten(0, (len(rows), self.views)))
+        for tap in (tap for tap in plain if not tap.startswith('hidden')):
+            features, grouped = plain[tap], views[tap].unflatten(0, (len(rows), self.views))  # (N, D), (n, q, D)
+            values = dict(
+                rankme=rankme(features),
+                effective_rank=effective_rank(features - features.mean(0)),
+                lidar=lidar(grouped),
+                uniformity=uniformity(features),
+                alignment=alignment(grouped[:, 0], grouped[:, 1]),
+            )
             suffix = '' if tap == 'encoding' else f'_{tap}'
             scores.update({f'{name}{suffix}': Score(value, percent=False) for name, value in values.items()})
         widths = {tap: each.shape[1] for tap, each in plain.items()}
         card = dict(images=len(plain['encoding']), lidar_images=len(rows), dimensions=widths)
         spectra = {tap: singular_values(each - each.mean(0)).cpu().numpy() for tap, each in plain.items()}
         return ProtocolResult(scores, card, dict(spectra=spectra))
-
-    def _encode_views(self, context: EvaluationContext, dataset: BaseDataset, rows: np.ndarray) -> Tensor:
-        """Encodings of the q views of every image, (n q, D), grouped by image."""
-        seeded = SeededDataset(random_views(dataset, context.transform), context.seed)
-        keys = [SampleKey(view, row) for row in rows.tolist() for view in range(self.views)]
-        return context.map_images(Subset(seeded, keys), context.encoder.encode, 'views')['features']
-
-
-def _measure(features: Tensor, views: Tensor) -> dict[str, float]:
-    return dict(
-        rankme=rankme(features),
-        effective_rank=effective_rank(features - features.mean(0)),
-        lidar=lidar(views),
-        uniformity=uniformity(features),
-        alignment=alignment(views[:, 0], views[:, 1]),
-    )

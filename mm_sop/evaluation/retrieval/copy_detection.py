@@ -1,6 +1,6 @@
 """Copy detection on Copydays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mm_sop.datasets.image_files import ImageFiles
+from mm_sop.datasets.image_files import ImageFiles, list_images
 from mm_sop.datasets.labeled.copydays import read_copydays
 from mm_sop.datasets.labeled.retrieval_tasks import Relevance
 from mm_sop.datasets.unlabeled import UnlabeledImages
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
-from mm_sop.evaluation.features.descriptors import Descriptor, count_distractors, describe
+from mm_sop.evaluation.retrieval.descriptors import Descriptor, count_distractors, describe
 from mm_sop.evaluation.retrieval.rankings import make_strip, mean_score, score_queries, spread_over_quality
 from mm_sop.functional.whitening import fit_whitening, whiten
 
@@ -61,8 +61,15 @@ class CopyDetectionProtocol(Protocol):
         """Search for the original of every copy."""
         copies = read_copydays(data['copies'])
         originals, edited = (ImageFiles(paths, self._steps(context)) for paths in (copies.originals, copies.paths))
-        learned_on, others = (self._folder(context, data.get(name)) for name in ('whitening', 'distractors'))
-        change = self._learn_whitening(context, learned_on) if learned_on else None
+        others = UnlabeledImages(str(data['distractors']), self._steps(context)) if 'distractors' in data else None
+        num_whitening, change = 0, None
+        if 'whitening' in data:
+            paths = list_images(data['whitening'])
+            num_whitening = min(self.whitening_images, len(paths))
+            rows = np.linspace(0, len(paths) - 1, num_whitening).round().astype(int).tolist()
+            learned_on = ImageFiles([paths[row] for row in rows], self._steps(context))
+            mean, projection = fit_whitening(self._describe(context, learned_on))
+            change = partial(whiten, mean=mean, projection=projection)
         database, queries = self._describe(context, originals), self._describe(context, edited)
         if change is not None:
             database, queries = change(database), change(queries)
@@ -76,7 +83,7 @@ class CopyDetectionProtocol(Protocol):
         card = dict(
             originals=len(originals),
             copies=len(edited),
-            whitening_images=min(len(learned_on), self.whitening_images) if learned_on else 0,
+            whitening_images=num_whitening,
             distractors=len(others) if others else 0,
             size=self._size(context),
             standard_error='over copies',
@@ -106,15 +113,6 @@ class CopyDetectionProtocol(Protocol):
     def _describe(self, context: EvaluationContext, images: Dataset) -> Tensor:
         transform = dict(squeezed_to=self._size(context), interpolation='bicubic', version=self.version)
         return describe(context, images, self._descriptor, transform)
-
-    def _folder(self, context: EvaluationContext, folder: Path | None) -> UnlabeledImages | None:
-        return UnlabeledImages(str(folder), pipeline=self._steps(context)) if folder else None
-
-    def _learn_whitening(self, context: EvaluationContext, images: UnlabeledImages) -> Callable[[Tensor], Tensor]:
-        rows = np.linspace(0, len(images) - 1, min(self.whitening_images, len(images))).round().astype(int)
-        paths = [images.get_data_info(row)['img_path'] for row in rows.tolist()]
-        mean, projection = fit_whitening(self._describe(context, ImageFiles(paths, self._steps(context))))
-        return partial(whiten, mean=mean, projection=projection)
 
 
 def _mean_by(groups: Sequence[str], values: np.ndarray) -> dict[str, Score]:

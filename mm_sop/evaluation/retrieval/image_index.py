@@ -1,6 +1,5 @@
 """Index of the images below a folder, for search by image."""
 
-import hashlib
 import json
 import os
 import time
@@ -11,19 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.logging import print_log
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.data import Dataset
 
-from mm_sop.datasets.image_files import list_images
-from mm_sop.datasets.transforms.evaluation import EvaluationTransform
-from mm_sop.datasets.transforms.loading import UnreadableImageError
+from mm_sop.datasets.image_files import ImageFiles, list_images
+from mm_sop.datasets.transforms.evaluation import BlackIfUnreadable
 from mm_sop.encoders.encoder import Encoder
 from mm_sop.evaluation.features.extraction import extract_features
+from mm_sop.evaluation.features.identity import content_key
 from mm_sop.evaluation.features.store import ArrayStore
-from mm_sop.evaluation.retrieval.mining import black_sample
 from mm_sop.functional.neighbors import stable_topk
 from mm_sop.utils.files import hash_file, printable, write_array_atomically, write_atomically
 
@@ -56,14 +52,7 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexUpdate:
-    """Summary of :meth:`ImageIndex.update`.
-
-    Attributes:
-        images: Number of indexed images.
-        encoded: Number of newly encoded images.
-        removed: Number of files of the older index that are missing or changed.
-        unreadable: Number of files that cannot be read.
-    """
+    """Numbers of indexed and of newly encoded images, of files that are missing or changed, and of unreadable ones."""
 
     images: int
     encoded: int
@@ -112,7 +101,7 @@ class ImageIndex:
             count: Number of images; all if there are fewer.
 
         Returns:
-            Cosine similarities in falling order and indices of the images; ties are broken by the smaller index.
+            Cosine similarities in descending order and indices of the images; ties are broken by the smaller index.
         """
         cosines = self.features @ normalize(features.float(), dim=0)
         cosines, numbers = stable_topk(cosines[None], min(count, len(cosines)))
@@ -139,7 +128,11 @@ class ImageIndex:
         older = {file.state: file for file in (*self.files, *self.unreadable) if file.digest}
         listed = [_describe(self.folder, path) for path in list_images(self.folder)]
         files = [older.get(file.state, file) for file in listed]
-        known = self._known_features()
+        # By digest, of the index and of the blocks of an interrupted update.
+        known = {file.digest: row for file, row in zip(self.files, self.features.numpy(), strict=True)}
+        for group in self.blocks.groups('block-'):
+            saved = self.blocks.read(group)
+            known.update(zip(saved['digests'].tolist(), saved['features'], strict=True))
         changed = [row for row, file in enumerate(files) if file.state not in older]
         encoded, started = 0, time.perf_counter()
         for start in range(0, len(changed), block_size):
@@ -151,7 +144,12 @@ class ImageIndex:
             encoded += len(features)
             for row, file in zip(rows, block, strict=True):
                 files[row] = file._replace(problem=problems.get(file.digest, file.problem))
-            _report_progress(start + len(rows), len(changed), started)
+            done = start + len(rows)
+            speed = done / (time.perf_counter() - started)
+            left = (len(changed) - done) / speed
+            print_log(
+                f'Indexed {done:,} of {len(changed):,} new files, {speed:.0f} per second, {left:.0f} s left', 'current'
+            )
         removed = len(older.keys() - {file.state for file in files})
         self._write(files, known)
         return IndexUpdate(len(self.files), encoded, removed, len(self.unreadable))
@@ -166,14 +164,6 @@ class ImageIndex:
             # Copy-on-write, as PyTorch warns about read-only arrays.
             self.features = torch.from_numpy(np.load(features, mmap_mode='c'))
 
-    def _known_features(self) -> dict[str, np.ndarray]:
-        """Features by digest, of the index and of the blocks of an interrupted update."""
-        known = {file.digest: row for file, row in zip(self.files, self.features.numpy(), strict=True)}
-        for group in self.blocks.groups('block-'):
-            block = self.blocks.read(group)
-            known.update(zip(block['digests'].tolist(), block['features'], strict=True))
-        return known
-
     def _encode(
         self, files: Sequence[ImageFile], encoder: Encoder, batch_size: int, num_workers: int
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -187,7 +177,7 @@ class ImageIndex:
             return dict(features=normalize(encoder(batch['inputs'].flip(1))[0].float().cpu()))
 
         paths = [str(self.folder / file.path) for file in files]
-        images = _Images(paths, encoder.transform)
+        images = ImageFiles(paths, [BlackIfUnreadable(encoder.transform.steps, encoder.transform.crop_size)])
         features = extract_features(encode, images, batch_size, num_workers)['features']
         if not bool(features.isfinite().all()):
             raise ValueError('the features of the encoder are not finite: its network has diverged')
@@ -195,7 +185,7 @@ class ImageIndex:
         found = {digests[path]: row for path, row in zip(paths, features.numpy(), strict=True) if path not in reasons}
         if found:
             arrays = dict(digests=np.array(list(found)), features=np.stack(list(found.values())))
-            self.blocks.write(f'block-{_digest(list(found))}', arrays)
+            self.blocks.write(f'block-{content_key(list(found))}', arrays)
         return found, {digests[path]: reason for path, reason in reasons.items()}
 
     def _write(self, files: Sequence[ImageFile], features: Mapping[str, np.ndarray]) -> None:
@@ -207,7 +197,7 @@ class ImageIndex:
                 f'none of the {len(files)} images below {self.folder} can be read; the first: '
                 f'{printable(unreadable[0].path)}: {printable(unreadable[0].problem)}'
             )
-        name = f'features-{_digest([file.digest for file in readable])}.npy'
+        name = f'features-{content_key([file.digest for file in readable])}.npy'
         if not (self.store / name).is_file():
             rows = (features[file.digest] for file in readable)
             shape = (len(readable), len(features[readable[0].digest]))
@@ -224,37 +214,13 @@ class ImageIndex:
         self._read()
 
 
-class _Images(Dataset):
-    """Images prepared for an encoder; unreadable ones are black."""
-
-    def __init__(self, paths: Sequence[str], transform: EvaluationTransform) -> None:
-        self.paths = paths
-        self.crop_size = transform.crop_size
-        self.pipeline = Compose(transform.steps)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict:
-        try:
-            return self.pipeline(dict(img_path=self.paths[index]))
-        except UnreadableImageError as error:
-            return black_sample(error, self.crop_size)
-
-
 def find_store(root: str | Path, folder: str | Path, encoder: Encoder) -> Path:
-    """Path of the index of a folder by an encoder.
-
-    Args:
-        root: Folder of all indices.
-        folder: Folder of the images.
-        encoder: The encoder.
-    """
+    """Path of the index of a folder by an encoder, below the folder ``root`` of all indices."""
     specification = asdict(encoder.specification)
     if specification['channel_order'] == 'rgb':
         del specification['channel_order']  # Indices written before this entry existed are RGB.
     definition = [specification, asdict(encoder.transform), str(Path(folder).resolve())]
-    return Path(root, f'{Path(folder).resolve().name}-{_digest(definition)}')
+    return Path(root, f'{Path(folder).resolve().name}-{content_key(definition)}')
 
 
 def _describe(folder: Path, path: str) -> ImageFile:
@@ -271,13 +237,3 @@ def _hash(folder: Path, file: ImageFile) -> ImageFile:
         return file._replace(digest=hash_file(folder / file.path))
     except OSError as error:
         return file._replace(problem=str(error.strerror))
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _report_progress(done: int, total: int, started: float) -> None:
-    speed = done / (time.perf_counter() - started)
-    left = (total - done) / speed
-    print_log(f'Indexed {done:,} of {total:,} new files, {speed:.0f} per second, {left:.0f} s left', logger='current')

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mm_sop.datasets.labeled.retrieval_tasks import RetrievalTask, read_retrieva
 from mm_sop.datasets.transforms.loading import read_geometry
 from mm_sop.datasets.unlabeled import UnlabeledImages
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult
-from mm_sop.evaluation.features.descriptors import Descriptor, count_distractors, describe
+from mm_sop.evaluation.retrieval.descriptors import Descriptor, count_distractors, describe
 from mm_sop.evaluation.retrieval.rankings import METRICS, make_strip, mean_score, score_queries, spread_over_quality
 
 # Images in a batch if all have one size.
@@ -111,11 +112,6 @@ class RetrievalProtocol(Protocol):
 
     def _describe(self, context: EvaluationContext, images: ImageFiles) -> Tensor:
         transform = dict(max_side=self.max_side, boxes=images.boxes, version=self.version)
-        batch_size = _BATCH_SIZE if images.boxes is None and _have_one_size(images.paths) else 1
-        return describe(context, images, self._descriptor, transform, batch_size)
-
-
-def _have_one_size(paths: Sequence[str | Path]) -> bool:
-    sizes = (read_geometry(path)[0] for path in paths)
-    first = next(sizes)
-    return all(size == first for size in sizes)
+        sizes = (read_geometry(path)[0] for path in images.paths)
+        has_one_size = images.boxes is None and all(first == second for first, second in pairwise(sizes))
+        return describe(context, images, self._descriptor, transform, _BATCH_SIZE if has_one_size else 1)

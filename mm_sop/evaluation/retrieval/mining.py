@@ -3,26 +3,23 @@
 import io
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmpretrain.registry import DATASETS
-from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mm_sop import __version__
 from mm_sop.datasets.semantic_pairs import ManifestError, PairManifest, image_info
-from mm_sop.datasets.transforms.loading import UnreadableImageError
+from mm_sop.datasets.transforms.evaluation import BlackIfUnreadable, EvaluationTransform
 from mm_sop.functional.neighbors import BandNeighbors, pair_cosines, search_in_band
-from mm_sop.functional.semantic_pairs import mine_semantic_pairs, select_pairs, suggest_lower_bound
+from mm_sop.functional.semantic_pairs import select_pairs, suggest_lower_bound
 from mm_sop.utils.config import find_pipeline, training_dataset, view_size
 from mm_sop.utils.failures import LaunchError
 from mm_sop.utils.files import write_atomically
@@ -38,13 +35,12 @@ _SECONDS_BETWEEN_REPORTS = 10
 class PlainImages(Dataset):
     """Training images of a config without augmentation: resized and center-cropped.
 
-    Unreadable images are black, and ``data_samples.unreadable`` has the reason.
+    Unreadable images are black, see :class:`BlackIfUnreadable`.
 
     Args:
         config: Config with a ``train_dataloader``; datasets may be wrapped.
         crop_size: Side of the images. Defaults to None, that of the config's first view.
-        resize_edge: Length of the shorter side before cropping. Defaults to None: 8/7 of the crop, like 256 to 224;
-            crops below 160 pixels have the whole shorter side.
+        resize_edge: Length of the shorter side before cropping, see :class:`EvaluationTransform`.
 
     Attributes:
         dataset: The dataset without a pipeline.
@@ -58,51 +54,26 @@ class PlainImages(Dataset):
         settings = training_dataset(config)
         if settings is None:
             raise LaunchError('the config has no train_dataloader: there are no images to mine')
-        train_pipeline = find_pipeline(config)
-        self.crop_size = crop_size or view_size(train_pipeline)
-        resize_edge = resize_edge or (self.crop_size if self.crop_size < 160 else round(self.crop_size * 256 / 224))
-        self.transform = [
-            *_loading_steps(train_pipeline),
-            dict(type='TrimLongSide'),
-            dict(type='ResizeEdge', scale=resize_edge, interpolation='bicubic', backend='pillow'),
-            dict(type='CenterCrop', crop_size=self.crop_size),
-            dict(type='PackInputs'),
-        ]
-        self.pipeline = Compose(self.transform)
+        steps = train_pipeline = find_pipeline(config)
+        crop_size = crop_size or view_size(train_pipeline)
+        if steps and steps[0]['type'] == 'ApplyToPair':
+            steps = steps[0]['transforms']
+        loading = [dict(step) for step in steps if step['type'].split('.')[-1].startswith('Load')]
+        self.transform = [*loading, *EvaluationTransform(crop_size, resize_edge or None).array_steps]
+        self.pipeline = BlackIfUnreadable(self.transform, crop_size)
         self.dataset = DATASETS.build(dict(settings, pipeline=[]))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        try:
-            return self.pipeline(image_info(self.dataset, index))
-        except UnreadableImageError as error:
-            return black_sample(error, self.crop_size)
-
-
-def black_sample(error: UnreadableImageError, size: int) -> dict:
-    """Black image in place of an unreadable one, with the reason in ``data_samples.unreadable``."""
-    sample = DataSample()
-    sample.set_metainfo(dict(unreadable=((error.path, error.reason),)))
-    return dict(inputs=torch.zeros(3, size, size, dtype=torch.uint8), data_samples=sample)
-
-
-def _loading_steps(pipeline: Sequence[dict]) -> list[dict]:
-    steps = pipeline[0]['transforms'] if pipeline and pipeline[0]['type'] == 'ApplyToPair' else pipeline
-    return [dict(step) for step in steps if step['type'].split('.')[-1].startswith('Load')]
+        return self.pipeline(image_info(self.dataset, index))
 
 
 def choose_images(total: int, count: int | None = None, seed: int = 0) -> np.ndarray:
-    """Draw the images that are compared.
+    """Draw the images that are compared: sorted indices, int64, (K,), of a dataset of ``total`` images.
 
-    Args:
-        total: Number of images in the dataset.
-        count: Number K to draw. Defaults to None: all of datasets up to 200,000 images, a tenth of larger ones.
-        seed: Seed of the draw.
-
-    Returns:
-        Sorted indices, int64, (K,).
+    Without ``count`` these are all of datasets up to 200,000 images, and a tenth of larger ones.
 
     Raises:
         ValueError: There are fewer than two images, or fewer than ``count``.
@@ -173,8 +144,7 @@ def mine(
         features: Features, (K, D).
         selection: Criteria of the pairs.
         labels: Classes, (K,), for the precision in the report; they do not affect the selection.
-        num_random: Random pairs for the calibration.
-        seed: Seed of the random pairs.
+        num_random: Random pairs for the calibration, drawn with the seed.
         block_size: Rows and columns that are compared at once.
     """
     progress = _Progress()
@@ -190,18 +160,8 @@ def mine(
             f'features of this encoder have a suggested lower bound of {suggested:.4f}'
         )
     if selection.max_per_anchor is None:
-        pairs, pair_values = mine_semantic_pairs(
-            features,
-            lower,
-            selection.upper,
-            None,
-            max_partner_uses=selection.max_partner_uses,
-            mutual=selection.mutual,
-            block_size=block_size,
-        )
-        candidates, cosines = pairs, pair_values
-    else:
-        pairs, pair_values = select(neighbors, lower)
+        candidates, cosines = select(search_in_band(features, lower, selection.upper, None, block_size), lower)
+    pairs, pair_values = (candidates, cosines) if selection.max_per_anchor is None else select(neighbors, lower)
     result = MinedPairs(pairs, pair_values, lower, candidates, cosines, neighbors, random_cosines)
     result.report = _report(result, features, selection, suggested, labels)
     return result
@@ -225,7 +185,17 @@ def _report(
     quantiles = torch.tensor([0.5, 0.99, 0.9999], dtype=torch.float64)
     chance = torch.quantile(result.random_cosines.double()[: 2**24], quantiles).tolist()
     nearest = result.neighbors.nearest[result.neighbors.nearest.isfinite()]
-    bounds = sorted({bound for bound in THRESHOLDS if bound <= selection.upper} | {result.lower})
+    thresholds = []
+    for bound in sorted({bound for bound in THRESHOLDS if bound <= selection.upper} | {result.lower}):
+        if selection.max_per_anchor is None and bound < result.lower:
+            continue  # Without a limit per anchor, only pairs in the band are known.
+        pairs = result.candidates[result.candidate_cosines >= torch.tensor(bound, dtype=torch.float32)].numpy()
+        images = len(np.unique(pairs))
+        row: dict = dict(lower=bound, num_pairs=len(pairs), images=images, coverage=images / len(features))
+        if labels is not None:
+            same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+            row['precision'] = float(same.mean()) if len(same) else None
+        thresholds.append(row)
     return dict(
         num_images=len(features),
         num_without_features=int((~features.any(1)).sum()),
@@ -241,23 +211,8 @@ def _report(
         random_p9999=chance[2],
         nearest_median=round(float(nearest.double().median()), 5),
         has_labels=labels is not None,
-        thresholds=[
-            _at_threshold(result, bound, len(features), labels)
-            for bound in bounds
-            # Without a limit per anchor, only pairs in the band are known.
-            if selection.max_per_anchor is not None or bound >= result.lower
-        ],
+        thresholds=thresholds,
     )
-
-
-def _at_threshold(result: MinedPairs, lower: float, num_images: int, labels: np.ndarray | None) -> dict:
-    pairs = result.candidates[result.candidate_cosines >= torch.tensor(lower, dtype=torch.float32)].numpy()
-    images = len(np.unique(pairs))
-    row: dict = dict(lower=lower, num_pairs=len(pairs), images=images, coverage=images / num_images)
-    if labels is not None:
-        same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
-        row['precision'] = float(same.mean()) if len(same) else None
-    return row
 
 
 class _Progress:
@@ -280,11 +235,8 @@ class _Progress:
 def make_manifest(mined: MinedPairs, selection: Selection, images: np.ndarray, definition: dict) -> PairManifest:
     """Make the manifest: the pairs and everything that they depend on.
 
-    Args:
-        mined: Mined pairs.
-        selection: Criteria of the pairs.
-        images: Indices of the compared images in the dataset, (K,).
-        definition: Definition of the features, with ``data`` and ``seed``.
+    ``images`` are the indices of the compared images in the dataset, (K,); ``definition`` is that of the features, with
+    ``data`` and ``seed``.
     """
     definition = dict(definition)
     data, seed = definition.pop('data'), definition.pop('seed')
@@ -294,14 +246,10 @@ def make_manifest(mined: MinedPairs, selection: Selection, images: np.ndarray, d
 
 
 def write_manifest(manifest: PairManifest, path: str | Path) -> None:
-    """Write a manifest, which is never overwritten by another one.
-
-    Args:
-        manifest: The manifest.
-        path: JSON file; the arrays go to an ``.npz`` file beside it.
+    """Write a manifest to a JSON file, and its arrays to an ``.npz`` file beside it.
 
     Raises:
-        ManifestError: The file exists with other pairs.
+        ManifestError: The file exists with other pairs; it is never overwritten.
     """
     path, text = Path(path), json.dumps(manifest.header, indent=1)
     if path.is_file():
@@ -317,24 +265,13 @@ def write_manifest(manifest: PairManifest, path: str | Path) -> None:
 
 
 def format_report(report: dict, title: str) -> str:
-    """Format the calibration report as Markdown.
-
-    Args:
-        report: From :func:`mine`.
-        title: What was mined.
-    """
+    """Format the calibration report of :func:`mine` as Markdown; the title says what was mined."""
     rows = []
     for row in report['thresholds']:
-        precision = row.get('precision')
-        rows.append(
-            [
-                f'{row["lower"]:.4f}' + (' (used)' if row['lower'] == report['lower'] else ''),
-                f'{row["num_pairs"]:,}',
-                f'{row["num_pairs"] / report["num_images"]:.3f}',
-                f'{row["coverage"]:.1%}',
-                '–' if precision is None else f'{precision:.1%}',
-            ]
-        )
+        precision = '–' if row.get('precision') is None else f'{row["precision"]:.1%}'
+        lower = f'{row["lower"]:.4f}' + (' (used)' if row['lower'] == report['lower'] else '')
+        per_image = f'{row["num_pairs"] / report["num_images"]:.3f}'
+        rows.append([lower, f'{row["num_pairs"]:,}', per_image, f'{row["coverage"]:.1%}', precision])
     headers = ['lower bound', 'pairs', 'pairs per image', 'images in pairs', 'precision']
     return (
         f'# Semantic pairs: {title}\n\n'

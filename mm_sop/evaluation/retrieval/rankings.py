@@ -38,18 +38,19 @@ def score_queries(
         similarity = queries[start : start + _QUERY_BLOCK] @ database.T
         rankings = similarity.argsort(dim=1, descending=True, stable=True)
         for query, ranking in enumerate(rankings, start=start):
-            for level, relevance in levels.items():
-                if len(relevance[query].positives):
-                    results[level][query] = _score(ranking, relevance[query], None if above is None else above[query])
+            for level, relevances in levels.items():
+                positives, junk = relevances[query].positives, relevances[query].junk
+                if len(positives):
+                    ranks = positive_ranks(ranking, positives, junk)
+                    if above is not None:
+                        ranks = ranks + above[query, ranking[torch.isin(ranking, torch.as_tensor(positives))]]
+                    precisions = [ranks_to_precision(ranks, cutoff) for cutoff in CUTOFFS]
+                    results[level][query] = [ranks_to_average_precision(ranks, len(positives)), *precisions]
     return results
 
 
 def mean_score(values: np.ndarray) -> Score:
-    """Mean over the queries that have positives, with its standard error.
-
-    Args:
-        values: One value for every query, NaN for those without positives.
-    """
+    """Mean of one value per query, NaN for those without positives, over the others, with its standard error."""
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return Score(float(values.mean()) if len(values) else float('nan'))
@@ -57,15 +58,7 @@ def mean_score(values: np.ndarray) -> Score:
 
 
 def spread_over_quality(qualities: Sequence[float] | np.ndarray, count: int) -> list[int]:
-    """Select examples from the best to the worst, evenly spaced in the ranking.
-
-    Args:
-        qualities: Quality of every example; those with NaN are never selected.
-        count: Number of examples.
-
-    Returns:
-        Indices, best first.
-    """
+    """Indices of ``count`` examples from the best to the worst, evenly spaced in the ranking; NaN is never selected."""
     values = np.asarray(qualities, dtype=float)
     order = [index for index in np.argsort(-values, kind='stable').tolist() if np.isfinite(values[index])]
     ranks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
@@ -84,12 +77,12 @@ def make_strip(
     """Describe a query and its most similar images without junk, as data of a gallery.
 
     Args:
-        query: Index of the query.
+        query: Index in ``queries``.
         similarity: Similarity to every image of the database, (N,).
         relevance: Relevant images of the query.
         caption: Text below the query.
         queries: All queries.
-        database: Paths of the database.
+        database: Paths.
         length: Number of images.
 
     Returns:
@@ -104,11 +97,3 @@ def make_strip(
         caption=caption,
         found=[(str(database[index]), float(similarity[index]), index in positives) for index in shown],
     )
-
-
-def _score(ranking: Tensor, relevance: Relevance, above: Tensor | None) -> list[float]:
-    ranks = positive_ranks(ranking, relevance.positives, relevance.junk)
-    if above is not None:
-        ranks = ranks + above[ranking[torch.isin(ranking, torch.as_tensor(relevance.positives))]]
-    precisions = [ranks_to_precision(ranks, cutoff) for cutoff in CUTOFFS]
-    return [ranks_to_average_precision(ranks, len(relevance.positives)), *precisions]

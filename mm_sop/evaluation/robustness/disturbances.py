@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from mm_sop.datasets.transforms.perturb import OCCLUSION_GRID, image_generator
 from mm_sop.encoders.encoder import Encoder
-from mm_sop.evaluation.classification.frozen_classifiers import FrozenClassifiers
+from mm_sop.evaluation.classification.logistic import FrozenClassifiers
 from mm_sop.functional.attacks import pgd_attack
 from mm_sop.functional.masking import drop_block, drop_lowest_cells, masked_mean, noisy_mean
 from mm_sop.models.utils.readout import read_out
@@ -57,17 +59,12 @@ class InternalCorruption:
         }
 
     def _pool(self, local_map: Tensor, images: Tensor, number: int) -> dict[str, list[Tensor]]:
-        _, channels, height, width = local_map.shape
-        size = (height, width)
-        generators = [image_generator(image.numpy(), self.seed, number) for image in images]
-        scores, positions, noise = (
-            torch.from_numpy(np.stack([draw(each) for each in generators])).to(local_map)
-            for draw in (
-                lambda each: each.random(size, np.float32),
-                lambda each: each.random(2, np.float32),
-                lambda each: each.standard_normal((channels, height, width), np.float32),
-            )
-        )
+        shape, size = local_map.shape[1:], local_map.shape[2:]
+        draws = []
+        for image in images:
+            draw = image_generator(image.numpy(), self.seed, number)
+            draws.append((draw.random(size, 'f4'), draw.random(2, 'f4'), draw.standard_normal(shape, 'f4')))
+        scores, positions, noise = (torch.from_numpy(np.stack(each)).to(local_map) for each in zip(*draws, strict=True))
         survivors = [drop_lowest_cells(scores, fraction) for fraction in self.dropped]
         return dict(
             dropped_cells=[masked_mean(local_map, keep) for keep in survivors],
@@ -108,21 +105,12 @@ class PixelAttack:
         labels = batch_labels(batch).to(pixels.device)
         drawn = [image_generator(image.numpy(), self.seed).random(image.shape) for image in batch['inputs']]
         start = 2 * torch.from_numpy(np.stack(drawn)).to(pixels) - 1
-        settings = [(steps, size) for steps in self.steps for size in self.step_sizes]
-        return {
-            kind: torch.stack([self._withstands(pixels, labels, start, *setting, each) for each in epsilons], dim=1)
-            for (kind, epsilons), setting in zip(self.kinds.items(), settings, strict=True)
-        }
-
-    def _withstands(
-        self, pixels: Tensor, labels: Tensor, start: Tensor, steps: int, size: float, epsilon: float
-    ) -> Tensor:
-        attacked = pgd_attack(self._logits, pixels, labels, epsilon, size * epsilon, steps, start)
-        return self._logits(attacked).argmax(1) == labels
-
-    def _logits(self, pixels: Tensor) -> Tensor:
-        images = normalize_pixels(self.encoder, pixels)
-        return self.classifiers.logits(read_out(self.encoder.network, images).global_features.float())
+        logits = partial(global_logits, self.encoder, self.classifiers)
+        right = {}
+        for kind, (steps, size) in zip(self.kinds, product(self.steps, self.step_sizes), strict=True):
+            attacked = (pgd_attack(logits, pixels, labels, each, size * each, steps, start) for each in self.epsilons)
+            right[kind] = torch.stack([logits(images).argmax(1) == labels for images in attacked], dim=1)
+        return right
 
 
 @dataclass
@@ -165,8 +153,7 @@ class GuidedOcclusion:
         keep = drop_lowest_cells(scores, fraction)
         rows, columns = (torch.arange(side, device=pixels.device) * OCCLUSION_GRID // side for side in pixels.shape[2:])
         occluded = pixels * keep[:, rows][:, :, columns][:, None]
-        images = normalize_pixels(self.encoder, occluded)
-        return self.classifiers.logits(read_out(self.encoder.network, images).global_features.float()).argmax(1)
+        return global_logits(self.encoder, self.classifiers, occluded).argmax(1)
 
 
 def to_pixels(encoder: Encoder, batch: dict) -> Tensor:
@@ -180,6 +167,12 @@ def normalize_pixels(encoder: Encoder, pixels: Tensor) -> Tensor:
     """Normalize pixels for the network, with gradients; the inverse of :func:`to_pixels`."""
     preprocessor = encoder.data_preprocessor
     return (255 * pixels - preprocessor.mean) / preprocessor.std
+
+
+def global_logits(encoder: Encoder, classifiers: FrozenClassifiers, pixels: Tensor) -> Tensor:
+    """Logits of the linear head on the global representation of images, RGB of 0 ... 1, with gradients."""
+    readout = read_out(encoder.network, normalize_pixels(encoder, pixels))
+    return classifiers.logits(readout.global_features.float())
 
 
 def batch_labels(batch: dict) -> Tensor:

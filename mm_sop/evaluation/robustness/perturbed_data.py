@@ -15,29 +15,15 @@ from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.datasets.transforms.perturb import Perturb
 from mm_sop.evaluation.labeled_data import class_names
 
-BACKGROUNDS = (
-    'original',
-    'mixed_same',
-    'mixed_rand',
-    'mixed_next',
-    'only_fg',
-    'no_fg',
-    'only_bg_b',
-    'only_bg_t',
-)
+BACKGROUNDS = ('original', 'mixed_same', 'mixed_rand', 'mixed_next', 'only_fg', 'no_fg', 'only_bg_b', 'only_bg_t')
 """Variants of ImageNet-9."""
 
 
 def perturb_dataset(dataset: BaseDataset, name: str, levels: Sequence[float], seed: int) -> ConcatDataset:
     """Concatenate the images of a dataset at every level of a perturbation, level by level.
 
-    Images are perturbed after resizing and cropping, like those of ImageNet-C.
-
-    Args:
-        dataset: Dataset whose pipeline ends with ``PackInputs``.
-        name: Name of a perturbation, see :class:`Perturb`.
-        levels: Its levels.
-        seed: Seed of the perturbation.
+    Images are perturbed after resizing and cropping, like those of ImageNet-C. The pipeline must end with
+    ``PackInputs``; names and levels are those of :class:`Perturb`.
     """
     *steps, pack = dataset.pipeline.transforms
     perturbed = []
@@ -51,14 +37,8 @@ def perturb_dataset(dataset: BaseDataset, name: str, levels: Sequence[float], se
 def find_corrupted(folder: Path, transform: EvaluationTransform) -> dict[str, list[LabeledImages]]:
     """Find ImageNet-C: ``<corruption>/<severity>/<class>/``, optionally below folders of the families.
 
-    The images are cropped already, so that they are only resized. A corruption without all severities is left out.
-
-    Args:
-        folder: Folder of the set.
-        transform: How images are prepared.
-
-    Returns:
-        Datasets of severities 1 ... 5 by corruption.
+    The images are cropped already, so that they are only resized. A corruption without all severities is left out; the
+    datasets of the others are those of severities 1 ... 5.
     """
     steps = EvaluationTransform(transform.crop_size, transform.crop_size, transform.interpolation).steps
     found: dict[str, list[LabeledImages]] = {}
@@ -70,15 +50,7 @@ def find_corrupted(folder: Path, transform: EvaluationTransform) -> dict[str, li
 
 
 def find_backgrounds(folder: Path, transform: EvaluationTransform) -> dict[str, LabeledImages]:
-    """Find the existing variants of ImageNet-9: ``<variant>/val/<class>/``, or a file list ``<variant>.json``.
-
-    Args:
-        folder: Folder of the set.
-        transform: How images are prepared.
-
-    Returns:
-        Datasets by variant, in the order of :data:`BACKGROUNDS`.
-    """
+    """Find the existing variants of ImageNet-9: ``<variant>/val/<class>/``, or a file list ``<variant>.json``."""
     found = {}
     for variant in BACKGROUNDS:
         if (folder / f'{variant}.json').is_file():

@@ -12,7 +12,7 @@ from torch import Tensor
 from mm_sop.datasets.labeled.folders import LabeledImages
 from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES
 from mm_sop.encoders.encoder import load
-from mm_sop.evaluation.classification.frozen_classifiers import CLASSIFIERS, FrozenClassifiers
+from mm_sop.evaluation.classification.logistic import CLASSIFIERS, FrozenClassifiers
 from mm_sop.evaluation.context import PROTOCOLS, EvaluationContext, Protocol, ProtocolResult, Score
 from mm_sop.evaluation.features.attention import cls_attention, find_last_attention
 from mm_sop.evaluation.labeled_data import class_labels, find_classification, random_rows, random_subset, read_labels
@@ -124,9 +124,13 @@ class RobustnessProtocol(Protocol):
             for features in (context.features(data['train'], readout) for readout in self.readouts)
         )
         judge = _Judge(context, data, on_global, self.version)
-        correct: dict[str, Correct] = dict(clean={0: judge.classify(data['test'], {})})
-        correct.update(self._disturb_pixels(judge))
-        correct.update(self._swap_sets(judge))
+        correct: dict[str, Correct] = dict(clean={0: judge.classify(data['test'], {})}, **self._disturb_pixels(judge))
+        class_map = self._class_map(context)
+        variants: Correct = {name: judge.classify_set(name, class_map) for name in BACKGROUNDS if name in data}
+        if variants:
+            correct['background'] = variants
+        if 'imagenet_a' in data:
+            correct['imagenet_a'] = {0: judge.classify_set('imagenet_a', restrict=True)}
         for name, disturbance in self._network_disturbances(context, on_global, on_patch).items():
             print_log(f'Robustness: {name}', logger='current')
             correct.update(judge.disturb(name, disturbance))
@@ -185,16 +189,6 @@ class RobustnessProtocol(Protocol):
             print_log(f'Robustness: {kind}, {number} of {len(kinds)}', logger='current')
         return correct
 
-    def _swap_sets(self, judge: '_Judge') -> dict[str, Correct]:
-        class_map = self._class_map(judge.context)
-        correct: dict[str, Correct] = {}
-        variants: Correct = {name: judge.classify_set(name, class_map) for name in BACKGROUNDS if name in judge.data}
-        if variants:
-            correct['background'] = variants
-        if 'imagenet_a' in judge.data:
-            correct['imagenet_a'] = {0: judge.classify_set('imagenet_a', restrict=True)}
-        return correct
-
     def _summarize(self, correct: Mapping[str, Correct], data: Mapping[str, BaseDataset]) -> dict[str, Score]:
         families = dict(corrupted=list(CORRUPTIONS))
         for kind, corruption in CORRUPTIONS.items():
@@ -247,10 +241,8 @@ class _Judge:
     def classify(self, dataset: BaseDataset, disturbance: Mapping, **options) -> dict[str, np.ndarray]:
         """Whether each prediction is right, bool, (1, N), by classifier.
 
-        Args:
-            dataset: The images.
-            disturbance: What distinguishes images of the same names in the cache.
-            **options: Options of :meth:`FrozenClassifiers.predict`.
+        The disturbance is what distinguishes images of the same names in the cache; the options are those of
+        :meth:`FrozenClassifiers.predict`.
         """
         context = self.context
         transform, loading = asdict(context.transform), (context.batch_size, context.num_workers)

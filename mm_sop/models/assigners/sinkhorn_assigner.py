@@ -15,10 +15,6 @@ class SinkhornAssigner(BaseModule):
     Cosines are computed in float32, also under autocast: at this temperature, rounding to half precision would change
     the assignment by up to two percent.
 
-    Args:
-        epsilon: Temperature.
-        iterations: Number of Sinkhorn-Knopp iterations.
-
     Raises:
         ValueError: If ``epsilon`` is not positive or there is no iteration.
     """

@@ -9,13 +9,8 @@ from torch import Tensor, nn
 class PaddedResNetCIFAR(ResNet_CIFAR):
     """ResNet for small images that first adds a margin of zeros, as ReSA's released code does for CIFAR.
 
-    With a margin of one pixel, images of 32 pixels give maps of sides 34, 34, 17, 9 and 5 instead of 32, 32, 16, 8 and
-    4.
-
-    Args:
-        depth (int): Number of layers, as for ``ResNet_CIFAR``.
-        extra_pad (int): Width of the margin in pixels. Defaults to 1.
-        **kwargs: Further arguments of ``ResNet_CIFAR``.
+    With a margin ``extra_pad`` of one pixel, images of 32 pixels give maps of sides 34, 34, 17, 9 and 5 instead of 32,
+    32, 16, 8 and 4. Other arguments are those of ``ResNet_CIFAR``.
     """
 
     def __init__(self, depth: int, extra_pad: int = 1, **kwargs) -> None:

@@ -99,9 +99,13 @@ class RFResNet(ResNet):
                 for child_name, child in block.named_children()
                 if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3)
             ]
-            for (block, child_name), stays in zip(
-                convolutions, _keep_mask(entry, len(convolutions), name), strict=True
-            ):
+            total = len(convolutions)
+            mask = [index < entry for index in range(total)] if isinstance(entry, int) else list(entry)
+            if len(mask) != total or (isinstance(entry, int) and not 0 <= entry <= total):
+                raise ValueError(
+                    f'{name} has {total} 3x3 convolutions; kept must be 0 to {total} or {total} booleans: {entry}'
+                )
+            for (block, child_name), stays in zip(convolutions, mask, strict=True):
                 if not stays:
                     setattr(block, child_name, _with_kernel(getattr(block, child_name), 1))
 
@@ -158,15 +162,6 @@ def _parse_arch(arch: str | dict) -> dict:
             f"'receptive_field', got {dict(arch)}"
         )
     return dict(arch)
-
-
-def _keep_mask(entry: int | Sequence[bool], total: int, stage: str) -> list[bool]:
-    mask = [index < entry for index in range(total)] if isinstance(entry, int) else list(entry)
-    if len(mask) != total or (isinstance(entry, int) and not 0 <= entry <= total):
-        raise ValueError(
-            f'{stage} has {total} 3x3 convolutions; kept must be 0 to {total} or {total} booleans: {entry}'
-        )
-    return mask
 
 
 def _with_kernel(conv: nn.Conv2d, kernel: int, stride: int | None = None) -> nn.Conv2d:

@@ -23,7 +23,6 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
     embedding to ``img_size`` once; for images of another size it is resized in every forward pass.
 
     Args:
-        *args: Arguments of MMPretrain's ``VisionTransformer``.
         window_size: Side of a window in patches; None for global attention. Defaults to 14, the map of an image of
             224 pixels in patches of 16.
         global_indices: Blocks that attend globally. Defaults to None: the last one of each quarter.
@@ -48,10 +47,8 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
         # Nothing is masked; DistributedDataParallel would wait for the gradient of the embedding.
         self.mask_token = None  # type: ignore[assignment]  # modules accept None for a parameter
         self.windows = None if window_size is None else WindowAttention(window_size)
-        if self.windows is not None:
-            self._install_windows(global_indices)
-
-    def _install_windows(self, global_indices: Sequence[int] | None) -> None:
+        if self.windows is None:
+            return
         depth = self.num_layers
         if global_indices is None:
             global_indices = [-(-quarter * depth // 4) - 1 for quarter in (1, 2, 3, 4)]

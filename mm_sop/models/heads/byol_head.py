@@ -12,7 +12,6 @@ class BYOLHead(SiameseHead):
     """Negative cosine between predictions and targets (BYOL, equation 2).
 
     Args:
-        predictor: Config of the predictor.
         loss_weight: Weight of the mean over the ordered pairs of views. The default of 4 is the usual
             ``2 [D(x -> x') + D(x' -> x)]``, that is ``2 - 2 cos`` without its constant in both directions.
     """

@@ -12,12 +12,7 @@ from mm_sop.models.heads.siamese_head import SiameseHead
 class CenteredTargets(nn.Module):
     """Turns the teacher's scores into targets, and tracks their running mean over all processes.
 
-    The mean of this step's scores is used for the targets of the next step.
-
-    Args:
-        num_prototypes: Number K of prototypes.
-        temperature: Temperature of the targets.
-        momentum: Momentum of the running mean, in [0, 1].
+    The mean of this step's scores is used for the targets of the next step. ``momentum`` is in [0, 1].
     """
 
     center: Tensor
@@ -49,10 +44,8 @@ class DINOHead(SiameseHead):
 
     Args:
         num_prototypes: Number K of prototypes, that of the neck.
-        student_temperature: Temperature of the student.
         teacher_temperature: Temperature of the teacher; a hook may change it during training.
         center_momentum: Momentum of the center.
-        loss_weight: Weight of the mean over the ordered pairs of views.
     """
 
     def __init__(

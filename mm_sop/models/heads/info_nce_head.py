@@ -17,7 +17,6 @@ class InfoNCEHead(SiameseHead):
     The positive key is the other view of the same image; the keys of all other images are negatives.
 
     Args:
-        predictor: Config of the predictor.
         temperature: Divides the cosines.
         loss_weight: Weight of the mean over the ordered pairs of views. Defaults to ``4 temperature``, which is the
             published ``2 temperature`` for each of the two directions.

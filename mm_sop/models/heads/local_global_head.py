@@ -128,16 +128,7 @@ class LocalGlobalHead(BaseModule):
         return projections if self.predictor is None else self.predictor((projections,))[0]
 
     def loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
-        """Mean over directions and ordered pairs of views.
-
-        Args:
-            pair_loss: Loss between two views, of the base.
-            student: Two views of the student.
-            teacher: The same views of the teacher, without gradient.
-
-        Returns:
-            Scalar, without :attr:`weight`.
-        """
+        """Average the base's loss over directions and ordered pairs of two views, without :attr:`weight`."""
         student_cells, teacher_cells = self._select(student.maps), self._select(teacher.maps)
         vector_targets, cell_targets = self._targets(teacher, teacher_cells)
         losses = []
@@ -165,15 +156,7 @@ class LocalGlobalHead(BaseModule):
         return vectors, targets[-1].unbind()
 
     def combine(self, global_loss: Tensor, local_loss: Tensor) -> dict[str, Tensor]:
-        """Weight both terms.
-
-        Args:
-            global_loss: Loss of the base.
-            local_loss: From :meth:`loss`, multiplied by the loss weight of the base.
-
-        Returns:
-            ``loss_global`` and ``loss_local``, whose sum is the objective.
-        """
+        """Weight the base's loss and the result of :meth:`loss`, which has the base's loss weight already."""
         base_weight = 1 - self.weight if self.combination == 'convex' else 1.0
         return dict(loss_global=base_weight * global_loss, loss_local=self.weight * local_loss)
 

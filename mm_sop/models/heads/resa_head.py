@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mm_sop.functional import assigned_keys_loss, symmetric_soft_assignment_loss
+from mm_sop.functional.precision import unit_vectors
 from mm_sop.models.heads.siamese_head import SiameseHead
 from mm_sop.utils.distributed import gather_in_sample_order
 
@@ -18,12 +18,10 @@ class ReSAHead(SiameseHead):
 
     Args:
         predictor: Config of the predictor, a neck; None for none, as on CIFAR.
-        temperature: Temperature of the softmax over the keys.
         symmetric: Whether to compare every key's softmax over the samples with the assignment as well, as in the paper
             and the first released code; else only every sample's softmax over the keys.
         grad_scale: Factor of the gradient; the logged value stays. ``1 / processes`` gives the gradient of the first
             released code with several processes.
-        loss_weight: Weight of the objective.
 
     Raises:
         ValueError: If ``temperature`` or ``grad_scale`` is not positive.
@@ -57,11 +55,10 @@ class ReSAHead(SiameseHead):
         Returns:
             ``loss_resa`` and the diagnostic ``assignment_kl``, its excess over the assignment's entropy in nats.
         """
-        objective = self._symmetric_loss if self.symmetric else self._loss
         losses = []
         for key_view, view_keys in keys.items():
             others = [rows for view, rows in enumerate(embeddings) if view != key_view]
-            losses.append(objective(torch.stack(others), view_keys, assignment))
+            losses.append(self._objective(torch.stack(others), view_keys, assignment))
         loss = torch.stack(losses).mean()
         entropy = torch.special.entr(assignment).sum(-1).mean()
         return dict(loss_resa=self.loss_weight * self._scale(loss), assignment_kl=loss.detach() - entropy)
@@ -72,37 +69,26 @@ class ReSAHead(SiameseHead):
         """Compare predictions of one view with the teacher's projections of another, for :class:`LocalGlobalHead`.
 
         Args:
-            predictions: Predictions for this process's samples, (n, d), or (n, c, d) for c cells per image.
-            targets: Targets for the same images, (n, d), or (n, c, d) if the predictions have no cells.
+            predictions: Of this process's samples, (n, d), or (n, c, d) for c cells per image.
+            targets: Of the same images, (n, d), or (n, c, d) if the predictions have no cells.
             assignment: Soft assignment of the samples to all processes' samples, (n, N).
-
-        Returns:
-            Scalar, the mean over images and cells.
         """
-        embeddings, keys = unit_rows(predictions), gather_in_sample_order(unit_rows(targets))
-        objective = self._symmetric_loss if self.symmetric else self._loss
+        embeddings, keys = unit_vectors(predictions), gather_in_sample_order(unit_vectors(targets))
         if keys.ndim == 3:
-            return self._scale(torch.stack([objective(embeddings, cell, assignment) for cell in keys.unbind(1)]).mean())
+            losses = [self._objective(embeddings, cell, assignment) for cell in keys.unbind(1)]
+            return self._scale(torch.stack(losses).mean())
         if embeddings.ndim == 3:
             # Cells lead, like views: (n, c, d) -> (c, n, d)
             embeddings = embeddings.transpose(0, 1)
-        return self._scale(objective(embeddings, keys, assignment))
+        return self._scale(self._objective(embeddings, keys, assignment))
 
     def _scale(self, loss: Tensor) -> Tensor:
         """Scale the gradient and keep the value."""
         return torch.lerp(loss.detach(), loss, self.grad_scale)
 
-    def _loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
+    def _objective(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
         with torch.autocast(keys.device.type, enabled=False):
-            assigned_keys = assignment @ keys
-        return assigned_keys_loss(embeddings, keys, assigned_keys, self.temperature)
-
-    def _symmetric_loss(self, embeddings: Tensor, keys: Tensor, assignment: Tensor) -> Tensor:
-        with torch.autocast(keys.device.type, enabled=False):
-            logits = embeddings @ keys.T / self.temperature
-        return symmetric_soft_assignment_loss(logits, assignment)
-
-
-def unit_rows(features: Tensor) -> Tensor:
-    """L2-normalize rows in float32 at least: half precision would divide rows of zeros by zero."""
-    return normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+            product = embeddings @ keys.T / self.temperature if self.symmetric else assignment @ keys
+        if self.symmetric:
+            return symmetric_soft_assignment_loss(product, assignment)
+        return assigned_keys_loss(embeddings, keys, product, self.temperature)

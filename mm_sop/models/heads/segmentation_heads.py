@@ -16,8 +16,6 @@ class SegmentationHead(BaseModule):
     Args:
         in_channels: Widths of the maps.
         channels: Width of the joined map.
-        num_classes: Number C of classes.
-        ignore_index: Label of pixels to ignore. Defaults to 255.
         loss: Loss of logits, (B, C, H, W), and labels, (B, H, W). Defaults to cross-entropy, averaged over the pixels
             that are not ignored.
         init_cfg: Initialization. Defaults to a normal distribution of standard deviation 0.01 for convolutions.
@@ -40,24 +38,11 @@ class SegmentationHead(BaseModule):
         self.loss_module = MODELS.build(loss or dict(type='mmdet.CrossEntropyLoss', avg_non_ignore=True))
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
-        """Join the maps.
-
-        Args:
-            features: Maps, (B, D, h, w) each, the finest first.
-
-        Returns:
-            One map, (B, ``channels``, h, w), of the size of the first.
-        """
+        """Join maps, (B, D, h, w) each, the finest first, to (B, ``channels``, h, w), of the size of the first."""
         raise NotImplementedError
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Classify all positions.
-
-        Args:
-            features: Maps, (B, D, h, w) each, the finest first.
-
-        Returns:
-            Logits, (B, C, h, w), of the size of the first map.
+        """Classify all positions of maps, the finest first, with logits of the size of the first, (B, C, h, w).
 
         Raises:
             ValueError: The features are not maps of these widths.
@@ -73,15 +58,7 @@ class SegmentationHead(BaseModule):
         return self.classifier(self.join(features))
 
     def loss(self, features: Sequence[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Compare logits, resized to the image, with the labels.
-
-        Args:
-            features: Maps, the finest first.
-            labels: Classes, (B, H, W).
-
-        Returns:
-            ``loss_seg``.
-        """
+        """Compare the logits of maps, resized to the image, with its classes, (B, H, W): ``loss_seg``."""
         logits = resize(self(features).float(), labels.shape[-2:])
         return dict(loss_seg=self.loss_module(logits, labels.long(), ignore_index=self.ignore_index))
 
@@ -90,11 +67,7 @@ class SegmentationHead(BaseModule):
 class LinearSegmentationHead(SegmentationHead):
     """BatchNorm and a linear classifier on concatenated feature maps, as DINOv2 evaluates frozen encoders.
 
-    Args:
-        in_channels: Widths of the maps, for instance those of the last four blocks.
-        num_classes: Number of classes.
-        norm_cfg: Normalization. Defaults to BatchNorm.
-        **kwargs: Arguments of :class:`SegmentationHead`.
+    ``norm_cfg`` replaces the BatchNorm. Other arguments are those of :class:`SegmentationHead`.
     """
 
     def __init__(self, in_channels: Sequence[int], num_classes: int, norm_cfg: dict | None = None, **kwargs) -> None:
@@ -114,21 +87,11 @@ class FPNSegmentationHead(SegmentationHead):
     The semantic branch of `Panoptic Feature Pyramid Networks <https://arxiv.org/abs/1901.02446>`_ with one
     convolution per level instead of one per doubling of the size.
 
-    Args:
-        in_channels: Widths of the levels.
-        num_classes: Number of classes.
-        channels: Width of the decoder. Defaults to 128.
-        norm_cfg: Normalization. Defaults to BatchNorm.
-        **kwargs: Arguments of :class:`SegmentationHead`.
+    Normalizes with BatchNorm unless ``norm_cfg`` is given. Other arguments are those of :class:`SegmentationHead`.
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        num_classes: int,
-        channels: int = 128,
-        norm_cfg: dict | None = None,
-        **kwargs,
+        self, in_channels: Sequence[int], num_classes: int, channels: int = 128, norm_cfg: dict | None = None, **kwargs
     ) -> None:
         super().__init__(in_channels, channels, num_classes, **kwargs)
         norm_cfg = norm_cfg or dict(type='BN')

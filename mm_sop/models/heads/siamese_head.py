@@ -43,31 +43,14 @@ class SiameseHead(BaseModule):
         raise NotImplementedError
 
     def loss(self, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Compare every prediction with the targets of all other views.
-
-        Args:
-            predictions: Predictions of V views, those with targets first, (B, d) each.
-            targets: Targets of the first views, (B, d) each.
-
-        Returns:
-            Scalar.
-        """
+        """Compare the predictions of V views, (B, d) each, with the targets of the first views, (B, d) each."""
         return self.loss_weight * mean_over_pairs(self.pair_loss, predictions, targets)
 
 
 def mean_over_pairs(
     pair_loss: Callable[[Tensor, Tensor], Tensor], predictions: Sequence[Tensor], targets: Sequence[Tensor]
 ) -> Tensor:
-    """Average a loss over all ordered pairs of different views.
-
-    Args:
-        pair_loss: Maps predictions and targets to a scalar.
-        predictions: Predictions of V views, those with targets first.
-        targets: Targets of the first views.
-
-    Returns:
-        Scalar.
-    """
+    """Average a loss over all ordered pairs of different views, of which the first have targets."""
     losses = [
         pair_loss(prediction, target)
         for view, prediction in enumerate(predictions)

@@ -18,9 +18,7 @@ class SOPHead(BaseModule):
 
     Args:
         prototypes: Config of the :class:`PrototypeSampler` with its bank.
-        student_temperature: Softmax temperature of the student.
         teacher_temperature: Softmax temperature of the teacher; a hook may change it during training.
-        loss_weight: Weight of the objective.
         koleo_weight: Weight of a KoLeo term on the student's global views, with neighbors searched in the global batch.
             The term is the sum over the two views, as in DINOv2; the code of SOP and MaSSL takes the mean and searches
             in the batch of a process: use half of its ``koleo_loss_weight``.
@@ -65,9 +63,8 @@ class SOPHead(BaseModule):
         if self.koleo_weight > 0:
             first, second = (koleo_loss(view, *gather_with_gradient(view)) for view in student[:2])
             losses['loss_koleo'] = self.koleo_weight * (first + second)
-        num_tasks = len(prototypes.members)
         losses.update(support_diagnostics(prototypes.support_weights))
-        losses.update(assignment_diagnostics(log_probs[:2], targets, num_tasks))
+        losses.update(assignment_diagnostics(log_probs[:2], targets, num_tasks=len(prototypes.members)))
         return losses
 
     @staticmethod
@@ -81,12 +78,7 @@ class SOPHead(BaseModule):
 
 @MODELS.register_module()
 class SOPMIMHead(BaseModule):
-    """Masked-image-modeling objective of SOP on the masked tokens.
-
-    Args:
-        student_temperature: Softmax temperature of the student.
-        loss_weight: Weight of the objective.
-    """
+    """Masked-image-modeling objective of SOP on the masked tokens."""
 
     def __init__(self, student_temperature: float = 0.1, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -98,15 +90,12 @@ class SOPMIMHead(BaseModule):
         self.loss_weight = loss_weight
 
     def loss(self, student: Tensor, targets: MIMTargets, token_weights: Tensor) -> dict[str, Tensor]:
-        """Compute the objective.
+        """Compute ``loss_mim``.
 
         Args:
             student: Embeddings of the masked tokens, (m, d).
-            targets: The teacher's votes for the same tokens in T tasks and the prototypes behind them.
-            token_weights: Weights of the tokens, (m,), see :func:`mm_sop.functional.sop_mim_loss`.
-
-        Returns:
-            ``loss_mim``.
+            targets: The teacher's votes for the same tokens in T tasks.
+            token_weights: (m,), see :func:`mm_sop.functional.sop_mim_loss`.
         """
         prototypes = targets.prototypes
         log_probs = prototype_log_probs(student, prototypes.members, prototypes.weights, self.student_temperature)

@@ -12,15 +12,12 @@ class WeightedContrastiveHead(ContrastiveHead):
     """MMPretrain's ``ContrastiveHead`` with optional weights of samples, computed in fp32."""
 
     def loss(self, pos: Tensor, neg: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Compute the cross-entropy of the positive among all candidates.
+        """Compute the cross-entropy of the positive among all candidates, averaged over the samples.
 
         Args:
             pos: Similarity to the positive, (N, 1).
             neg: Similarities to the negatives, (N, K); ``-inf`` for those to ignore.
-            weight: Weights of the samples, (N,). Defaults to None, 1 each.
-
-        Returns:
-            Mean over the N samples of weight times loss.
+            weight: Factor of each sample's loss, (N,). Defaults to None, 1 each.
         """
         with torch.autocast(pos.device.type, enabled=False):
             logits = torch.cat((pos.float(), neg.float()), dim=1) / self.temperature
@@ -36,23 +33,17 @@ class WeightedLatentPredictHead(LatentPredictHead):
     """
 
     def loss(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Compute the distance between the prediction and the target, which gets no gradient.
+        """Compute the mean distance between the predictions and the targets, which get no gradient.
 
         Args:
             input: Projections, (N, D).
             target: Projections to predict, (N, D).
-            weight: Weights of the samples, (N,). Defaults to None, 1 each.
-
-        Returns:
-            Mean over the N samples of weight times loss.
+            weight: Factor of each sample's loss, (N,). Defaults to None, 1 each.
         """
         prediction = self.predictor([input])[0]
         with torch.autocast(prediction.device.type, enabled=False):
-            return self._distance(prediction.float(), target.detach().float(), weight)
-
-    def _distance(self, prediction: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        module = self.loss_module
-        if weight is None:
-            return module(prediction, target)
-        cosines = (normalize(prediction, dim=-1) * normalize(target, dim=-1)).sum(-1)
-        return (weight * (module.shift_factor - module.scale_factor * cosines)).mean()
+            module, prediction, target = self.loss_module, prediction.float(), target.detach().float()
+            if weight is None:
+                return module(prediction, target)
+            cosines = (normalize(prediction, dim=-1) * normalize(target, dim=-1)).sum(-1)
+            return (weight * (module.shift_factor - module.scale_factor * cosines)).mean()

@@ -88,7 +88,12 @@ class PrototypeSampler(BaseModule):
             anchors = anchors[:, : self.num_prototypes]
         rows, weights = select_supports(bank, anchors, self.num_supports, self.anchor_weight, excluded)
         if self.anchor_selection == 'low_energy':
-            rows, weights = self._keep_low_energy(rows, weights, generator)
+            cosines = weights[..., :-1]
+            correction = 1 + 1 / (4 * self.num_supports)
+            variation = correction * cosines.std(-1) / cosines.mean(-1).clamp_min(1e-8)
+            chances = 1 / variation.clamp_min(1e-8)
+            kept = torch.multinomial(chances, self.num_prototypes, generator=generator).unsqueeze(-1)
+            rows, weights = rows.take_along_dim(kept, dim=1), weights.take_along_dim(kept, dim=1)
         return Prototypes(bank[rows], weights)
 
     def _draw_anchors(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,14 +108,6 @@ class PrototypeSampler(BaseModule):
         fixed = torch.arange(self.fixed_anchors[..., 0].numel(), device=bank.device) + len(bank)
         bank = torch.cat([bank, self.fixed_anchors.flatten(0, 1)])
         return bank, fixed.view(self.num_tasks, -1), fixed.expand(self.num_tasks, -1)
-
-    def _keep_low_energy(self, rows: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        cosines = weights[..., :-1]
-        correction = 1 + 1 / (4 * self.num_supports)
-        variation = correction * cosines.std(-1) / cosines.mean(-1).clamp_min(1e-8)
-        chances = 1 / variation.clamp_min(1e-8)
-        kept = torch.multinomial(chances, self.num_prototypes, generator=generator).unsqueeze(-1)
-        return rows.take_along_dim(kept, dim=1), weights.take_along_dim(kept, dim=1)
 
     def _check_arguments(self) -> None:
         if self.num_tasks < 1 or self.num_supports < 0 or not 0 <= self.anchor_weight <= 1:

@@ -13,10 +13,6 @@ class SupportEmbeddingBank(BaseModule):
 
     The rows, (N, d), contiguous and in fp32, and the write position are in the state dict. A copy of the write position
     on the host avoids synchronization with the device. The bank starts with random unit rows.
-
-    Args:
-        size: Number N of rows.
-        embed_dims: Width d of an embedding.
     """
 
     def __init__(self, size: int = 65536, embed_dims: int = 256) -> None:
@@ -32,10 +28,7 @@ class SupportEmbeddingBank(BaseModule):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Write keys over the oldest rows, wrapping around at the end.
-
-        Args:
-            keys: Unit rows, (B, d), the same on every process.
+        """Write keys, unit rows (B, d) that are equal on all processes, over the oldest rows, in a ring.
 
         Raises:
             ValueError: If there are more keys than rows.

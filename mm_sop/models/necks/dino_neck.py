@@ -10,13 +10,7 @@ from mm_sop.models.necks.sop_neck import SOPNeck
 
 
 class PrototypeLayer(nn.Module):
-    """Weight-normalized linear layer without bias: scores are cosines, times the length of the prototype if learned.
-
-    Args:
-        in_channels: Width d of the unit inputs.
-        num_prototypes: Number K of prototypes.
-        learn_length: Whether to learn the lengths of the prototypes; DINO keeps them at 1.
-    """
+    """Weight-normalized linear layer without bias: scores are cosines, times the length of the prototype if learned."""
 
     def __init__(self, in_channels: int, num_prototypes: int, learn_length: bool = False) -> None:
         super().__init__()
@@ -37,13 +31,10 @@ class DINONeck(BaseModule):
     Like MMPretrain's necks it takes and returns a tuple of one tensor.
 
     Args:
-        in_channels: Width of the representation.
-        hid_channels: Width of the hidden layers.
         bottleneck_channels: Width of the unit embeddings.
-        num_prototypes: Number K of prototypes.
         num_layers: Linear layers before the prototypes.
         norm_cfg: Normalization after each hidden layer; DINO uses it with ResNets, not with transformers.
-        learn_length: Whether to learn the lengths of the prototypes.
+        learn_length: Whether to learn the lengths of the prototypes; DINO keeps them at 1.
     """
 
     def __init__(

@@ -14,14 +14,7 @@ class GlobalNeck(BaseModule):
     """Selects [CLS], the pooled map or the backbone's own vector for a classification head."""
 
     def forward(self, features: Tensor | Sequence[Tensor]) -> tuple[Tensor]:
-        """Select the global vectors.
-
-        Args:
-            features: Output of a backbone: vectors, (B, D), or as for :func:`split_features`.
-
-        Returns:
-            A tuple with the vectors, (B, D).
-        """
+        """Select the global vectors, (B, D), of features that are vectors already, or as for :func:`split_features`."""
         if isinstance(features, Tensor) and features.ndim == 2:
             return (features,)
         return (split_features(features)[0],)

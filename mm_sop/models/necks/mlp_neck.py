@@ -12,10 +12,6 @@ class MLPNeck(BaseModule):
     The output is not normalized. MMPretrain's ``NonLinearNeck``, for convolutional networks, always has BatchNorm.
 
     Args:
-        in_channels: Width of the input.
-        hid_channels: Width of the hidden layers.
-        out_channels: Width of the output.
-        num_layers: Number of linear layers.
         pre_norm: Whether a LayerNorm comes first, as in ReSA's predictor.
         init_cfg: Initialization, by default Xavier-uniform weights and zero biases.
 

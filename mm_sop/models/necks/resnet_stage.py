@@ -18,7 +18,6 @@ class ResNetStage(BaseModule):
     Args:
         network: Config of the whole ResNet.
         norm_cfg: Norm after the stage, as in MoCo's evaluation. Defaults to None, no norm.
-        init_cfg: Initialization.
     """
 
     def __init__(self, network: dict, norm_cfg: dict | None = None, init_cfg: dict | None = None) -> None:

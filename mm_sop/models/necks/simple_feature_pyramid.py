@@ -21,11 +21,9 @@ class RescaledMaps(BaseModule):
     by a pyramid such as FPN; their norm is ``norm_cfg=dict(type='SyncBN')``.
 
     Args:
-        in_channels: Channels of the maps.
         scales: Resolution of each result relative to its map: 4, 2, 1 or 0.5.
-        reduce_channels: Whether transposed convolutions halve the channels. Defaults to False.
+        reduce_channels: Whether transposed convolutions halve the channels.
         norm_cfg: Norm between two transposed convolutions. Defaults to LayerNorm over channels.
-        init_cfg: Initialization.
 
     Attributes:
         out_channels: Channels of each result.
@@ -63,14 +61,7 @@ class RescaledMaps(BaseModule):
         return Sequential(*layers)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Rescale the maps.
-
-        Args:
-            maps: One map (B, C, h, w) for every scale, or a single one for all.
-
-        Returns:
-            A map for each scale, (B, ``out_channels``, scale h, scale w).
-        """
+        """Rescale one map (B, C, h, w) for every scale, or a single one for all, to (B, ., scale h, scale w) each."""
         maps = list(maps) * len(self.layers) if len(maps) == 1 else maps
         return tuple(layer(map_) for layer, map_ in zip(self.layers, maps, strict=True))
 
@@ -81,16 +72,9 @@ class SimpleFeaturePyramid(BaseModule):
     """Pyramid from the last map of a plain transformer, of "Exploring Plain Vision Transformer Backbones for Object
     Detection" (ViTDet, arXiv 2203.16527), section 3.
 
-    The map is rescaled with fewer channels at higher resolution; a 1x1 and a 3x3 convolution, each with a norm, give
-    all levels the same channels. Further levels subsample the previous one by 2.
-
-    Args:
-        in_channels: Channels of the map.
-        out_channels: Channels of the levels. Defaults to 256.
-        scales: Resolution of the levels relative to the map. Defaults to (4, 2, 1, 0.5).
-        num_outs: Number of levels. Defaults to 5.
-        norm_cfg: Norm. Defaults to LayerNorm over channels.
-        init_cfg: Initialization.
+    The map is rescaled to ``scales`` with fewer channels at higher resolution; a 1x1 and a 3x3 convolution, each with a
+    norm, by default LayerNorm over channels, give all levels ``out_channels``. Further levels, up to ``num_outs``,
+    subsample the previous one by 2.
 
     Raises:
         ValueError: There are more scales than levels.
@@ -119,14 +103,7 @@ class SimpleFeaturePyramid(BaseModule):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Build the pyramid.
-
-        Args:
-            maps: Maps of the backbone; the last one, (B, C, h, w), is used.
-
-        Returns:
-            The levels, (B, ``out_channels``, ., .), the finest first.
-        """
+        """Build the levels, (B, ``out_channels``, ., .), the finest first, from the last map, (B, C, h, w)."""
         levels = [conv(map_) for conv, map_ in zip(self.convs, self.rescale(maps[-1:]), strict=True)]
         while len(levels) < self.num_outs:
             levels.append(max_pool2d(levels[-1], 1, stride=2))

@@ -1,11 +1,12 @@
 """Projector of SOP."""
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from mm_sop.functional.precision import at_least_fp32
 
 
 @MODELS.register_module()
@@ -17,10 +18,6 @@ class SOPNeck(BaseModule):
     normalization.
 
     Args:
-        in_channels: Width of the backbone's tokens.
-        hid_channels: Width of the hidden layers.
-        out_channels: Width of an embedding.
-        num_layers: Number of linear layers.
         norm_cfg: Normalization after each hidden layer, for instance ``dict(type='BN1d')``. Batch statistics are those
             of the tokens of one call. Defaults to None.
         norm_output: Whether to normalize the output as well, before the L2 normalization.
@@ -44,16 +41,15 @@ class SOPNeck(BaseModule):
             raise ValueError('norm_output=True needs norm_cfg')
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [out_channels]
         layers: list[nn.Module] = []
-        for index in range(num_layers):
+        for index, width in enumerate(widths[1:]):
             is_last = index == num_layers - 1
-            layers.append(nn.Linear(widths[index], widths[index + 1]))
+            layers.append(nn.Linear(widths[index], width))
             if norm_cfg is not None and (not is_last or norm_output):
-                layers.append(build_norm_layer(norm_cfg, widths[index + 1])[1])
+                layers.append(build_norm_layer(norm_cfg, width)[1])
             if not is_last:
                 layers.append(nn.GELU())
         self.layers = nn.Sequential(*layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed tokens, (n, in_channels) -> unit rows in fp32, (n, out_channels)."""
-        embeddings = self.layers(tokens)
-        return normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1, eps=1e-6)
+        return normalize(at_least_fp32(self.layers(tokens)), dim=-1, eps=1e-6)

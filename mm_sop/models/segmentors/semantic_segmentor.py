@@ -25,12 +25,10 @@ class SemanticSegmentor(BaseModel):
     Args:
         backbone: Encoder whose outputs are feature maps.
         head: :class:`LinearSegmentationHead` or :class:`FPNSegmentationHead`.
-        neck: Neck such as MMDetection's FPN. Defaults to None.
-        frozen: Whether to freeze the encoder: no gradients, and evaluation mode. Defaults to False.
+        frozen: Whether to freeze the encoder: no gradients, and evaluation mode.
         window: ``size`` and ``stride``, (height, width) in pixels, of a window that slides over larger images in
             prediction; logits are averaged where windows overlap. Defaults to None, the whole image.
         data_preprocessor: Usually MMDetection's ``DetDataPreprocessor`` with ``pad_seg=True``.
-        init_cfg: Initialization.
 
     Raises:
         ValueError: The stride is larger than the window: there would be pixels without a prediction.
@@ -74,16 +72,11 @@ class SemanticSegmentor(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: 'Sequence[DetDataSample]' = (), mode: str = 'tensor'
     ) -> 'dict[str, Tensor] | Sequence[DetDataSample] | Tensor':
-        """Compute losses, predictions or logits.
-
-        Args:
-            inputs: Normalized images, (B, C, H, W).
-            data_samples: Their samples; not needed in mode ``'tensor'``.
-            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """Compute losses, predictions or logits of normalized images, (B, C, H, W).
 
         Returns:
-            The losses by name; the samples with ``pred_sem_seg`` at the size of the original images; or logits,
-            (B, C, h, w), at the resolution of the head.
+            In mode ``'loss'`` the losses; in mode ``'predict'`` the samples with ``pred_sem_seg`` at the size of the
+            original images; in mode ``'tensor'`` logits, (B, C, h, w), at the resolution of the head.
 
         Raises:
             ValueError: The mode is unknown.
@@ -123,12 +116,6 @@ class SemanticSegmentor(BaseModel):
 
 
 def window_slices(length: int, size: int, stride: int) -> list[slice]:
-    """Windows along a side.
-
-    Args:
-        length: Length of a side of the image.
-        size: Length of a window; a shorter side is one window.
-        stride: Distance of windows; the last one is moved back to end with the side.
-    """
+    """Windows along a side of an image; the last one ends with the side, and a side shorter than ``size`` is one."""
     starts = [*range(0, length - size, stride), max(length - size, 0)]
     return [slice(start, start + size) for start in starts]

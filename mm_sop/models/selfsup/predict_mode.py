@@ -31,23 +31,15 @@ def add_predict_mode() -> None:
 def predict_features(
     model: BaseSelfSupervisor, images: Tensor, data_samples: Sequence[DataSample] | None = None
 ) -> list[DataSample]:
-    """Compute the global representation of every image.
-
-    Args:
-        model: The model.
-        images: Normalized images, (B, C, H, W).
-        data_samples: One per image; None creates new ones.
+    """Write the global representation of every normalized image, (B, C, H, W), into its data sample or a new one.
 
     Returns:
         The data samples with ``feature``, (D,), fp32.
     """
-    samples = [DataSample() for _ in images] if data_samples is None else data_samples
-    for sample, feature in zip(samples, _global_features(model, images).float(), strict=True):
-        sample.set_data(dict(feature=feature))
-    return list(samples)
-
-
-def _global_features(model: BaseSelfSupervisor, images: Tensor) -> Tensor:
     features = model.extract_feat(images)
     # Models with a teacher return global and local representations.
-    return features[0] if isinstance(model, TeacherStudent) else split_features(features)[0]
+    vectors = features[0] if isinstance(model, TeacherStudent) else split_features(features)[0]
+    samples = [DataSample() for _ in images] if data_samples is None else list(data_samples)
+    for sample, feature in zip(samples, vectors.float(), strict=True):
+        sample.set_data(dict(feature=feature))
+    return samples

@@ -9,8 +9,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mm_sop.functional.precision import unit_vectors
 from mm_sop.models.heads.local_global_head import Branch
-from mm_sop.models.heads.resa_head import unit_rows
 from mm_sop.models.selfsup.siamese import SiameseTeacher
 from mm_sop.models.utils.diagnostics import (
     batch_assignment_diagnostics,
@@ -40,20 +40,14 @@ class ReSA(SiameseTeacher):
     step: use ``TeacherHook(lead=1)``, which updates it after a step with the momentum of the next one.
 
     Args:
-        backbone: Config of the encoder, any backbone with a feature map, or tokens with [CLS], as output.
-        neck: Config of the projector, (n, D) -> (n, d) in tuples as MMPretrain's ``NonLinearNeck`` without pooling.
-        head: Config of :class:`ReSAHead`.
         assigner: Config of the assigner. Defaults to :class:`SinkhornAssigner` with ReSA's settings.
         assignment_source: Encodings that are compared: ``'online_momentum'``, those of the student with those of the
             teacher, or ``'momentum'`` or ``'online'`` for those of one network with each other.
         use_teacher: False for the plain form without a second network: the student's weak view against its own strong
             view, with gradients to both. It needs ``assignment_source='online'``, a head without predictor, and no
             local crops; the paper uses ``symmetric=True`` in the head.
-        local_head: Config of a :class:`LocalGlobalHead`, for the local-global term of CO-SSL under the same assignment;
-            None for ReSA as published.
-        teacher_buffers: See :class:`TeacherStudent`; ReSA keeps them.
-        data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialization.
+        **kwargs: Arguments of :class:`SiameseTeacher`; the head is a :class:`ReSAHead`. A ``local_head`` adds the
+            local-global term of CO-SSL under the same assignment.
 
     Raises:
         ValueError: If the arguments are incompatible.
@@ -61,26 +55,13 @@ class ReSA(SiameseTeacher):
 
     def __init__(
         self,
-        backbone: dict,
-        neck: dict,
-        head: dict,
+        *,
         assigner: dict | None = None,
         assignment_source: str = 'online_momentum',
         use_teacher: bool = True,
-        local_head: dict | None = None,
-        teacher_buffers: str = 'keep',
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        **kwargs,
     ) -> None:
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            local_head=local_head,
-            teacher_buffers=teacher_buffers,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        super().__init__(**kwargs)
         self.assigner = MODELS.build(assigner or dict(type='SinkhornAssigner'))
         self.assignment_source = assignment_source
         self.use_teacher = use_teacher
@@ -90,19 +71,16 @@ class ReSA(SiameseTeacher):
             self.teacher = self.student
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
-        """Compute the objective.
+        """Compute the objective, and diagnostics that do not enter it.
 
         Args:
             inputs: Views, (n, C, H, W) each: weak, strong, local crops.
             data_samples: Labels, if all have one, are used for a diagnostic alone.
-
-        Returns:
-            ``loss_resa``, and diagnostics that do not enter the objective.
         """
         self.check_views(inputs)
         student = self.student_branch(inputs)
-        encoding = unit_rows(student.vectors[0].detach())
-        embeddings = [unit_rows(predictions) for predictions in student.outputs]
+        encoding = unit_vectors(student.vectors[0].detach())
+        embeddings = [unit_vectors(predictions) for predictions in student.outputs]
         if self.use_teacher:
             teacher = self.teacher_branch(inputs[:2])
             samples, anchors, keys = self._teacher_targets(encoding, teacher)
@@ -126,10 +104,10 @@ class ReSA(SiameseTeacher):
     @torch.no_grad()
     def _teacher_targets(self, encoding: Tensor, teacher: Branch) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Samples (n, D), anchors (N, D) and keys (N, d) of both global views, gathered in one collective."""
-        teacher_encoding = unit_rows(teacher.vectors[0])
+        teacher_encoding = unit_vectors(teacher.vectors[0])
         samples = teacher_encoding if self.assignment_source == 'momentum' else encoding
         anchors = encoding if self.assignment_source == 'online' else teacher_encoding
-        packed = [anchors, *map(unit_rows, teacher.outputs)]
+        packed = [anchors, *map(unit_vectors, teacher.outputs)]
         gathered = gather_in_sample_order(torch.cat(packed, dim=1))
         anchors, *keys = gathered.split([part.shape[1] for part in packed], dim=1)
         return samples, anchors, dict(enumerate(keys))

@@ -30,18 +30,13 @@ class SemanticMoCo(SemanticPositives, MoCo):
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
-        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
         mask_known_positives (bool): Exclude from the negatives of a query the keys of its own image and of all images
             paired with it, using a queue of image indices beside that of keys. Defaults to False.
-        **kwargs: Arguments of :class:`mmpretrain.models.MoCo`.
-
-    Raises:
-        ValueError: ``semantic_weight`` is negative.
+        **kwargs: Arguments of :class:`mmpretrain.models.MoCo`, and ``semantic_weight``.
     """
 
-    def __init__(self, *args, semantic_weight: float = 1.0, mask_known_positives: bool = False, **kwargs) -> None:
+    def __init__(self, *args, mask_known_positives: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.set_semantic_weight(semantic_weight)
         self.mask_known_positives = mask_known_positives
         # Processes may have different seeds, and buffers are not synchronized.
         broadcast(self.queue)
@@ -49,20 +44,20 @@ class SemanticMoCo(SemanticPositives, MoCo):
             self.register_buffer('id_queue', torch.full((self.queue_len,), -1))
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
-        """Compute the loss, then put the keys into the queue.
+        """Compute ``loss`` and diagnostics, then put the keys into the queue.
 
-        Args:
-            inputs: Views, (B, C, H, W) each: query, key and, in the mode ``'joint'``, a key of the partner.
-            data_samples: One per image.
-
-        Returns:
-            ``loss``, and ``key_cosine``, which does not enter the objective.
+        The views, (B, C, H, W) each, are query, key and, in the mode ``'joint'``, a key of the partner.
 
         Raises:
             ValueError: The length of the queue is not a multiple of the global batch.
         """
         terms = self.positive_terms(inputs, data_samples)
-        self._check_batch(len(inputs[0]))
+        global_batch = len(inputs[0]) * get_world_size()
+        if self.queue_len % global_batch:
+            raise ValueError(
+                f'queue_len={self.queue_len} of {type(self).__name__} must be a multiple of the global batch of '
+                f'{global_batch}; incomplete batches need train_dataloader.drop_last=True'
+            )
         queries = normalize(self.neck(self.backbone(inputs[0]))[0].float(), dim=1)
         keys = self._encode_keys([inputs[term.view] for term in terms])
         with torch.autocast(queries.device.type, enabled=False):
@@ -72,14 +67,13 @@ class SemanticMoCo(SemanticPositives, MoCo):
             ids, partners = self.read_ids(data_samples, queries.device)
             known = known_positives(ids[:, 0], partners[:, 0], self.id_queue)
             negatives = negatives.masked_fill(known, -torch.inf)
-            self._enqueue_ids(ids[:, terms[0].images[1]])
-        losses = [self._loss(positive, negatives, term.weight) for positive, term in zip(positives, terms, strict=True)]
+            # In the order in which the keys are enqueued next
+            key_ids = torch.cat(all_gather(ids[:, terms[0].images[1]]))
+            start = int(self.queue_ptr)
+            self.id_queue[start : start + len(key_ids)] = key_ids
+        losses = [self.head.loss(pos, negatives, **term.options) for pos, term in zip(positives, terms, strict=True)]
         self._dequeue_and_enqueue(keys[0])
         return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(keys[0]))
-
-    def _loss(self, positive: Tensor, negatives: Tensor, weight: Tensor | None) -> Tensor:
-        options = {} if weight is None else dict(weight=weight)
-        return self.head.loss(positive, negatives, **options)
 
     @torch.no_grad()
     def _encode_keys(self, views: Sequence[Tensor]) -> list[Tensor]:
@@ -90,18 +84,3 @@ class SemanticMoCo(SemanticPositives, MoCo):
             key = normalize(self.encoder_k(shuffled)[0].float(), dim=1)
             keys.append(batch_unshuffle_ddp(key, order))
         return keys
-
-    @torch.no_grad()
-    def _enqueue_ids(self, ids: Tensor) -> None:
-        """Write the image indices of the keys that are enqueued next, in the same order."""
-        ids = torch.cat(all_gather(ids))
-        start = int(self.queue_ptr)
-        self.id_queue[start : start + len(ids)] = ids
-
-    def _check_batch(self, batch_size: int) -> None:
-        global_batch = batch_size * get_world_size()
-        if self.queue_len % global_batch:
-            raise ValueError(
-                f'queue_len={self.queue_len} of {type(self).__name__} must be a multiple of the global batch of '
-                f'{global_batch}; incomplete batches need train_dataloader.drop_last=True'
-            )

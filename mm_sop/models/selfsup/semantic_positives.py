@@ -23,35 +23,36 @@ class PositiveTerm:
     weight: Tensor | None
     images: tuple[int, int]
 
+    @property
+    def options(self) -> dict[str, Tensor]:
+        """Keyword arguments of a head's loss, which may have no weights."""
+        return {} if self.weight is None else dict(weight=self.weight)
+
 
 class SemanticPositives:
-    """Mixin for two-view algorithms that train on a :class:`SemanticPairDataset`.
+    """Mixin for two-view algorithms of MMPretrain that train on a :class:`SemanticPairDataset`.
 
     With two views there is one term, and semantic samples have the weight ``semantic_weight`` (lambda). With three, the
     mode ``'joint'``, there is a second term with that weight for the samples whose third view shows a partner.
+
+    Raises:
+        ValueError: ``semantic_weight`` is negative.
     """
 
-    semantic_weight: float = 1.0
+    semantic_weight: float
+
+    def __init__(self, *args, semantic_weight: float = 1.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_semantic_weight(semantic_weight)
 
     def set_semantic_weight(self, semantic_weight: float) -> None:
-        """Set the weight lambda.
-
-        Args:
-            semantic_weight: Weight of a semantic positive relative to an ordinary one.
-
-        Raises:
-            ValueError: It is negative.
-        """
+        """Set the weight lambda; raise ``ValueError`` if it is negative."""
         if semantic_weight < 0:
             raise ValueError(f'semantic_weight of {type(self).__name__} must not be negative, got {semantic_weight}')
         self.semantic_weight = semantic_weight
 
     def positive_terms(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> list[PositiveTerm]:
-        """Determine the terms of the objective for a batch.
-
-        Args:
-            inputs: Two or three views, (B, C, H, W) each.
-            data_samples: One per sample; their meta information is read only where it matters.
+        """Determine the terms of the objective for a batch; the samples are read only where it matters.
 
         Raises:
             ValueError: There are neither two nor three views, or the samples lack the fields of SemanticPairDataset.

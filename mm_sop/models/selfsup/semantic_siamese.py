@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mm_sop.models.selfsup.semantic_positives import PositiveTerm, SemanticPositives
+from mm_sop.models.selfsup.semantic_positives import SemanticPositives
 from mm_sop.models.utils.diagnostics import key_diagnostics
 
 
@@ -22,32 +22,18 @@ class _SemanticSiamese(SemanticPositives):
     neck: nn.Module
     head: Any
 
-    def __init__(self, *args, semantic_weight: float = 1.0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.set_semantic_weight(semantic_weight)
-
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
-        """Compute the loss.
-
-        Args:
-            inputs: Views, (B, C, H, W) each: two, or three in the mode ``'joint'``.
-            data_samples: One per image.
-
-        Returns:
-            ``loss``, and ``key_cosine``, which does not enter the objective.
-        """
+        """Compute ``loss`` and diagnostics from two views, (B, C, H, W) each, or three in the mode ``'joint'``."""
         terms = self.positive_terms(inputs, data_samples)
         projections = [self.neck(self.backbone(view))[0] for view in inputs]
         targets = self.encode_targets(inputs, projections)
-        losses = [self._symmetric(projections, targets, term) for term in terms]
+        losses = []
+        for term in terms:
+            forth = self.head.loss(projections[0], targets[term.view], **term.options)
+            back = self.head.loss(projections[term.view], targets[0], **term.options)
+            losses.append(self.loss_factor * (forth + back))
         keys = normalize(targets[1].detach().float(), dim=1)
         return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(keys))
-
-    def _symmetric(self, projections: Sequence[Tensor], targets: Sequence[Tensor], term: PositiveTerm) -> Tensor:
-        options = {} if term.weight is None else dict(weight=term.weight)
-        forth = self.head.loss(projections[0], targets[term.view], **options)
-        back = self.head.loss(projections[term.view], targets[0], **options)
-        return self.loss_factor * (forth + back)
 
     def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:
         """Projections to predict, one per view."""
@@ -63,11 +49,7 @@ class SemanticSimSiam(_SemanticSiamese, SimSiam):
 
     Args:
         head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
-        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
-        **kwargs: Arguments of :class:`mmpretrain.models.SimSiam`.
-
-    Raises:
-        ValueError: ``semantic_weight`` is negative.
+        **kwargs: Arguments of :class:`mmpretrain.models.SimSiam`, and ``semantic_weight``.
     """
 
     loss_factor = 0.5
@@ -88,11 +70,7 @@ class SemanticBYOL(_SemanticSiamese, BYOL):
 
     Args:
         head (dict): A ``WeightedLatentPredictHead`` where weights are needed, else any predictive head.
-        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
-        **kwargs: Arguments of :class:`mmpretrain.models.BYOL`.
-
-    Raises:
-        ValueError: ``semantic_weight`` is negative.
+        **kwargs: Arguments of :class:`mmpretrain.models.BYOL`, and ``semantic_weight``.
     """
 
     loss_factor = 2.0

@@ -26,30 +26,17 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
 
     Args:
         head (dict): A ``WeightedContrastiveHead`` where weights are needed, else any contrastive head.
-        semantic_weight (float): Weight of a semantic positive relative to an ordinary one. Defaults to 1.0.
         mask_known_positives (bool): Exclude from the negatives of a view the views of its own image and of all images
             paired with it. Defaults to False.
-        **kwargs: Arguments of :class:`mmpretrain.models.SimCLR`.
-
-    Raises:
-        ValueError: ``semantic_weight`` is negative.
+        **kwargs: Arguments of :class:`mmpretrain.models.SimCLR`, and ``semantic_weight``.
     """
 
-    def __init__(self, *args, semantic_weight: float = 1.0, mask_known_positives: bool = False, **kwargs) -> None:
+    def __init__(self, *args, mask_known_positives: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.set_semantic_weight(semantic_weight)
         self.mask_known_positives = mask_known_positives
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample], **kwargs) -> dict[str, Tensor]:
-        """Compute the loss.
-
-        Args:
-            inputs: Views, (B, C, H, W) each: two, or three in the mode ``'joint'``.
-            data_samples: One per image.
-
-        Returns:
-            ``loss``, and ``key_cosine``, which does not enter the objective.
-        """
+        """Compute ``loss`` and diagnostics from two views, (B, C, H, W) each, or three in the mode ``'joint'``."""
         terms = self.positive_terms(inputs, data_samples)
         images = torch.stack(tuple(inputs), 1).flatten(0, 1)
         embeddings = self.neck(self.backbone(images))[0].float()
@@ -71,13 +58,10 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
         is_negative[rows, rows + start] = False
         is_negative[rows, positives] = False
         if ids is not None:
-            known = self._known(*ids, term.images).scatter(1, positives[:, None], False)
-            similarity = similarity.masked_fill(known, -torch.inf)
+            view_ids, partners = ids[0][:, term.images].flatten(), ids[1][:, term.images].flatten(0, 1)
+            # (2 B, 2 W B): which views of all processes are known positives of each view of this process
+            known = known_positives(view_ids, partners, torch.cat(all_gather(view_ids)))
+            similarity = similarity.masked_fill(known.scatter(1, positives[:, None], False), -torch.inf)
         negatives = similarity[is_negative].view(len(embeddings), -1)
         options = {} if term.weight is None else dict(weight=term.weight.repeat_interleave(2))
         return self.head.loss(similarity.gather(1, positives[:, None]), negatives, **options)
-
-    def _known(self, ids: Tensor, partners: Tensor, images: tuple[int, int]) -> Tensor:
-        """For each view of this process, which views of all processes are known positives, (2 B, 2 W B)."""
-        view_ids, partners = ids[:, images].flatten(), partners[:, images].flatten(0, 1)
-        return known_positives(view_ids, partners, torch.cat(all_gather(view_ids)))

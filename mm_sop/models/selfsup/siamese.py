@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -27,15 +28,11 @@ class SiameseTeacher(TeacherStudent):
     teacher.
 
     Args:
-        backbone: Config of the encoder: any backbone of MMPretrain that gives tokens or a feature map.
-        neck: Config of the projector: a neck of MMPretrain on pooled vectors, such as ``NonLinearNeck`` with
-            ``with_avg_pool=False``, or :class:`DINONeck`.
-        head: Config of a :class:`SiameseHead`.
         local_head: Config of a :class:`LocalGlobalHead`. With None or weight 0 none is built: the algorithm equals the
             base bit for bit, including random draws.
-        teacher_buffers: As for :class:`TeacherStudent`.
-        data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialization.
+        **kwargs: Arguments of :class:`TeacherStudent`. The backbone, any of MMPretrain, gives tokens or a feature map;
+            the neck works on pooled vectors, such as ``NonLinearNeck`` with ``with_avg_pool=False`` or
+            :class:`DINONeck`; the head is a :class:`SiameseHead`.
 
     Raises:
         ValueError: A neck has its own pooling.
@@ -45,24 +42,8 @@ class SiameseTeacher(TeacherStudent):
     joint_views = False
     """Whether all views of one size pass through a network together, so that BatchNorm sees all of them."""
 
-    def __init__(
-        self,
-        backbone: dict,
-        neck: dict,
-        head: dict,
-        local_head: dict | None = None,
-        teacher_buffers: str = 'keep',
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            teacher_buffers=teacher_buffers,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+    def __init__(self, *, local_head: dict | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
         remove_mask_token(self.backbone)
         self.local_head: Any = None
         if local_head is not None and local_head.get('weight') != 0:
@@ -80,14 +61,11 @@ class SiameseTeacher(TeacherStudent):
         return None if self.local_head is None else self.local_head.target_projector
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample] | None = None) -> dict[str, Tensor]:
-        """Compare all views of the student with the two global views of the teacher.
+        """Compare all views of the student with the two global views of the teacher; compute diagnostics.
 
         Args:
             inputs: Views, (B, C, H, W) each, two global views first; the others are for the student alone.
             data_samples: Not used.
-
-        Returns:
-            Losses, and diagnostics that do not enter the objective.
         """
         self.check_views(inputs)
         student = self.student_branch(inputs)
@@ -102,17 +80,28 @@ class SiameseTeacher(TeacherStudent):
 
     def student_branch(self, views: Sequence[Tensor]) -> Branch:
         """Outputs of the student for all views: vectors, maps, and predictions, (B, d)."""
+
+        def predict(rows: Tensor) -> Tensor:
+            return self.head.predict(self.neck((rows,))[0])
+
+        def predict_local(rows: Tensor) -> Tensor:
+            head = self.local_head
+            return predict(rows) if head.projector is None else head.predict(head.projector((rows,))[0])
+
         vectors, maps = self._encode(self.backbone, views)
-        predictions = self._project(lambda rows: self.head.predict(self.neck((rows,))[0]), vectors)
-        return Branch(vectors, maps, predictions, self._predict_local)
+        return Branch(vectors, maps, self._project(predict, vectors), partial(self._project, predict_local))
 
     @torch.no_grad()
     def teacher_branch(self, views: Sequence[Tensor]) -> Branch:
         """Outputs of the teacher for the global views: vectors, maps, and targets, (B, d)."""
+
+        def project_local(rows: Tensor) -> Tensor:
+            return self.teacher['neck' if self.local_head.projector is None else 'local_projector']((rows,))[0]
+
         vectors, maps = self._encode(self.teacher['backbone'], views)
         projections = self._project(lambda rows: self.teacher['neck']((rows,))[0], vectors)
         targets = self.head.make_targets(torch.stack(projections)).unbind()
-        return Branch(vectors, maps, targets, self._project_local)
+        return Branch(vectors, maps, targets, partial(self._project, project_local))
 
     def local_loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
         """Compare cells of each global view with the vector of the other, with the loss weight of the base."""
@@ -137,16 +126,6 @@ class SiameseTeacher(TeacherStudent):
             output = network(batch.flatten(0, -2)).unflatten(0, batch.shape[:-1])
             outputs += output.chunk(len(group))
         return outputs
-
-    def _predict_local(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        head = self.local_head
-        if head.projector is None:
-            return self._project(lambda vectors: self.head.predict(self.neck((vectors,))[0]), rows)
-        return self._project(lambda vectors: head.predict(head.projector((vectors,))[0]), rows)
-
-    def _project_local(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        projector = self.teacher['neck' if self.local_head.projector is None else 'local_projector']
-        return self._project(lambda vectors: projector((vectors,))[0], rows)
 
     def _groups(self, views: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Group views that pass through a network together: consecutive ones of one shape, or each view alone."""

@@ -30,41 +30,16 @@ class SOP(TeacherStudent):
     student has no mask embedding.
 
     Args:
-        backbone: Config of the encoder: :class:`MaskedVisionTransformer` or another backbone that declares
-            ``accepts_mask``; for the [CLS] objective alone any backbone of MMPretrain with tokens or a feature map as
-            output.
-        neck: Config of the projector, :class:`SOPNeck`.
-        head: Config of :class:`SOPHead`.
-        target_generator: Config of :class:`SOPMIMTargetGenerator`; None together with ``mim_head`` for no MIM.
-        mim_head: Config of :class:`SOPMIMHead`.
+        mim_head: Config of :class:`SOPMIMHead`; None, together with ``target_generator``, for no MIM.
         key_views: Which of the teacher's two global views are written into the banks; the released implementation
             writes the second only.
-        teacher_buffers: See :class:`TeacherStudent`.
-        data_preprocessor: Config of the preprocessor.
-        init_cfg: Initialization.
+        **kwargs: Arguments of :class:`TeacherStudent`. The backbone is a :class:`MaskedVisionTransformer` or declares
+            ``accepts_mask``; for the [CLS] objective alone any with tokens or a feature map as output will do. The neck
+            is a :class:`SOPNeck`, the head a :class:`SOPHead`, ``target_generator`` a :class:`SOPMIMTargetGenerator`.
     """
 
-    def __init__(
-        self,
-        backbone: dict,
-        neck: dict,
-        head: dict,
-        target_generator: dict | None = None,
-        mim_head: dict | None = None,
-        key_views: Sequence[int] = (1,),
-        teacher_buffers: str = 'keep',
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            target_generator=target_generator,
-            teacher_buffers=teacher_buffers,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+    def __init__(self, *, mim_head: dict | None = None, key_views: Sequence[int] = (1,), **kwargs) -> None:
+        super().__init__(**kwargs)
         self.mim_head: Any = None if mim_head is None else MODELS.build(mim_head)
         self.key_views = tuple(key_views)
         self.random = SharedRandom()
@@ -74,23 +49,22 @@ class SOP(TeacherStudent):
             remove_mask_token(self.backbone)
 
     def loss(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> dict[str, Tensor]:
-        """Compute both objectives, then write the teacher's keys into the banks.
+        """Compute both objectives and diagnostics, then write the teacher's keys into the banks.
 
         Args:
             inputs: Views, (B, C, H, W) each, two global views first.
             data_samples: One per image, with ``mask`` (2, h, w) where patches are hidden.
-
-        Returns:
-            Losses, and diagnostics that do not enter the objective.
         """
         self.check_views(inputs)
         batch = len(inputs[0])
-        views, crops = torch.cat(tuple(inputs[:2])), inputs[2:]
+        views = torch.cat(tuple(inputs[:2]))
         masked = None if self.mim_head is None else MaskedTokens.from_samples(data_samples, views.device)
-        teacher_global, teacher_local = self._encode_teacher(views)
-        student_global, student_local = self._encode_student(views, masked)
+        with torch.no_grad():
+            teacher_global, teacher_local = split_features(self.teacher['backbone'](views))
+        features = self.backbone(views) if masked is None else self.backbone(views, masked.mask)
+        student_global, student_local = split_features(features)
         teacher_cls = self._teacher_embeddings(teacher_global).unflatten(0, (2, batch))
-        student_cls = self.neck(torch.cat([student_global, *self._encode_crops(crops)]))
+        student_cls = self.neck(torch.cat([student_global, *self._encode_crops(inputs[2:])]))
 
         losses = self.head.loss(student_cls.unflatten(0, (-1, batch)), teacher_cls)
         keys = {self.head.prototypes.bank: teacher_cls[list(self.key_views)].flatten(0, 1)}
@@ -115,19 +89,12 @@ class SOP(TeacherStudent):
         losses['masked_fraction'] = masked.fraction
         return losses, keys
 
-    def _encode_student(self, views: Tensor, masked: MaskedTokens | None) -> tuple[Tensor, Tensor]:
-        return split_features(self.backbone(views) if masked is None else self.backbone(views, masked.mask))
-
     def _encode_crops(self, crops: Sequence[Tensor]) -> list[Tensor]:
         """Global representations of local crops, with one forward pass per crop size."""
         by_size: dict[torch.Size, list[Tensor]] = {}
         for crop in crops:
             by_size.setdefault(crop.shape[-2:], []).append(crop)
         return [split_features(self.backbone(torch.cat(same_size)))[0] for same_size in by_size.values()]
-
-    @torch.no_grad()
-    def _encode_teacher(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        return split_features(self.teacher['backbone'](views))
 
     @torch.no_grad()
     def _teacher_embeddings(self, tokens: Tensor) -> Tensor:

@@ -22,9 +22,8 @@ class TeacherStudent(BaseSelfSupervisor):
     """A student that is trained, and a teacher that follows it as a moving average.
 
     The teacher is a copy of :attr:`student` without gradients, dropout and stochastic depth. Its keys in the state dict
-    are those of the student's modules with the prefix ``teacher.``. A hook calls :meth:`update_teacher`
-    after every step of the optimizer, so that iterations that only accumulate gradients do not change the
-    teacher.
+    are those of the student's modules with the prefix ``teacher.``. A hook calls :meth:`update_teacher` after every
+    step of the optimizer, so that iterations that only accumulate gradients do not change the teacher.
 
     Args:
         teacher_buffers: How to update the teacher's buffers, such as BatchNorm statistics: ``'keep'`` (the teacher
@@ -41,8 +40,8 @@ class TeacherStudent(BaseSelfSupervisor):
     student_modules: tuple[str, ...] = ('backbone', 'neck')
     """Attributes whose modules the teacher copies; None among them are left out."""
 
-    def __init__(self, teacher_buffers: str = 'keep', **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, backbone: dict, neck: dict, head: dict, teacher_buffers: str = 'keep', **kwargs) -> None:
+        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
         if teacher_buffers not in ('keep', 'copy', 'average'):
             raise ValueError(f"teacher_buffers must be 'keep', 'copy' or 'average', got {teacher_buffers!r}")
         self.teacher_buffers = teacher_buffers
@@ -72,11 +71,7 @@ class TeacherStudent(BaseSelfSupervisor):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student; called after an optimizer step.
-
-        Args:
-            momentum: Weight of the old teacher, in [0, 1].
-        """
+        """Move the teacher towards the student; ``momentum`` in [0, 1] is the weight of the old teacher."""
         parameters = dict(self.student.named_parameters())
         targets = dict(self.teacher.named_parameters())
         update_ema(list(targets.values()), [parameters[name] for name in targets], momentum)
@@ -90,14 +85,11 @@ class TeacherStudent(BaseSelfSupervisor):
                 buffer.copy_(source)
 
     def extract_feat(self, inputs: Tensor | Sequence[Tensor], network: str = 'teacher') -> tuple[Tensor, Tensor]:
-        """Compute representations for downstream use.
+        """Compute global representations, (B, D), and local maps, (B, D, h, w), for downstream use.
 
         Args:
             inputs: Images, (B, C, H, W); of several views, the first is used.
             network: ``'teacher'`` or ``'student'``.
-
-        Returns:
-            Global representation, (B, D), and local map, (B, D, h, w).
 
         Raises:
             ValueError: The network is unknown.
@@ -110,10 +102,7 @@ class TeacherStudent(BaseSelfSupervisor):
         return global_features, to_map(local_features, images.shape[-2:])
 
     def check_views(self, inputs: Sequence[Tensor]) -> None:
-        """Check that a batch begins with two global views.
-
-        Args:
-            inputs: Views, (B, C, H, W) each.
+        """Check that a batch begins with two global views, (B, C, H, W) each.
 
         Raises:
             ValueError: It is one tensor, has fewer than two views, or their sizes differ.

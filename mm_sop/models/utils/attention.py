@@ -9,16 +9,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, **kwargs) -> Tensor:
     """Scaled dot-product attention, in fp32 where bf16 would be slower.
 
     The backward pass of PyTorch's CPU kernel is many times slower in bf16 than in fp32; bf16 training of a small
-    transformer would take twice as long.
-
-    Args:
-        query: (B, heads, L, D).
-        key: (B, heads, L, D).
-        value: (B, heads, L, D).
-        **kwargs: Arguments of :func:`torch.nn.functional.scaled_dot_product_attention`.
-
-    Returns:
-        (B, heads, L, D), in the type of the query.
+    transformer would take twice as long. All tensors are (B, heads, L, D); the result has the type of the query.
     """
     if query.device.type != 'cpu' or query.dtype is not torch.bfloat16:
         return scaled_dot_product_attention(query, key, value, **kwargs)
@@ -48,17 +39,7 @@ class WindowAttention:
         self.grid: tuple[int, int] = (0, 0)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, **kwargs) -> Tensor:
-        """Attend.
-
-        Args:
-            query: (B, heads, 1 + h w, D), the [CLS] token first.
-            key: Of the same shape.
-            value: Of the same shape.
-            **kwargs: Arguments of :func:`torch.nn.functional.scaled_dot_product_attention`.
-
-        Returns:
-            (B, heads, 1 + h w, D).
-        """
+        """Attend; all tensors are (B, heads, 1 + h w, D), the [CLS] token first."""
         height, width = self.grid
         if max(height, width) <= self.window_size:
             return attend(query, key, value, **kwargs)
@@ -88,14 +69,9 @@ class WindowAttention:
 
 
 def partition(maps: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Split maps into windows, padded with zeros at the right and at the bottom.
+    """Split maps into windows of sides (p, q) in row-major order, padded with zeros at the right and at the bottom.
 
-    Args:
-        maps: (B, heads, h, w, D).
-        sides: Height and width of a window, (p, q).
-
-    Returns:
-        (B, n, heads, p q, D), windows in row-major order.
+    (B, heads, h, w, D) -> (B, n, heads, p q, D).
     """
     height, width = (-(-size // side) for size, side in zip(maps.shape[2:4], sides, strict=True))
     bottom, right = height * sides[0] - maps.shape[2], width * sides[1] - maps.shape[3]
@@ -106,16 +82,7 @@ def partition(maps: Tensor, sides: tuple[int, int]) -> Tensor:
 
 
 def merge(windows: Tensor, grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
-    """Undo :func:`partition`.
-
-    Args:
-        windows: (B, n, heads, p q, D).
-        grid: Size of the maps, (h, w).
-        sides: Height and width of a window, (p, q).
-
-    Returns:
-        (B, heads, h, w, D).
-    """
+    """Undo :func:`partition` of maps of the size ``grid``."""
     height = -(-grid[0] // sides[0])
     windows = windows.unflatten(3, sides).unflatten(1, (height, -1))
     # The inverse: bijapqd -> baipjqd
@@ -124,15 +91,6 @@ def merge(windows: Tensor, grid: tuple[int, int], sides: tuple[int, int]) -> Ten
 
 
 def window_mask(grid: tuple[int, int], sides: tuple[int, int], device: torch.device) -> Tensor:
-    """Mask of the positions of each window that are not padding; the first one is the [CLS] token.
-
-    Args:
-        grid: Size of the map, (h, w).
-        sides: Height and width of a window, (p, q).
-        device: Device of the result.
-
-    Returns:
-        (n, 1 + p q), bool.
-    """
+    """Mask of the positions of each window that are not padding, (n, 1 + p q); the first one is the [CLS] token."""
     inside = partition(torch.ones(1, 1, *grid, 1, device=device), sides)[0, :, 0, :, 0] > 0
     return pad(inside, (1, 0), value=True)

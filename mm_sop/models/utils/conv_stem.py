@@ -12,8 +12,6 @@ class ConvStem(BaseModule):
     Neighboring patches share pixels, so a mask hides slightly less than its patches.
 
     Args:
-        in_channels: Channels of the image.
-        embed_dims: Width of a token.
         patch_size: Stride of the whole stem, a power of 2.
         out_size: Size of the token grid for the default image, (h, w).
 
@@ -28,10 +26,9 @@ class ConvStem(BaseModule):
             raise ValueError(f'a convolutional stem needs a patch size that is a power of 2, got {patch_size}')
         self.init_out_size = out_size
         widths = [max(8, embed_dims // 2 ** (num_layers - 1 - index)) for index in range(num_layers)]
-        inputs = [in_channels, *widths]
         layers = [
-            ConvModule(inputs[index], width, 3, stride=2, padding=1, norm_cfg=dict(type='BN'))
-            for index, width in enumerate(widths)
+            ConvModule(inputs, width, 3, stride=2, padding=1, norm_cfg=dict(type='BN'))
+            for inputs, width in zip([in_channels, *widths], widths, strict=False)
         ]
         self.layers = Sequential(*layers, nn.Conv2d(widths[-1], embed_dims, 1))
 

@@ -99,13 +99,9 @@ def batch_assignment_diagnostics(assignment: Tensor, own_columns: Tensor, anchor
 
 @torch.no_grad()
 def class_diagnostics(assignment: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Fraction of an assignment that stays within the class, and its value by chance.
+    """Fraction of an assignment of samples to each other, (n, n), within the classes, (n,), and its value by chance.
 
     Only the samples of this process count: a collective would deadlock where only some batches have labels.
-
-    Args:
-        assignment: Weights of the samples for each other, (n, n).
-        labels: Their classes, (n,).
     """
     same = (labels[:, None] == labels).to(assignment.dtype)
     fraction = (assignment * same).sum(1) / assignment.sum(1)

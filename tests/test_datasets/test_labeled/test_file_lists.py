@@ -2,7 +2,7 @@ import pytest
 from mmpretrain.registry import DATASETS
 from testing.evaluation_encoders import write_classes
 
-from mm_sop.datasets.labeled.file_lists import rows_of_list
+from mm_sop.datasets.labeled.folders import rows_of_list
 
 
 @pytest.fixture

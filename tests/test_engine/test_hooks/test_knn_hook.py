@@ -1,47 +1,16 @@
-import itertools
 import json
-import logging
 import re
-from types import SimpleNamespace
 
 import pytest
-import testing.labeled_images  # noqa: F401
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS, MODELS
-from testing import labeled_images  # noqa: F401
+from mmpretrain.registry import HOOKS
 from testing.distributed import run_distributed
-from torch import nn
+from testing.tiny_training import TinyNetwork, assert_not_affected, idle_runner, tiny_images, train_tiny
 
 from mm_sop.engine.hooks.knn_hook import KNNHook
 
-run_numbers = itertools.count()
 SCORES = [f'{name}_k{k}' for name in ('seen_class', 'seen_identity', 'unseen_class') for k in (1, 5)]
-
-
-@MODELS.register_module(force=True)
-class TinyPair(BaseModel):
-    """Dropout and BatchNorm everywhere, so that any disturbance shows in the weights and statistics."""
-
-    has_teacher = True
-
-    def __init__(self):
-        super().__init__(data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3))
-        self.backbone, self.teacher = (
-            nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Dropout(0.3)) for _ in range(2)
-        )
-        self.teacher.requires_grad_(False)
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        return dict(loss=self.backbone(inputs).square().mean() + torch.rand(()) * self.backbone[0].weight.mean())
-
-    def extract_feat(self, images, network='teacher'):
-        local = (self.teacher if network == 'teacher' else self.backbone)(images)
-        return local.mean((2, 3)), local
 
 
 @HOOKS.register_module(force=True)
@@ -50,38 +19,15 @@ class MoveTeacher(Hook):
         runner.model.teacher[0].weight.add_(0.1)
 
 
-def images(identities, count, seed):
-    return dict(type='TinyImages', identities=list(identities), count=count, seed=seed)
-
-
 def knn_hook(**kwargs):
-    queries = dict(seen=images(range(6), 12, 2), unseen=images(range(6, 9), 9, 3))
+    queries = dict(seen=tiny_images(12, 2), unseen=tiny_images(9, 3, range(6, 9)))
     defaults = dict(interval=2, by_epoch=False, num_neighbors=(5, 1))
-    return dict(type='KNNHook', bank=images(range(6), 18, 1), queries=queries, **(defaults | kwargs))
+    return dict(type='KNNHook', bank=tiny_images(18, 1), queries=queries, **(defaults | kwargs))
 
 
-def train(work_dir, hooks, max_epochs=1, **kwargs):
+def train(work_dir, *hooks, **options):
     """Run 5 iterations an epoch."""
-    runner = Runner(
-        model=dict(type='TinyPair'),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            dataset=images(range(6), 10, 0),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        custom_hooks=[dict(type='MoveTeacher'), *hooks],
-        randomness=dict(seed=3),
-        default_scope='mmpretrain',
-        experiment_name=f'knn_{next(run_numbers)}',
-        **kwargs,
-    )
-    runner.train()
-    return runner
+    return train_tiny(work_dir, [dict(type='MoveTeacher'), *hooks], has_teacher=True, **options)
 
 
 def read_records(work_dir):
@@ -90,11 +36,9 @@ def read_records(work_dir):
 
 def test_a_run_with_evaluation(work_dir):
     """Training is the same with and without the hook; records, table, scalars and log are complete."""
-    with_hook = train(work_dir, [knn_hook(readouts=('global', 'patch'))])
-    without = train(work_dir.parent / 'without', [])
-    for name, value in with_hook.model.state_dict().items():
-        assert torch.equal(value, without.model.state_dict()[name]), name
-    assert all(module.training for module in with_hook.model.modules())
+    with_hook = train(work_dir, knn_hook(readouts=('global', 'patch')))
+    without = train(work_dir.parent / 'without')
+    assert_not_affected(with_hook, without)
 
     records = read_records(work_dir)
     assert [(record['network'], record['iter']) for record in records] == [
@@ -122,7 +66,7 @@ def test_a_run_with_evaluation(work_dir):
 
 
 def test_the_current_teacher_is_measured(work_dir):
-    runner = train(work_dir, [knn_hook(baselines=False)])
+    runner = train(work_dir, knn_hook(baselines=False))
     hook = next(hook for hook in runner.hooks if isinstance(hook, KNNHook))
     record = read_records(work_dir)[-1]
     before = len(hook.records.records)
@@ -134,47 +78,35 @@ def test_the_current_teacher_is_measured(work_dir):
 
 def test_resuming_drops_only_what_is_repeated(work_dir):
     checkpoint = dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)))
-    train(work_dir, [knn_hook()], max_epochs=2, **checkpoint)
+    train(work_dir, knn_hook(), max_epochs=2, **checkpoint)
     first = read_records(work_dir)
     steps = [record['iter'] for record in first]
     assert steps == [None, None, 0, 2, 4, 6, 8, 10]
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
-    train(work_dir, [knn_hook()], max_epochs=2, resume=True, **checkpoint)
+    train(work_dir, knn_hook(), max_epochs=2, resume=True, **checkpoint)
     second = read_records(work_dir)
     assert [record['iter'] for record in second] == steps
     for old, new in zip(first, second, strict=True):
         assert old['seconds'] == new['seconds'] or new['iter'] > 5
-    train(work_dir, [knn_hook(baselines=False)], max_epochs=1)
+    train(work_dir, knn_hook(baselines=False), max_epochs=1)
     assert [record['iter'] for record in read_records(work_dir)] == [0, 2, 4, 5]
 
 
 def test_by_epoch(work_dir):
-    train(work_dir, [knn_hook(by_epoch=True, interval=2, baselines=False)], max_epochs=3)
+    train(work_dir, knn_hook(by_epoch=True, interval=2, baselines=False), max_epochs=3)
     records = read_records(work_dir)
     assert [(record['iter'], record['epoch']) for record in records] == [(0, 0), (10, 2), (15, 3)]
 
 
-def test_models_without_teacher(work_dir, monkeypatch):
-    monkeypatch.setattr(TinyPair, 'has_teacher', False)
-    monkeypatch.setattr(TinyPair, 'extract_feat', lambda self, images: (self.backbone(images),))
-    train(work_dir, [knn_hook(interval=5, baselines=False)])
+def test_models_without_teacher(work_dir):
+    train_tiny(work_dir, [knn_hook(interval=5, baselines=False)])
     assert {record['network'] for record in read_records(work_dir)} == {'backbone'}
 
 
 def evaluate_at_start(rank, world_size, work_dir):
     """Run the hook without a loop; only the main process has a work directory."""
-    init_default_scope('mmpretrain')
-    runner = SimpleNamespace(
-        model=TinyPair(),
-        train_dataloader=range(7),
-        work_dir=work_dir if rank == 0 else f'{work_dir}/missing',
-        iter=0,
-        epoch=0,
-        timestamp='now',
-        message_hub=MessageHub.get_instance('test'),
-        visualizer=SimpleNamespace(add_scalars=lambda *args, **kwargs: None),
-        logger=logging.getLogger('test'),
-    )
+    folder = work_dir if rank == 0 else f'{work_dir}/missing'
+    runner = idle_runner(model=TinyNetwork(has_teacher=True), train_dataloader=range(7), work_dir=folder)
     # Without SyncBN every process has statistics of its own; those of the main one are in the checkpoint.
     runner.model.teacher[1].running_mean.add_(rank)
     hook = HOOKS.build(knn_hook())

@@ -1,22 +1,14 @@
 """k-NN, linear probe and rank during training, and what they may cost."""
 
-import itertools
-import logging
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.dataset import default_collate
-from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS, HOOKS, MODELS
-from testing import labeled_images
+from mmpretrain.registry import HOOKS
 from testing.distributed import run_distributed
 from testing.evaluation_encoders import write_classes
-from torch import nn
+from testing.tiny_training import TinyNetwork, assert_not_affected, idle_runner, tiny_images, train_tiny
 
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.engine.hooks import online_evaluation_hook as hook_module
@@ -24,63 +16,16 @@ from mm_sop.engine.hooks.online_evaluation_hook import OnlineEvaluationHook
 from mm_sop.evaluation.features.queue import FeatureQueue
 from mm_sop.functional import knn_scores, rankme
 
-run_numbers = itertools.count()
-
-
-@DATASETS.register_module(force=True)
-class LabeledTinyImages(labeled_images.TinyImages):
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        sample['data_samples'].set_gt_label(self.get_data_info(index)['gt_label'])
-        return sample
-
-
-@MODELS.register_module(force=True)
-class TinyTrained(BaseModel):
-    """Dropout and BatchNorm, so that any disturbance shows in the weights and statistics."""
-
-    def __init__(self):
-        super().__init__(data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3))
-        self.backbone = nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), nn.BatchNorm2d(6), nn.Dropout(0.3))
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        return dict(loss=self.backbone(inputs).square().mean() + torch.rand(()) * self.backbone[0].weight.mean())
-
-    def extract_feat(self, images):
-        return (self.backbone(images),)
-
-
-def images(count, seed):
-    return dict(type='LabeledTinyImages', identities=list(range(6)), count=count, seed=seed)
-
 
 def online_hook(**options):
     defaults = dict(interval=2, batch_size=6, queue_size=12, num_neighbors=3, max_fraction=0.99)
-    datasets = dict(bank=images(18, 1), queries=images(12, 2))
+    datasets = dict(bank=tiny_images(18, 1), queries=tiny_images(12, 2))
     return datasets | defaults | dict(options, type='OnlineEvaluationHook')
 
 
 def train(work_dir, hooks):
     """Run 10 iterations."""
-    runner = Runner(
-        model=dict(type='TinyTrained'),
-        work_dir=str(work_dir),
-        train_dataloader=dict(
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            dataset=images(20, 0),
-            collate_fn=dict(type='default_collate'),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        custom_hooks=hooks,
-        randomness=dict(seed=3),
-        default_scope='mmpretrain',
-        experiment_name=f'online_{next(run_numbers)}',
-    )
-    runner.train()
-    return runner
+    return train_tiny(work_dir, hooks, images=20)
 
 
 def find_hook(runner):
@@ -90,9 +35,7 @@ def find_hook(runner):
 def test_training_is_not_affected(work_dir):
     with_hook = train(work_dir, [online_hook()])
     without = train(work_dir.parent / 'without', [])
-    for name, value in with_hook.model.state_dict().items():
-        assert torch.equal(value, without.model.state_dict()[name]), name
-    assert all(module.training for module in with_hook.model.modules())
+    assert_not_affected(with_hook, without)
     log = next(work_dir.glob('*/*.log')).read_text()
     assert 'Online evaluation at iteration 2: k-NN ' in log
     assert 'on the last 6 features' in log and 'on the last 12 features' in log and '% of the run, next in ' in log
@@ -144,7 +87,7 @@ def simulate(monkeypatch, cost, step, iterations=2000, **options):
 
     monkeypatch.setattr(OnlineEvaluationHook, 'measure', measure)
     hook = HOOKS.build(online_hook(**options))
-    runner = fake_runner()
+    runner = idle_runner(model=TinyNetwork())
     hook.before_train(runner)
     visits, fractions = [], []
     for runner.iter in range(iterations):
@@ -155,18 +98,6 @@ def simulate(monkeypatch, cost, step, iterations=2000, **options):
             visits.append(runner.iter + 1)
             fractions.append(hook.spent / (clock.now - hook.started))
     return visits, fractions
-
-
-def fake_runner():
-    return SimpleNamespace(
-        model=TinyTrained(),
-        iter=0,
-        seed=0,
-        timestamp='now',
-        message_hub=MessageHub.get_instance('online'),
-        visualizer=SimpleNamespace(add_scalars=lambda *args, **kwargs: None),
-        logger=logging.getLogger('test'),
-    )
 
 
 def test_cheap_evaluations_keep_the_interval(monkeypatch):
@@ -200,10 +131,9 @@ def test_queue_keeps_the_newest(size):
 
 
 def visit(rank, world_size, differing=False):
-    init_default_scope('mmpretrain')
     torch.manual_seed(0)
     hook = HOOKS.build(online_hook(batch_size=6 // world_size))
-    runner = fake_runner()
+    runner = idle_runner(model=TinyNetwork())
     runner.model.backbone[1].running_mean.add_(rank * differing)
     hook.before_train(runner)
     for runner.iter in (1, 3):
@@ -261,17 +191,11 @@ def test_queries_that_lack_a_class(tmp_path, queries, message):
     assert values['online/knn'] == values['online/linear'] == 1
 
 
-@DATASETS.register_module(force=True)
-class UnlabeledTinyImages(LabeledTinyImages):
-    def get_data_info(self, index):
-        return {}
-
-
 def test_queries_without_labels():
     with pytest.raises(ValueError, match='images of queries have no gt_label'):
-        HOOKS.build(online_hook(queries=dict(images(4, 0), type='UnlabeledTinyImages')))
+        HOOKS.build(online_hook(queries=dict(tiny_images(4, 0), known=())))
     with pytest.raises(ValueError, match='0 images of bank cannot be distributed over 1 processes'):
-        HOOKS.build(online_hook(bank=images(0, 0)))
+        HOOKS.build(online_hook(bank=tiny_images(0, 0)))
 
 
 def test_bad_queue():

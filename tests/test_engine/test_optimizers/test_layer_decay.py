@@ -6,7 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from mm_sop.engine.optimizers.layer_decay import find_layer_depth
+from mm_sop.engine.optimizers.constructors import find_layer_depth
 from mm_sop.models.backbones import WindowedVisionTransformer
 
 WRAPPER = dict(

@@ -8,8 +8,8 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from mm_sop.engine.optimizers import NonFiniteLossError, PretrainOptimWrapper
-from mm_sop.engine.optimizers.clipping import clip_global_norm, clip_per_tensor
-from mm_sop.engine.optimizers.constructor import parameter_groups
+from mm_sop.engine.optimizers.constructors import parameter_groups
+from mm_sop.engine.optimizers.pretrain_optim_wrapper import clip_global_norm, clip_per_tensor
 
 
 def make_grads():

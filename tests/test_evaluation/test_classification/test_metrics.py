@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.evaluator import Evaluator
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, ValLoop
 from mmpretrain.registry import DATASETS, METRICS, MODELS
 from mmpretrain.structures import DataSample
@@ -97,7 +96,6 @@ def test_rank():
 
 
 def evaluate_rank(rank, world_size):
-    init_default_scope('mmpretrain')
     assert get_dist_info() == (rank, world_size)
     return evaluate(dict(type='KNNMetric', num_neighbors=3, num_bank=9), *features_and_labels(), rank, world_size)
 
@@ -139,14 +137,6 @@ def test_modes_of_mmpretrain_stay():
 
 
 @DATASETS.register_module(force=True)
-class LabeledTinyImages(labeled_images.TinyImages):
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        sample['data_samples'].set_gt_label(self.get_data_info(index)['gt_label'])
-        return sample
-
-
-@DATASETS.register_module(force=True)
 class TwoViews(labeled_images.TinyImages):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -171,7 +161,7 @@ def test_validation_in_the_ordinary_loop(work_dir, loop):
         train_dataloader=loader('TwoViews', 8),
         train_cfg=dict(type=loop, max_epochs=2),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        val_dataloader=loader('LabeledTinyImages', 18),
+        val_dataloader=loader('TinyImages', 18),
         val_evaluator=[dict(type='KNNMetric', num_neighbors=3), dict(type='RankMetric')],
         val_cfg=dict(),
         default_scope='mmpretrain',

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from testing.distributed import run_distributed
-from testing.evaluation_encoders import make_context, write_classes
+from testing.evaluation_encoders import make_context, run, write_classes
 from torch.nn.functional import linear
 
 from mm_sop.datasets import LabeledImages
@@ -25,24 +25,6 @@ from mm_sop.report.evaluation import draw
 
 FEW = dict(fractions=(0.5,), shots=(1, 2), tries=3)
 GRID = dict(learning_rates=(1e-5, 0.1, 1.0), weight_decays=(0.0,), epochs=4, batch_size=8, validation=0.25)
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """Twelve training and four validation images of each class."""
-    folder = tmp_path_factory.mktemp('data')
-    write_classes(folder / 'train', 12)
-    write_classes(folder / 'val', 4, seed=1)
-    return folder
-
-
-@pytest.fixture
-def context(data, tmp_path):
-    return make_context(data, tmp_path)
-
-
-def run(protocol, context):
-    return protocol.run(context, protocol.find_data(context))
 
 
 def features_and_labels(protocol, context):
@@ -170,16 +152,9 @@ def test_a_class_with_one_image_is_learned(tmp_path):
     write_classes(tmp_path / 'train', 12, classes=('blue', 'green'))
     write_classes(tmp_path / 'train', 1, classes=('red',))
     write_classes(tmp_path / 'val', 4, seed=1)
-    context, rows = make_context(tmp_path, tmp_path / 'work'), []
-    with patch.object(
-        linear_protocol,
-        'CachedBatches',
-        side_effect=lambda features, labels, *args: (
-            rows.append(labels[args[0]]) or CachedBatches(features, labels, *args)
-        ),
-    ):
-        run(LinearProtocol(**GRID), context)
-    assert rows[0].bincount().tolist() == [9, 9, 1]
+    with patch.object(linear_protocol, 'CachedBatches', side_effect=CachedBatches) as build:
+        run(LinearProtocol(**GRID), make_context(tmp_path, tmp_path / 'work'))
+    assert build.call_args.args[1].bincount().tolist() == [9, 9, 1]
     with pytest.raises(ValueError, match='every class has a single training image'):
         write_classes(tmp_path / 'few/train', 1)
         write_classes(tmp_path / 'few/val', 1)
@@ -223,9 +198,6 @@ def test_unknown_presets_and_choices_are_refused():
 
 
 def train_augmented(rank, world_size, data, work_dir):
-    from mmengine.registry import init_default_scope
-
-    init_default_scope('mmpretrain')
     result = run(LinearProtocol(augment=True, **GRID), make_context(data, work_dir))
     knn = run(KNNProtocol(num_neighbors=(1, 5), **FEW), make_context(data, work_dir))
     return result.card, result.scores, knn.scores

@@ -11,10 +11,10 @@ from testing.distributed import run_distributed
 from testing.evaluation_encoders import make_context, make_encoder, write_classes
 
 from mm_sop.datasets import LabeledImages
-from mm_sop.evaluation.features.descriptors import Descriptor, describe
+from mm_sop.evaluation.features.extraction import READOUTS, distinct_readouts
 from mm_sop.evaluation.features.identity import describe_images
-from mm_sop.evaluation.features.readouts import READOUTS, distinct_readouts
 from mm_sop.evaluation.features.store import ArrayStore, FeatureCache
+from mm_sop.evaluation.retrieval.descriptors import Descriptor, describe
 
 
 class CountingEncoder:

@@ -1,42 +1,30 @@
 """Locality protocol on folders with images of three colors."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
-from mmengine.registry import init_default_scope
 from testing.distributed import run_distributed
-from testing.evaluation_encoders import make_context, write_classes
+from testing.evaluation_encoders import make_context, record_measurements, run
 from torch.nn.functional import normalize
 
 from mm_sop.datasets.transforms.perturb import image_generator
-from mm_sop.evaluation.classification.frozen_classifiers import FrozenClassifiers
-from mm_sop.evaluation.representation.locality import LocalityProtocol, _draw_position, principal_maps, to_plane
+from mm_sop.evaluation.classification.logistic import FrozenClassifiers
+from mm_sop.evaluation.representation.locality import LocalityProtocol, principal_maps, to_plane
 from mm_sop.models.utils.readout import read_out
 from mm_sop.report.evaluation import draw
 
 QUICK = dict(max_images=8, max_gradients=3, max_embedded=6, num_images=2)
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data')
-    write_classes(folder / 'train', 6)
-    write_classes(folder / 'val', 4, seed=1)
-    return folder
-
-
-def run(context, **options):
-    protocol = LocalityProtocol(**dict(QUICK, **options))
-    return protocol.run(context, protocol.find_data(context))
+def run_quickly(context, **options):
+    return run(LocalityProtocol(**dict(QUICK, **options)), context)
 
 
 @pytest.mark.parametrize('kind', ['resnet', 'transformer'])
 def test_cosines_equal_slow_ones(data, tmp_path, kind):
     context = make_context(data, tmp_path, kind)
-    result = run(context, max_embedded=0)
+    result = run_quickly(context, max_embedded=0)
     test = LocalityProtocol(**QUICK).find_data(context)['test']
     batch = default_collate([test[row] for row in range(8)])
     with torch.no_grad():
@@ -61,17 +49,18 @@ def test_cosines_equal_slow_ones(data, tmp_path, kind):
 
 
 def test_images_radii_and_theoretical_field(data, tmp_path):
-    result = run(make_context(data, tmp_path))
+    result = run_quickly(make_context(data, tmp_path))
     assert [image.name for image in draw('locality', result.data)] == ['cosines', 'field', 'maps', 'embedding']
     assert 0 < result.scores['field_radius_50'].value < result.scores['field_radius_90'].value < 32
     assert result.card['receptive_field'] == dict(size=435, jump=32)
-    assert run(make_context(data, tmp_path, 'transformer')).card['receptive_field'] is None
+    assert run_quickly(make_context(data, tmp_path, 'transformer')).card['receptive_field'] is None
 
 
 @pytest.mark.parametrize('kind', ['resnet', 'transformer'])
-def test_single_positions_are_judged_one_by_one(data, tmp_path, kind):
+def test_single_positions_are_judged_one_by_one(data, tmp_path, kind, monkeypatch):
     context = make_context(data, tmp_path, kind)
-    result = run(context, max_embedded=0, max_images=None)
+    measured = record_measurements(context, monkeypatch)
+    result = run_quickly(context, max_embedded=0, max_images=None)
     protocol = LocalityProtocol(**dict(QUICK, max_images=None))
     encode = {}
     for name, dataset in protocol.find_data(context).items():
@@ -86,9 +75,7 @@ def test_single_positions_are_judged_one_by_one(data, tmp_path, kind):
     for local_map, image in zip(maps, images, strict=True):
         position = int(image_generator(image.numpy(), 0).integers(height * width))
         drawn.append(local_map[:, position // width, position % width])
-    train = protocol.find_data(context)['train']
-    found = context.map_images(train, partial(_draw_position, context.encoder, 0), 'positions')
-    torch.testing.assert_close(found['position'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(measured['positions']['position'], torch.stack(drawn), atol=1e-5, rtol=1e-4)
     single = FrozenClassifiers(torch.stack(drawn), labels)
     pooled = FrozenClassifiers(maps.mean((2, 3)), labels)
     right_positions, right_means = [], []
@@ -128,8 +115,7 @@ def test_plane_keeps_groups_apart():
 
 
 def run_in_process(rank, world_size, data, work_dir):
-    init_default_scope('mmpretrain')
-    return {name: score.value for name, score in run(make_context(data, work_dir)).scores.items()}
+    return {name: score.value for name, score in run_quickly(make_context(data, work_dir)).scores.items()}
 
 
 def test_processes_agree_with_one(data, tmp_path):

@@ -21,7 +21,7 @@ from mm_sop.datasets.transforms.corruptions import ALEXNET_ERRORS, CORRUPTIONS
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform
 from mm_sop.encoders.encoder import Encoder, EncoderSpecification
 from mm_sop.evaluation import context as context_module
-from mm_sop.evaluation.classification.frozen_classifiers import FrozenClassifiers
+from mm_sop.evaluation.classification.logistic import FrozenClassifiers
 from mm_sop.evaluation.features.attention import cls_attention
 from mm_sop.evaluation.labeled_data import class_labels
 from mm_sop.evaluation.robustness import disturbances, perturbed_data, robustness
@@ -285,16 +285,16 @@ def test_interrupted_attacks_are_resumed(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(context_module, '_BLOCK', 4)
     attack = make_disturbances(context, classifiers)[1]
     straight = context.map_images(test, attack, 'attack')
-    withstands, attacked = PixelAttack._withstands, []
+    pgd_attack, attacked = disturbances.pgd_attack, []
 
-    def count(self, pixels, *args):
+    def count(logits, pixels, *args):
         if len(attacked) == 4:
             raise KeyboardInterrupt
         attacked.append(len(pixels))
-        return withstands(self, pixels, *args)
+        return pgd_attack(logits, pixels, *args)
 
     monkeypatch.setattr(context, 'parts', tmp_path / 'parts')
-    monkeypatch.setattr(PixelAttack, '_withstands', count)
+    monkeypatch.setattr(disturbances, 'pgd_attack', count)
     with pytest.raises(KeyboardInterrupt):
         context.map_images(test, attack, 'attack')
     # Two strengths of each of the three blocks of four images, of which two blocks are done.
@@ -307,13 +307,13 @@ def test_interrupted_attacks_are_resumed(setting, tmp_path, monkeypatch):
 
 def test_attack_meets_the_pixels_of_the_images(setting):
     context, test, classifiers = setting
-    attack = PixelAttack(context.encoder, classifiers['global'], (0.0,), (0.5,), (1,))
     batch = default_collate([test[row] for row in (0, 5, 11)])
     pixels = to_pixels(context.encoder, batch)
     torch.testing.assert_close(pixels, batch['inputs'][:, [2, 1, 0]] / 255)
     images = context.encoder.data_preprocessor(batch, False)['inputs']
     expected = classifiers['global'].logits(read_out(context.encoder.network, images).global_features)
-    torch.testing.assert_close(attack._logits(pixels), expected, atol=1e-4, rtol=1e-4)
+    logits = disturbances.global_logits(context.encoder, classifiers['global'], pixels)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert batch_labels(batch).tolist() == [0, 1, 2]
 
 

@@ -1,0 +1,3 @@
+# A receptive field of 35 pixels.
+_base_ = '../co-byol_rf99-r50_in100.py'
+model = dict(backbone=dict(arch=dict(_delete_=True, depth=50, kept=(3, 0, 0, 0), receptive_field=35)))

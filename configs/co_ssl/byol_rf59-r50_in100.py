@@ -1,5 +1,0 @@
-# A receptive field of 59 pixels.
-_base_ = './byol_rf99-r50_in100.py'
-model = dict(
-    backbone=dict(
-        arch=dict(_delete_=True, depth=50, kept=(3, 2, 0, 0), receptive_field=59)))

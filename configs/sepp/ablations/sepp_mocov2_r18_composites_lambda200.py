@@ -1,0 +1,2 @@
+_base_ = '../sepp_mocov2_r18_composites.py'
+model = dict(semantic_weight=2.0)

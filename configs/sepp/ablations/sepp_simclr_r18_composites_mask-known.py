@@ -1,0 +1,2 @@
+_base_ = '../sepp_simclr_r18_composites.py'
+model = dict(mask_known_positives=True)

@@ -1,0 +1,2 @@
+_base_ = '../vits.py'
+model = dict(head=dict(prototypes=dict(bank=dict(size=131072))))

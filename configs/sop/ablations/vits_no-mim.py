@@ -1,0 +1,2 @@
+_base_ = '../vits.py'
+model = dict(target_generator=None, mim_head=None)

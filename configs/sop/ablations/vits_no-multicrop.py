@@ -1,0 +1,13 @@
+# The recipe of vits.py on two global views of a larger part of the image, without local crops.
+_base_ = [
+    '../../_base_/models/sop_vit.py',
+    '../../_base_/datasets/imagenet_sop_2views.py',
+    '../../_base_/schedules/sop.py',
+    '../../_base_/default_runtime.py',
+]
+
+train_cfg = dict(max_epochs=800)
+custom_hooks = [
+    dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
+    dict(type='TeacherTemperatureHook', start=0.04, end=0.07, warmup_epochs=30)
+]

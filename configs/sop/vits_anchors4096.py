@@ -1,3 +1,0 @@
-# All 4096 anchors of one task are kept, without halving.
-_base_ = './vits.py'
-model = dict(head=dict(prototypes=dict(num_anchors=4096, num_tasks=1, anchor_selection='all')))

@@ -1,2 +1,0 @@
-_base_ = './vits.py'
-model = dict(head=dict(prototypes=dict(bank=dict(size=131072))))

@@ -1,2 +1,0 @@
-_base_ = './vits.py'
-model = dict(target_generator=None, mim_head=None)

@@ -1,0 +1,76 @@
+"""Sampler whose order does not depend on the number of processes and that can start in the middle of an epoch."""
+
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmpretrain.registry import DATA_SAMPLERS
+from torch.utils.data import Sampler
+
+from mm_sop.datasets.seeded import SampleKey, TakesSeed
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableSampler(Sampler):
+    """Yields one epoch's keys ``(epoch, index)`` for a :class:`SeededDataset`.
+
+    The permutation of an epoch depends on seed and epoch alone. Rank ``r`` of ``R`` takes its positions
+    ``r, r + R, ...``, so that the ranks together see the same images in step ``t`` as one process with an ``R`` times
+    larger batch. Positions after the last multiple of ``R`` are dropped; use it with ``drop_last=True``.
+
+    Args:
+        dataset (SeededDataset): It takes the seed of the sampler unless it has its own.
+        shuffle (bool): Whether each epoch has another permutation.
+        seed (int, optional): Seed of the permutations, the same on all ranks; MMEngine passes that of the runner.
+            Defaults to a random seed that all ranks agree on.
+
+    Raises:
+        TypeError: The dataset expects indices instead of keys.
+        ValueError: There are fewer images than processes.
+
+    Example:
+        >>> sampler = ResumableSampler([None] * 4, seed=0)
+        >>> keys = list(sampler)
+        >>> sampler.skip(3)
+        >>> list(sampler) == keys[3:]
+        True
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+        if isinstance(dataset, BaseDataset):
+            raise TypeError(
+                f'ResumableSampler yields an epoch with every index, which {type(dataset).__name__} does not expect: '
+                "wrap it, dataset=dict(type='SeededDataset', dataset=...)"
+            )
+        self.rank, self.world_size = get_dist_info()
+        if len(dataset) < self.world_size:
+            raise ValueError(f'{len(dataset)} images cannot be shared among {self.world_size} processes')
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = 0
+        self.skipped = 0
+        if isinstance(dataset, TakesSeed):
+            dataset.set_default_seed(self.seed)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch, count = self.epoch, len(self.dataset)
+        order = np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
+        indices = order[self.rank : len(self) * self.world_size : self.world_size][self.skipped :]
+        self.skipped = 0
+        return (SampleKey(epoch, index) for index in indices.tolist())
+
+    def __len__(self) -> int:
+        """Samples of this rank in a whole epoch."""
+        return len(self.dataset) // self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the zero-based epoch of the next iteration."""
+        self.epoch = epoch
+
+    def skip(self, num_samples: int) -> None:
+        """Skip the first samples of this rank, 0 ... ``len(self)``, in the next iteration, and only there."""
+        if not 0 <= num_samples <= len(self):
+            raise ValueError(f'cannot skip {num_samples} samples: an epoch has {len(self)} on each rank')
+        self.skipped = num_samples
