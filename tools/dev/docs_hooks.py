@@ -49,8 +49,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         destination = PAGES.get(path) or (path.removeprefix('docs/') if path.startswith('docs/') else None)
         if destination is None:
-            # Files that are not on the site, such as the license
-            return text.lstrip('!')
+            # Files that are not on the site, such as the license: without a link
+            return text.lstrip('!').strip('[]')
         return f'{text}({posixpath.relpath(destination, posixpath.dirname(here) or ".")}{anchor or ""})'
 
     # Links and images with a relative target: [text](path#anchor)
