@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -107,7 +108,9 @@ class Assets:
             AssetError: If ``assets.json`` or a file that it names is missing or unreadable.
         """
         asset_list = read_asset_list(folder)
-        items = {kind: [_read_asset(Path(folder), entry) for entry in asset_list[kind]] for kind in KINDS}
+        items: dict[str, Any] = {
+            kind: [_read_asset(Path(folder), entry) for entry in asset_list[kind]] for kind in KINDS
+        }
         sources = Counter(f'{entry["package"]}: {entry["license"]}' for kind in KINDS for entry in asset_list[kind])
         return cls(**items, licenses=dict(sorted(sources.items())), fingerprint=fingerprint(asset_list))
 
@@ -271,15 +274,15 @@ def _unique_name(source: Source, taken: set[str]) -> str:
 
 
 def _write_asset(folder: Path, kind: str, name: str, source: Source, image: Image.Image) -> dict:
+    options: dict[str, Any] = dict(format='WEBP', quality=90, method=4)
     if kind == 'photos':
         file, options = f'photos/{Path(name).name}.jpg', dict(format='JPEG', quality=90)
     else:
         file = f'cutouts/{name}.webp' if kind == 'cutouts' else f'distractors/{Path(name).name}.webp'
-        options = dict(format='WEBP', quality=90, method=4)
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(image)).save(path, **options)
-    entry = dict(name=name, file=file)
+    entry: dict[str, Any] = dict(name=name, file=file)
     entry.update({key: getattr(source, key) for key in ('source', 'package', 'license', 'copyright')})
     entry['original_size'] = list(image.info['original_size'])
     if kind != 'photos':

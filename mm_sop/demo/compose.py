@@ -224,7 +224,7 @@ def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
     # With a tolerance, because a rotation by 90 degrees must not gain a pixel from rounding.
     w, h = (int(np.ceil(length - 1e-6)) for length in (width * cos + height * sin, width * sin + height * cos))
-    matrix[:, 2] += (w - width) / 2, (h - height) / 2
+    matrix[:, 2] += (w - width) / 2, (h - height) / 2  # type: ignore[misc]  # of floats, unlike in OpenCV's stubs
     rotated = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
     x, y, w, h = find_box(rotated[..., 3] > 127)
     return rotated[y : y + h, x : x + w] if w else rotated
@@ -232,7 +232,8 @@ def _rotate(image: np.ndarray, angle: float) -> np.ndarray:
 
 def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return the box (x, y, width, height) of an (H, W) mask, all 0 if it is empty."""
-    return cv2.boundingRect(mask.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, width, height
 
 
 def feather_edge(patch: np.ndarray, sigma: float) -> np.ndarray:

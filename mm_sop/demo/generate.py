@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -70,7 +71,8 @@ def generate_composites(
     if workers is not None and workers < 1:
         raise ValueError(f'workers must be at least 1, got {workers}')
     digest = fingerprint(read_asset_list(assets))
-    expected, manifests = {}, {}
+    expected: dict[str, dict] = {}
+    manifests: dict[str, Any] = {}
     for name in names:
         used = SETS[name].used_settings(settings)
         expected[name] = dict(set=name, generator_version=GENERATOR_VERSION, settings=used, assets=digest)

@@ -90,8 +90,8 @@ class RetrievalSet(CompositeSet):
         name = f'{cutout.name.replace("/", "-")}-{index:05d}'
         write_image(folder / f'jpg/{name}.jpg', canvas.to_uint8())
         box = [float(v) for v in (x, y, x + width, y + height)]
-        scale = max(width, height) / min(canvas.size)
-        return dict(name=name, is_query=target is None, box=box, scale=scale, visible=canvas.visible(0))
+        size = max(width, height) / min(canvas.size)
+        return dict(name=name, is_query=target is None, box=box, scale=size, visible=canvas.visible(0))
 
     def finish(self, records: list[dict], folder: Path) -> dict[str, int]:
         queries = [record for record in records if record['is_query']]

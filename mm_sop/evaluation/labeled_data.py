@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def find_classification(folder: str | Path, transform: EvaluationTransform) -> d
         train = LabeledImages(str(folder / 'train'), steps)
         found = dict(train=train, val=_find_validation(folder, train.metainfo['classes'], transform))
     elif marker:
-        settings = dict(data_root=str(folder), labeled=True, pipeline=transform.array_steps)
+        settings: dict[str, Any] = dict(data_root=str(folder), labeled=True, pipeline=transform.array_steps)
         found = {name: _ARRAYS[marker](split=name, **settings) for name in ('train', 'test')}
     else:
         raise MissingDataError(f'{folder} has no labeled images: expected {LAYOUTS}')

@@ -1,5 +1,7 @@
 """Global representations pooled from disturbed local maps: dropped cells, dropped blocks, noise."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ def drop_lowest_cells(scores: Tensor, fraction: float) -> Tensor:
     return (cells.argsort(dim=1, stable=True).argsort(dim=1) >= dropped).view_as(scores)
 
 
-def drop_block(position: Tensor, size: tuple[int, int], fraction: float) -> Tensor:
+def drop_block(position: Tensor, size: Sequence[int], fraction: float) -> Tensor:
     """Drop a contiguous block of cells: of all blocks whose area is nearest to the fraction, the most square one.
 
     Args:

@@ -75,7 +75,7 @@ def knn_chart(
     labels.sort()
     positions = spread_apart([level for level, *_ in labels], 0.075 * (high - low))
     for position, (_, text, color) in zip(positions, labels, strict=True):
-        place = dict(xycoords=('axes fraction', 'data'), va='center', annotation_clip=False)
+        place: dict[str, Any] = dict(xycoords=('axes fraction', 'data'), va='center', annotation_clip=False)
         axes.annotate(text, (1.02, position), fontsize=9, color=color, **place)
     return figure
 

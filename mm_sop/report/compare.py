@@ -124,7 +124,7 @@ def count_parameters(config: Config, source: str) -> dict[str, int]:
         model = build_model(checked, source)
     return {
         'trained parameters': sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        'parameters of the backbone': sum(weight.numel() for weight in model.backbone.parameters()),
+        'parameters of the backbone': sum(weight.numel() for weight in model.get_submodule('backbone').parameters()),
     }
 
 

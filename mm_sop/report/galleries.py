@@ -226,8 +226,9 @@ def attention_gallery(images: ImageSet, num_images: int = 6, seed: int = 0) -> G
     """
     chosen = random_rows(len(images), num_images, seed).tolist()
     batch, teacher = images.images(chosen), getattr(images.model, 'teacher', None)
-    has_teacher = isinstance(teacher, nn.ModuleDict) and 'backbone' in teacher
-    backbone = teacher['backbone'] if has_teacher else images.model.backbone
+    has_backbone = isinstance(teacher, nn.ModuleDict) and 'backbone' in teacher
+    network: Any = teacher if has_backbone else images.model
+    backbone = network.get_submodule('backbone')
     if find_last_attention(backbone) is None:
         maps = global_similarity(*encode_images(images.model, batch))
         names = ['similarity']
@@ -245,7 +246,8 @@ def attention_gallery(images: ImageSet, num_images: int = 6, seed: int = 0) -> G
 
 def view_gallery(dataset: Images, bgr: bool, num_images: int = 4, seed: int = 0) -> Gallery:
     """Draw random training images and the augmented views that the networks see."""
-    stored, rows = getattr(dataset, 'dataset', dataset), []
+    stored: Any = getattr(dataset, 'dataset', dataset)
+    rows = []
     for index in random_rows(len(dataset), num_images, seed).tolist():
         views = [to_image(view, bgr) for view in views_of(dataset[index])]
         # The first step of the pipeline loads the image.

@@ -61,7 +61,8 @@ def embedding_chart(points: np.ndarray, labels: np.ndarray, classes: Sequence[st
     palette = matplotlib.color_sequences['tab10' if len(classes) <= 10 else 'tab20']
     for label in np.unique(labels):
         name, color = classes[label] if label < _MAX_NAMED else None, palette[label % len(palette)]
-        axes.scatter(*points[labels == label].T, s=11, color=color, alpha=0.8, linewidths=0, label=name)
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=11, color=color, alpha=0.8, linewidths=0, label=name)
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

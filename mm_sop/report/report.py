@@ -226,7 +226,7 @@ def _references(name: str, records: Sequence[dict], ceiling: dict | None) -> dic
     return {title: score for title, score in references.items() if score is not None}
 
 
-def _knn_chart(name: str, records: Sequence[dict], ceiling: dict | None, **size: tuple[float, float]) -> Chart:
+def _knn_chart(name: str, records: Sequence[dict], ceiling: dict | None, **size: Any) -> Chart:
     found = [record for record in records if record['network'] in NETWORKS and name in record['scores']]
     curve = [dict(record['scores'][name], iter=record['iter']) for record in sorted(found, key=lambda r: r['iter'])]
     title = describe_score(name)

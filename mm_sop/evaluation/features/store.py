@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ class FeatureShards:
         """
         rank, world_size = get_dist_info()
         # One process decides, as the others may already see new files.
-        plan = [self._plan() if is_main_process() else None]
+        plan: list[Any] = [self._plan() if is_main_process() else None]
         broadcast_object_list(plan)
         if isinstance(plan[0], str):
             raise ManifestError(plan[0])

@@ -42,7 +42,8 @@ class RankProtocol(Protocol):
         rows = order[: self.lidar_images]
         seeded = SeededDataset(random_views(data['train'], context.transform), context.seed)
         keys = [SampleKey(view, row) for row in rows.tolist() for view in range(self.views)]
-        encoded = context.map_images(Subset(seeded, keys), context.encoder.encode, 'views')
+        seen = Subset(seeded, keys)  # type: ignore[arg-type]  # which takes keys instead of indices
+        encoded = context.map_images(seen, context.encoder.encode, 'views')
         views = context.project(encoded['features'])
         scores = {}
         for tap in (tap for tap in plain if not tap.startswith('hidden')):
