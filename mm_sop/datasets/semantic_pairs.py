@@ -116,9 +116,10 @@ def describe_data(dataset: SizedDataset) -> dict:
     if 'img_path' in first:
         paths = [str(sample['img_path']) for sample in samples]
         common = os.path.dirname(os.path.commonprefix([min(paths), max(paths)]))  # noqa: PTH120, RUF071  # text
-        names = [path[len(common) + 1 if common else 0 :] for path in paths]
-        digest.update(b''.join(os.fsencode(name) + b'\n' for name in names))
-        kind = dict(kind='paths', sha256=digest.hexdigest(), first=names[0], last=names[-1])
+        start = len(common) + 1 if common else 0
+        for path in paths:
+            digest.update(os.fsencode(path[start:]) + b'\n')
+        kind = dict(kind='paths', sha256=digest.hexdigest(), first=paths[0][start:], last=paths[-1][start:])
     elif 'img' in first:
         for sample in samples:
             digest.update(np.ascontiguousarray(sample['img']).data)

@@ -36,10 +36,10 @@ CLASS_FOLDERS = {
     'vehicles': ('vehicles', 'military/vehicles'),
 }
 DISTRACTOR_FOLDERS = (
-    *('animals/amphibians', 'animals/insects', 'animals/lizards', 'animals/shellfish', 'clothes', 'food/nuts'),
-    *('food/spices', 'hobbies', 'household', 'medical', 'people', 'plants/trees', 'seasonal/christmas', 'space'),
-    *('sports', 'town'),
-)
+    'animals/amphibians', 'animals/insects', 'animals/lizards', 'animals/shellfish', 'clothes', 'food/nuts',
+    'food/spices', 'hobbies', 'household', 'medical', 'people', 'plants/trees', 'seasonal/christmas', 'space',
+    'sports', 'town',
+)  # fmt: skip
 DRAWING_FOLDERS = {'cartoon', 'toys', 'plastic', 'houses', 'flags', 'body_parts'}
 EXCLUDED_STAMPS = {
     'sedan_police',  # an overlay for another stamp

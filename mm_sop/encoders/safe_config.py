@@ -25,18 +25,18 @@ _DATA = ('DATASETS', 'TRANSFORMS')
 _REGISTRIES = dict(model=('MODELS', 'TASK_UTILS', 'BATCH_AUGMENTS'), data=_DATA, unread=_DATA)
 # MMDetection and MMCV look these names up outside of registries, some by `eval` and `getattr`.
 _OPERATORS = (
-    *('nms', 'soft_nms', 'nms_match', 'nms_rotated', 'nms_quadri', 'conv', 'last_conv', 'interpolation_conv'),
-    *('dilation', 'offset', 'RoIAlign', 'RoIPool', 'SimpleRoIAlign', 'RoIAlignRotated', 'RiRoIAlignRotated'),
-    *('DeformRoIPool', 'DeformRoIPoolPack', 'ModulatedDeformRoIPool', 'ModulatedDeformRoIPoolPack', 'PrRoIPool'),
-)
+    'nms', 'soft_nms', 'nms_match', 'nms_rotated', 'nms_quadri', 'conv', 'last_conv', 'interpolation_conv',
+    'dilation', 'offset', 'RoIAlign', 'RoIPool', 'SimpleRoIAlign', 'RoIAlignRotated', 'RiRoIAlignRotated',
+    'DeformRoIPool', 'DeformRoIPoolPack', 'ModulatedDeformRoIPool', 'ModulatedDeformRoIPoolPack', 'PrRoIPool',
+)  # fmt: skip
 # Their constructors read, unpickle or download files, or look up names that no registry holds.
 _REFUSED = (
-    *('HuggingFaceClassifier', 'CLIPGenerator', 'VQAGenerationHead', 'ImageToImageRetriever', 'BertModel', 'GLIP'),
-    *('KnowledgeDistillationSingleStageDetector', 'LAD', 'Detectron2Wrapper', 'ATSSVLFusionHead', 'GroundingDINO'),
-    *('AppearanceFreeLink', 'CameraMotionCompensation', 'Albu', 'AlbuKeypoint', 'Albumentations', 'InstaBoost'),
-    *('ImageAug', 'RandomSamplingNegPos', 'torchvision/Lambda', 'RefCoco', 'RefCocoDataset'),
-    *('MDETRStyleRefCocoDataset', 'InferencerLoader'),
-)
+    'HuggingFaceClassifier', 'CLIPGenerator', 'VQAGenerationHead', 'ImageToImageRetriever', 'BertModel', 'GLIP',
+    'KnowledgeDistillationSingleStageDetector', 'LAD', 'Detectron2Wrapper', 'ATSSVLFusionHead', 'GroundingDINO',
+    'AppearanceFreeLink', 'CameraMotionCompensation', 'Albu', 'AlbuKeypoint', 'Albumentations', 'InstaBoost',
+    'ImageAug', 'RandomSamplingNegPos', 'torchvision/Lambda', 'RefCoco', 'RefCocoDataset',
+    'MDETRStyleRefCocoDataset', 'InferencerLoader',
+)  # fmt: skip
 _REFUSED_MODULES = ('mmpretrain.models.multimodal', 'mmpretrain.models.utils.huggingface')
 # All weights come from the checkpoint itself.
 _DROPPED = ('init_cfg', 'pretrained', 'checkpoint', 'checkpoint_path')

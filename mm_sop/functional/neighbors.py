@@ -16,8 +16,8 @@ _SIMILARITY_BLOCK = 2**27
 _ROUNDOFF = 2.0**-24
 # Elements of one temporary array of exact cosines: few enough for a processor's cache.
 _EXACT_BLOCK = 2**16
-# Pairs inside a band that are held at once.
-_MAX_PAIRS = 2**26
+# Pairs inside a band that are held at once if all are asked for, and fewer that are never worth sorting out.
+_MAX_PAIRS, _FEW_PAIRS = 2**26, 2**20
 
 
 @torch.no_grad()
@@ -269,13 +269,13 @@ class _BandSearch:
         inside = (cosines >= self.lower) & (cosines <= self.upper)
         self.found.append((pairs[inside], cosines[inside]))
         self.num_collected += len(self.found[-1][0])
-        if self.num_collected > _MAX_PAIRS:
-            if self.num_neighbors is None:
-                raise ValueError(
-                    f'more than {_MAX_PAIRS:,} pairs lie in the band {self.lower:g} ... {self.upper:g}: raise `lower` '
-                    'or set `max_per_anchor`'
-                )
+        if self.num_neighbors is not None and self.num_collected > max(_FEW_PAIRS, 2 * self.reached.numel()):
             self.found, self.num_collected = [self.collect()], 0
+        elif self.num_neighbors is None and self.num_collected > _MAX_PAIRS:
+            raise ValueError(
+                f'more than {_MAX_PAIRS:,} pairs lie in the band {self.lower:g} ... {self.upper:g}: raise `lower` '
+                'or set `max_per_anchor`'
+            )
 
     def _candidates(self, similarity: Tensor, reached: Tensor, error: float) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and columns of all entries that may be among the best, whatever rounding up to ``error`` hides."""

@@ -137,6 +137,15 @@ def test_features_that_are_nearly_all_alike(block_size):
         assert torch.equal(found[1], expected[1])
 
 
+def test_millions_of_equal_candidates():
+    """More than are held at once: the first images are the neighbors of all, whichever block finds them."""
+    found = search_in_band(torch.ones(1200, 1), 0.9, 1.0, 2, block_size=100)
+    expected = torch.tensor([[0, 1]]).repeat(1200, 1)
+    expected[0], expected[1] = torch.tensor([1, 2]), torch.tensor([0, 2])
+    assert torch.equal(found.pairs[:, 0], torch.arange(1200).repeat_interleave(2))
+    assert torch.equal(found.pairs[:, 1].view(1200, 2), expected)
+
+
 @pytest.mark.parametrize('scale', [1e-100, 1e-46, 1e39, 1e100])
 def test_length_of_features_does_not_matter(scale):
     features = clustered_features().double()

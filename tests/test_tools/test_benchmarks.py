@@ -2,11 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
+from testing.pages import read_page
 
 
 def run(script, arguments, out):
@@ -14,11 +14,6 @@ def run(script, arguments, out):
     command = [sys.executable, script, *arguments.split(), '--out', out]
     subprocess.run(command, check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     return json.loads(out.read_text())['results']
-
-
-def read_page(out):
-    """The page beside the results, with cells that are not padded."""
-    return re.sub(' +', ' ', out.with_suffix('.md').read_text())
 
 
 def test_sop_step_measures_both_sides(repository, tmp_path):

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import re
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from mmcv.transforms import Compose
 from mmengine.config import Config, DictAction
 from mmpretrain.registry import MODELS
+from testing.pages import read_page
 
 from mm_sop.demo import CompositeSettings, classification
 from mm_sop.demo.assets import Assets
@@ -36,11 +36,6 @@ def test_every_variant_builds_a_model_and_a_pipeline(runs, repository, script, v
         merge_options(config, parser.parse_args(options).cfg_options)
         MODELS.build(dict(config.model, data_preprocessor=config.data_preprocessor))
         Compose(config.train_dataloader.dataset.dataset.pipeline)
-
-
-def read_page(out):
-    """The page beside the results, with cells that are not padded."""
-    return re.sub(' +', ' ', out.with_suffix('.md').read_text())
 
 
 class FakeTraining:

@@ -1,12 +1,12 @@
 """Comparison of initializations downstream; training itself is replaced."""
 
 import json
-import re
 import sys
 
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from testing.pages import read_page
 
 
 @pytest.fixture
@@ -53,8 +53,7 @@ def run(downstream, monkeypatch, arguments):
     runs = downstream.Downstream(args)
     runs.train()
     downstream.write_report(runs.report(), args.out)
-    # Cells are not padded.
-    return json.loads(args.out.read_text()), re.sub(' +', ' ', args.out.with_suffix('.md').read_text())
+    return json.loads(args.out.read_text()), read_page(args.out)
 
 
 def test_initializations_are_compared_seed_by_seed(downstream, monkeypatch, tmp_path, arguments, capsys):

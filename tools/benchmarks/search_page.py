@@ -48,6 +48,8 @@ def copy_images(source: Path, target: Path) -> Path:
     """A folder with some of the images, a nasty name and a broken file; its first image."""
     target.mkdir()
     images = sorted(path for path in source.rglob('*') if path.suffix in ('.png', '.jpg'))
+    if len(images) < 100:
+        sys.exit(f'search_page.py: {source} has {len(images)} images (.png, .jpg), expected at least 100')
     for number, path in enumerate(images[:: max(1, len(images) // 600)]):
         shutil.copy(path, target / f'{number:04d}_{path.parent.name}{path.suffix}')
     shutil.copy(images[0], target / NASTY)

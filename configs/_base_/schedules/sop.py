@@ -25,5 +25,5 @@ param_scheduler = [
 
 custom_hooks = [
     dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
-    dict(type='TeacherTemperatureHook', start=0.04, end=0.04, warmup_epochs=30)
+    dict(type='TeacherTemperatureHook', start=0.04, end=0.07, warmup_epochs=30)
 ]

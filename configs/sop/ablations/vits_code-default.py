@@ -9,3 +9,4 @@ _base_ = [
 mask = dict(_base_.train_pipeline[2], mask_ratio=0.3, mask_ratio_jitter=0.0)
 train_pipeline = [*_base_.train_pipeline[:2], mask, _base_.train_pipeline[3]]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+custom_hooks = [_base_.custom_hooks[0], dict(_base_.custom_hooks[1], end=0.04)]

@@ -7,7 +7,3 @@ _base_ = [
 ]
 
 train_cfg = dict(max_epochs=800)
-custom_hooks = [
-    dict(type='TeacherHook', momentum=0.996, end_momentum=1.0),
-    dict(type='TeacherTemperatureHook', start=0.04, end=0.07, warmup_epochs=30)
-]

@@ -28,7 +28,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trust(parser, files: str = 'CHECKPOINT') -> None:
-    """Add ``--trust`` in some files to a parser or a group of one."""
+    """Add ``--trust``, which allows code in ``files`` to run, to a parser or a group of one."""
     parser.add_argument('--trust', action='store_true', help=f'allow code in {files} to run')
 
 
