@@ -93,20 +93,18 @@ def test_pairs_are_judged_by_the_objects_that_were_drawn(runs, monkeypatch, tmp_
     import methods_on_composites
     from testing.composite_assets import make_assets
 
-    (tmp_path / '.cache').mkdir()
-    assets = make_assets(tmp_path).rename(tmp_path / '.cache/composite-assets')
-    monkeypatch.setattr(methods_on_composites, 'ROOT', tmp_path)
+    assets = Assets.load(make_assets(tmp_path))
     drawn = []
     pasted = classification.compose
     monkeypatch.setattr(
         classification, 'compose', lambda cutouts, *args: drawn.append(cutouts[0]) or pasted(cutouts, *args)
     )
-    images = classification.PretrainSet(CompositeSettings(), Assets.load(assets))
+    images = classification.PretrainSet(CompositeSettings(), assets)
     for index in range(12):
         images.render(index, tmp_path)
     pairs = [(first, second) for first in range(12) for second in range(first)]
     np.savez(tmp_path / 'pairs.npz', pairs=pairs)
-    shares = methods_on_composites.judge_pairs([tmp_path / 'pairs.json'])
+    shares = methods_on_composites.judge_pairs([tmp_path / 'pairs.json'], assets)
     for name, key in (('same class', 'label'), ('same object', 'name')):
         right = [getattr(drawn[first], key) == getattr(drawn[second], key) for first, second in pairs]
         assert 0 < shares[name]['mean'] == pytest.approx(np.mean(right))

@@ -1,8 +1,8 @@
 """Compare all methods on the photo composites: same backbone, images, epochs and seeds; k-NN and training time.
 
 ``python tools/benchmarks/methods_on_composites.py --amp`` takes about an hour and a half on two cores, a third less
-without the combinations (``--names``). Interrupted, the same
-command goes on: finished runs are kept. It writes a JSON file, a readable page and an image.
+without the combinations (``--names``). Interrupted, the same command goes on: finished runs are kept. It writes a JSON
+file, a readable page and an image.
 """
 
 import sys
@@ -14,7 +14,7 @@ from composites_runs import Comparison, Variant, parse_args, run_command, write_
 from harness import ROOT, markdown_table
 
 from mm_sop.demo import CompositeSettings
-from mm_sop.demo.assets import Assets
+from mm_sop.demo.assets import AssetError, Assets
 from mm_sop.demo.classification import PretrainSet
 from mm_sop.evaluation.classification.knn_records import format_summary, summarize
 
@@ -35,9 +35,16 @@ def mine_pairs(base_folder: Path, base_config: Path) -> list[str]:
     return [f'train_dataloader.dataset.dataset.manifest={manifest}', 'train_dataloader.dataset.dataset.mode=replace']
 
 
-def judge_pairs(manifests: Iterable[Path]) -> dict[str, dict]:
+def load_assets() -> Assets:
+    try:
+        return Assets.load(ROOT / '.cache/composite-assets')
+    except AssetError as error:
+        sys.exit(f'{error}. The pairs are judged by it: python tools/prepare_data.py assets')
+
+
+def judge_pairs(manifests: Iterable[Path], assets: Assets) -> dict[str, dict]:
     """Fractions of pairs with the same class and with the same object, which the generator of the images knows."""
-    images = PretrainSet(CompositeSettings(), Assets.load(ROOT / '.cache/composite-assets'))
+    images = PretrainSet(CompositeSettings(), assets)
     objects = [images.draw_cutout(images.rng(index)) for index in range(len(images))]
     shares = {'same class': [], 'same object': []}
     for manifest in manifests:
@@ -71,12 +78,13 @@ METHODS = {
 
 if __name__ == '__main__':
     arguments = parse_args(METHODS, 'methods_on_composites', 'Compare all methods on the photo composites.')
+    bases = dict.fromkeys(METHODS[name].base for name in arguments.names if METHODS[name].prepare)
+    assets = load_assets() if bases else None
     comparison = Comparison(METHODS, arguments)
     comparison.train()
     report = comparison.report()
-    bases = dict.fromkeys(METHODS[name].base for name in arguments.names if METHODS[name].prepare)
     report['pairs'] = {
-        base: judge_pairs(comparison.folder(base, seed) / 'pairs/pairs.json' for seed in arguments.seeds)
+        base: judge_pairs([comparison.folder(base, seed) / 'pairs/pairs.json' for seed in arguments.seeds], assets)
         for base in bases
     }
     appendix = describe_pairs(report) if bases else ''

@@ -9,7 +9,7 @@ from composites_runs import Comparison, Variant, parse_args, write_report
 EXPLANATION = """\
 *r18* is `configs/sop/r18_composites.py`, the [CLS] objective on a small ResNet: 512 anchors, 4 supports, one task, all
 anchors kept, a bank of 2,048, KoLeo 0.05, teacher temperature 0.04. *vit* is `configs/sop/quickstart.py`, with masked
-patches. Every other row is one change to it. *Untrained* is the ResNet.
+patches. Every other row is one change to it. *Untrained* is the network of the first row.
 """
 PROTOTYPES = 'model.head.prototypes'
 RELEASED = (
