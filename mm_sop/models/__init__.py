@@ -2,6 +2,7 @@
 
 from mm_sop.models.assigners import SinkhornAssigner
 from mm_sop.models.backbones import MaskedVisionTransformer, PaddedResNetCIFAR
+from mm_sop.models.data_preprocessor import MultiViewDataPreprocessor
 from mm_sop.models.heads import SOPHead, SOPMIMHead
 from mm_sop.models.memory import Prototypes, PrototypeSampler, SupportEmbeddingBank
 from mm_sop.models.necks import SOPNeck
@@ -13,6 +14,7 @@ __all__ = [
     'SOP',
     'MIMTargets',
     'MaskedVisionTransformer',
+    'MultiViewDataPreprocessor',
     'PaddedResNetCIFAR',
     'PrototypeSampler',
     'Prototypes',

@@ -3,7 +3,7 @@
 
 # Images are BGR until the preprocessor, as MMCV's color functions expect.
 data_preprocessor = dict(
-    type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+    type='MultiViewDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 # BYOL's colors; FastRandomResizedCrop is antialiased bicubic like Pillow's resizing, at the speed of OpenCV.
 crop = dict(type='FastRandomResizedCrop', scale=224, crop_ratio_range=(0.08, 1.0))

@@ -67,7 +67,7 @@ class SOP(TeacherStudent):
         student_cls = self.neck(torch.cat([student_global, *self._encode_crops(inputs[2:])]))
 
         losses = self.head.loss(student_cls.unflatten(0, (-1, batch)), teacher_cls)
-        keys = {self.head.prototypes.bank: teacher_cls[list(self.key_views)].flatten(0, 1)}
+        keys = {self.head.prototypes.bank: torch.cat([teacher_cls[view] for view in self.key_views])}
         losses.update(key_diagnostics(teacher_cls[1]))
         if masked is not None:
             mim_losses, patch_keys = self._mim_loss(student_local, teacher_local, masked)
@@ -102,7 +102,8 @@ class SOP(TeacherStudent):
 
     def _draw_key_tokens(self, local: Tensor) -> Tensor:
         """Select one random token of every image of the key views, (2 B, L, D) -> (len(key_views) B, D)."""
-        views = local.unflatten(0, (2, -1))[list(self.key_views)]
+        both = local.unflatten(0, (2, -1))
+        views = torch.stack([both[view] for view in self.key_views])
         num_views, batch, num_tokens, width = views.shape
         generator = self.random.next_generator()
         positions = torch.randint(
