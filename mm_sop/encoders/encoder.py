@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         reverses = specification.channel_order != loaded_as
         # A config may have whole numbers.
         numbers = {key: [float(value) for value in values] for key, values in normalization.items()}
-        preprocessor = dict(type='mmpretrain.SelfSupDataPreprocessor', to_rgb=reverses, **numbers)
+        preprocessor = dict(type='mmpretrain.MultiViewDataPreprocessor', to_rgb=reverses, **numbers)
         self.data_preprocessor = MODELS.build(preprocessor)
         self.identity = dict(
             specification.origin,

