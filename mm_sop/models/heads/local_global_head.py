@@ -123,10 +123,6 @@ class LocalGlobalHead(BaseModule):
         """Module that the teacher has to follow: the local projector, if targets pass through it."""
         return self.projector if self.space == 'own' or self.directions != 'local_to_global' else None
 
-    def predict(self, projections: Tensor) -> Tensor:
-        """Predictions from projected cells, (m, d) -> (m, d)."""
-        return projections if self.predictor is None else self.predictor((projections,))[0]
-
     def loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
         """Average the base's loss over directions and ordered pairs of two views, without :attr:`weight`."""
         student_cells, teacher_cells = self._select(student.maps), self._select(teacher.maps)

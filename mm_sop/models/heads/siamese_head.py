@@ -26,10 +26,6 @@ class SiameseHead(BaseModule):
         self.loss_weight = loss_weight
         self.make_targets: nn.Module = nn.Identity()
 
-    def predict(self, projections: Tensor) -> Tensor:
-        """Compute predictions of the student, (m, d) -> (m, d)."""
-        return projections if self.predictor is None else self.predictor((projections,))[0]
-
     def pair_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Compare predictions of one view with targets of another view of the same images.
 

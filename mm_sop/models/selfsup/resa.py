@@ -32,9 +32,10 @@ class ReSA(SiameseTeacher):
     the weakly augmented view assign each sample softly to all samples, itself included, balanced by Sinkhorn-Knopp.
     This assignment is the target of a cross-entropy between the student's and the teacher's embeddings.
 
-    Batches hold the **weak view first**, then the strong view, then local crops. Views pass through the networks one
-    at a time: with BatchNorm every view is normalized by its own statistics. Over several CUDA processes, set
-    ``sync_bn='torch'`` in the config for statistics of the global batch; on CPU each process has its own.
+    Batches hold the **weak view first**, then the strong view, then local crops. Views pass through networks with
+    BatchNorm one at a time, so that every view is normalized by its own statistics, and through others together. Over
+    several CUDA processes, set ``sync_bn='torch'`` in the config for statistics of the global batch; on CPU each
+    process has its own.
 
     The teacher stays in train mode and collects its own running statistics. ReSA needs the teacher of *before* the
     step: use ``TeacherHook(lead=1)``, which updates it after a step with the momentum of the next one.

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from mm_sop.models.heads.local_global_head import Branch
 from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
+from mm_sop.models.utils.coupling import couples_samples
 from mm_sop.models.utils.tokens import split_features, to_map
 
 
@@ -40,7 +41,9 @@ class SiameseTeacher(TeacherStudent):
 
     student_modules = ('backbone', 'neck', 'local_projector')
     joint_views = False
-    """Whether all views of one size pass through a network together, so that BatchNorm sees all of them."""
+    """Whether all views of one size pass together even through networks with BatchNorm, which then sees all of them.
+
+    Networks that treat every sample by itself get views of one size together in any case."""
 
     def __init__(self, *, local_head: dict | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -80,28 +83,21 @@ class SiameseTeacher(TeacherStudent):
 
     def student_branch(self, views: Sequence[Tensor]) -> Branch:
         """Outputs of the student for all views: vectors, maps, and predictions, (B, d)."""
-
-        def predict(rows: Tensor) -> Tensor:
-            return self.head.predict(self.neck((rows,))[0])
-
-        def predict_local(rows: Tensor) -> Tensor:
-            head = self.local_head
-            return predict(rows) if head.projector is None else head.predict(head.projector((rows,))[0])
-
+        networks = self.neck, self.head.predictor
         vectors, maps = self._encode(self.backbone, views)
-        return Branch(vectors, maps, self._project(predict, vectors), partial(self._project, predict_local))
+        local_networks = networks
+        if self.local_head is not None and self.local_head.projector is not None:
+            local_networks = self.local_head.projector, self.local_head.predictor
+        return Branch(vectors, maps, self._project(networks, vectors), partial(self._project, local_networks))
 
     @torch.no_grad()
     def teacher_branch(self, views: Sequence[Tensor]) -> Branch:
         """Outputs of the teacher for the global views: vectors, maps, and targets, (B, d)."""
-
-        def project_local(rows: Tensor) -> Tensor:
-            return self.teacher['neck' if self.local_head.projector is None else 'local_projector']((rows,))[0]
-
         vectors, maps = self._encode(self.teacher['backbone'], views)
-        projections = self._project(lambda rows: self.teacher['neck']((rows,))[0], vectors)
+        projections = self._project([self.teacher['neck']], vectors)
         targets = self.head.make_targets(torch.stack(projections)).unbind()
-        return Branch(vectors, maps, targets, partial(self._project, project_local))
+        local_projector = self.teacher['local_projector' if 'local_projector' in self.teacher else 'neck']
+        return Branch(vectors, maps, targets, partial(self._project, [local_projector]))
 
     def local_loss(self, pair_loss: Callable[[Tensor, Tensor], Tensor], student: Branch, teacher: Branch) -> Tensor:
         """Compare cells of each global view with the vector of the other, with the loss weight of the base."""
@@ -112,24 +108,28 @@ class SiameseTeacher(TeacherStudent):
         """Global vectors, (B, C), and local maps, (B, C, h, w), of all views."""
         vectors: list[Tensor] = []
         maps: list[Tensor] = []
-        for group in self._groups(views):
+        for group in self._groups(backbone, views):
             global_features, local_features = split_features(backbone(_concatenate(group)))
             vectors += global_features.chunk(len(group))
             maps += to_map(local_features, group[0].shape[-2:]).chunk(len(group))
         return vectors, maps
 
-    def _project(self, network: Callable[[Tensor], Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
-        """Apply a network to the vectors of each view, (B, C) or (B, n, C), of which it sees all as one batch."""
-        outputs: list[Tensor] = []
-        for group in self._groups(rows):
-            batch = _concatenate(group)
-            output = network(batch.flatten(0, -2)).unflatten(0, batch.shape[:-1])
-            outputs += output.chunk(len(group))
-        return outputs
+    def _project(self, networks: Sequence[nn.Module | None], rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Apply necks one after the other to the vectors of each view, (B, C) or (B, n, C); None is the identity."""
+        for network in networks:
+            if network is None:
+                continue
+            outputs: list[Tensor] = []
+            for group in self._groups(network, rows):
+                batch = _concatenate(group)
+                (output,) = network((batch.flatten(0, -2),))
+                outputs += output.unflatten(0, batch.shape[:-1]).chunk(len(group))
+            rows = outputs
+        return rows
 
-    def _groups(self, views: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    def _groups(self, network: nn.Module, views: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Group views that pass through a network together: consecutive ones of one shape, or each view alone."""
-        if not self.joint_views:
+        if not self.joint_views and couples_samples(network):
             return ([view] for view in views)
         return (list(group) for _, group in groupby(views, key=lambda view: view.shape))
 
