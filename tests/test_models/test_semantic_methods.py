@@ -9,6 +9,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from testing.distributed import run_distributed
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
 
 CONVOLUTION = dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4, strides=(2, 2, 2, 2))
 
@@ -268,6 +271,30 @@ def test_state_goes_on_where_it_stopped(method):
     results = [train_steps(model, PAIRED, steps=2) for model in (first, second)]
     assert results[0][0] == results[1][0]
     assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses what would make the host wait for a device: reading a value, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default)
+        if func in (aten.index.Tensor, aten.index_put_.default):
+            assert all(index is None or index.dtype == torch.int64 for index in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('num_views', [2, 3])
+def test_a_step_reads_nothing_from_the_device(method, num_views):
+    options = dict(mask_known_positives=True) if method in ('MoCo', 'SimCLR') else {}
+    model = build(f'Semantic{method}', semantic_weight=0.5, **options)
+    views = random_views(num_views, side=16)
+    model.loss(views, PAIRED)
+    # Reading the samples, which are on the host, is no wait.
+    terms, ids = model.positive_terms(views, PAIRED), model.read_ids(PAIRED, views[0].device)
+    model.positive_terms, model.read_ids = lambda *args: terms, lambda *args: ids
+    with NoWaits():
+        model.loss(views, PAIRED)['loss'].backward()
 
 
 def test_bad_input_is_explained():

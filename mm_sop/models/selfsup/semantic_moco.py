@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.dist import all_gather, broadcast, get_world_size
+from mmengine.dist import all_gather, broadcast, get_rank, get_world_size
 from mmpretrain.models.selfsup import MoCo
-from mmpretrain.models.utils import batch_shuffle_ddp, batch_unshuffle_ddp
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -13,7 +12,9 @@ from torch.nn.functional import normalize
 
 from mm_sop.functional.semantic_pairs import known_positives
 from mm_sop.models.selfsup.semantic_positives import SemanticPositives
+from mm_sop.models.utils.averaged_models import FusedEMA
 from mm_sop.models.utils.diagnostics import key_diagnostics
+from mm_sop.models.utils.host_integer import HostInteger
 
 
 @MODELS.register_module()
@@ -38,6 +39,8 @@ class SemanticMoCo(SemanticPositives, MoCo):
     def __init__(self, *args, mask_known_positives: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.mask_known_positives = mask_known_positives
+        self.encoder_k = FusedEMA(self.encoder_k.module, self.encoder_k.momentum)
+        self._pointer = HostInteger()
         # Processes may have different seeds, and buffers are not synchronized.
         broadcast(self.queue)
         if mask_known_positives:
@@ -69,7 +72,7 @@ class SemanticMoCo(SemanticPositives, MoCo):
             negatives = negatives.masked_fill(known, -torch.inf)
             # In the order in which the keys are enqueued next
             key_ids = torch.cat(all_gather(ids[:, terms[0].images[1]]))
-            start = int(self.queue_ptr)
+            start = self._pointer.read(self.queue_ptr)
             self.id_queue[start : start + len(key_ids)] = key_ids
         losses = [self.head.loss(pos, negatives, **term.options) for pos, term in zip(positives, terms, strict=True)]
         self._dequeue_and_enqueue(keys[0])
@@ -80,7 +83,22 @@ class SemanticMoCo(SemanticPositives, MoCo):
         self.encoder_k.update_parameters(nn.Sequential(self.backbone, self.neck))
         keys = []
         for view in views:
-            shuffled, order = batch_shuffle_ddp(view)
-            key = normalize(self.encoder_k(shuffled)[0].float(), dim=1)
-            keys.append(batch_unshuffle_ddp(key, order))
+            # Drawn as in MMPretrain's batch_shuffle_ddp, and indexed on the device
+            order = torch.randperm(len(view) * get_world_size()).to(view.device, non_blocking=True)
+            broadcast(order)
+            key = normalize(self.encoder_k(_own_part(view, order))[0].float(), dim=1)
+            keys.append(_own_part(key, order.argsort()))
         return keys
+
+    @torch.no_grad()
+    def _dequeue_and_enqueue(self, keys: Tensor) -> None:
+        """Replace the oldest keys of the queue by those of all processes, (B, C) each."""
+        keys = torch.cat(all_gather(keys))
+        start = self._pointer.read(self.queue_ptr)
+        self.queue[:, start : start + len(keys)] = keys.T
+        self._pointer.write(self.queue_ptr, (start + len(keys)) % self.queue_len)
+
+
+def _own_part(rows: Tensor, order: Tensor) -> Tensor:
+    """Reorder the rows of all processes, (B, ...) each, and select this process's part of the result."""
+    return torch.cat(all_gather(rows))[order.unflatten(0, (get_world_size(), -1))[get_rank()]]

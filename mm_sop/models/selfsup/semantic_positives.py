@@ -68,13 +68,13 @@ class SemanticPositives:
 
     def _read_semantic(self, inputs: Sequence[Tensor], data_samples: Sequence[DataSample]) -> Tensor:
         flags = [self._read(sample, 'is_semantic') for sample in data_samples]
-        return torch.tensor(flags, device=inputs[0].device)
+        return torch.tensor(flags).to(inputs[0].device, non_blocking=True)
 
     def read_ids(self, data_samples: Sequence[DataSample], device: torch.device) -> tuple[Tensor, Tensor]:
         """Read the indices of the two images of every sample, (B, 2), and of all their partners, (B, 2, P)."""
-        ids = torch.tensor([self._read(sample, 'image_ids') for sample in data_samples], device=device)
+        ids = torch.tensor([self._read(sample, 'image_ids') for sample in data_samples])
         partners = [torch.as_tensor(self._read(sample, 'partner_ids')) for sample in data_samples]
-        return ids, torch.stack(partners).to(device)
+        return ids.to(device, non_blocking=True), torch.stack(partners).to(device, non_blocking=True)
 
     def _read(self, sample: DataSample, name: str) -> Any:
         if name not in sample:

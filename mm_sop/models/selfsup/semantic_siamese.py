@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mm_sop.models.selfsup.semantic_positives import SemanticPositives
+from mm_sop.models.utils.averaged_models import FusedCosineEMA
 from mm_sop.models.utils.diagnostics import key_diagnostics
 
 
@@ -74,6 +75,10 @@ class SemanticBYOL(_SemanticSiamese, BYOL):
     """
 
     loss_factor = 2.0
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.target_net = FusedCosineEMA(self.target_net.module, momentum=self.target_net.momentum)
 
     @torch.no_grad()
     def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:

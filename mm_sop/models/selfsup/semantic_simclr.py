@@ -43,7 +43,7 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
         embeddings = embeddings / (torch.norm(embeddings, p=2, dim=1, keepdim=True) + 1e-10)
         views = embeddings.unflatten(0, (-1, len(inputs)))
         ids = self.read_ids(data_samples, images.device) if self.mask_known_positives else None
-        losses = [self._nt_xent(views[:, [0, term.view]], term, ids) for term in terms]
+        losses = [self._nt_xent(torch.stack([views[:, 0], views[:, term.view]], 1), term, ids) for term in terms]
         return dict(loss=sum(losses[1:], losses[0]), **key_diagnostics(views[:, 1].detach()))
 
     def _nt_xent(self, views: Tensor, term: PositiveTerm, ids: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -54,14 +54,15 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
             similarity = embeddings @ gathered.T
         rows = torch.arange(len(embeddings), device=embeddings.device)
         positives = (rows ^ 1) + start
-        is_negative = torch.ones_like(similarity, dtype=torch.bool)
-        is_negative[rows, rows + start] = False
-        is_negative[rows, positives] = False
         if ids is not None:
-            view_ids, partners = ids[0][:, term.images].flatten(), ids[1][:, term.images].flatten(0, 1)
+            # (B, 2) and (B, 2, P) of the images -> (2 B,) and (2 B, P) of the views
+            view_ids, partners = [torch.stack([part[:, image] for image in term.images], 1).flatten(0, 1) for part in ids]
             # (2 B, 2 W B): which views of all processes are known positives of each view of this process
             known = known_positives(view_ids, partners, torch.cat(all_gather(view_ids)))
             similarity = similarity.masked_fill(known.scatter(1, positives[:, None], False), -torch.inf)
-        negatives = similarity[is_negative].view(len(embeddings), -1)
+        # Columns of all views but the two of the image, which are neighbors: known shapes need no boolean mask.
+        others = torch.arange(len(gathered) - 2, device=rows.device).expand(len(rows), -1)
+        others = others + 2 * (others >= (rows - rows % 2 + start)[:, None])
+        negatives = similarity.gather(1, others)
         options = {} if term.weight is None else dict(weight=term.weight.repeat_interleave(2))
         return self.head.loss(similarity.gather(1, positives[:, None]), negatives, **options)
