@@ -1,6 +1,7 @@
 """MoCo with weighted semantic positives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, broadcast, get_rank, get_world_size
@@ -35,6 +36,8 @@ class SemanticMoCo(SemanticPositives, MoCo):
             paired with it, using a queue of image indices beside that of keys. Defaults to False.
         **kwargs: Arguments of :class:`mmpretrain.models.MoCo`, and ``semantic_weight``.
     """
+
+    encoder_k: Any
 
     def __init__(self, *args, mask_known_positives: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)

@@ -75,10 +75,11 @@ class SemanticBYOL(_SemanticSiamese, BYOL):
     """
 
     loss_factor = 2.0
+    target_net: Any
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.target_net = FusedCosineEMA(self.target_net.module, momentum=self.target_net.momentum)
+        self.target_net = FusedCosineEMA(self.target_net.module, self.target_net.momentum)
 
     @torch.no_grad()
     def encode_targets(self, inputs: Sequence[Tensor], projections: Sequence[Tensor]) -> Sequence[Tensor]:

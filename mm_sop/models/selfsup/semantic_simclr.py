@@ -55,8 +55,8 @@ class SemanticSimCLR(SemanticPositives, SimCLR):
         rows = torch.arange(len(embeddings), device=embeddings.device)
         positives = (rows ^ 1) + start
         if ids is not None:
-            # (B, 2) and (B, 2, P) of the images -> (2 B,) and (2 B, P) of the views
-            view_ids, partners = [torch.stack([part[:, image] for image in term.images], 1).flatten(0, 1) for part in ids]
+            # Of the images, (B, 2) and (B, 2, P) -> of the views, (2 B,) and (2 B, P)
+            view_ids, partners = (torch.stack([part[:, i] for i in term.images], 1).flatten(0, 1) for part in ids)
             # (2 B, 2 W B): which views of all processes are known positives of each view of this process
             known = known_positives(view_ids, partners, torch.cat(all_gather(view_ids)))
             similarity = similarity.masked_fill(known.scatter(1, positives[:, None], False), -torch.inf)

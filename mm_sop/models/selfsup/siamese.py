@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from mm_sop.models.heads.local_global_head import Branch
 from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
-from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
 from mm_sop.models.utils.coupling import couples_samples
+from mm_sop.models.utils.diagnostics import key_diagnostics, locality_diagnostics
 from mm_sop.models.utils.tokens import split_features, to_map
 
 
@@ -95,7 +95,7 @@ class SiameseTeacher(TeacherStudent):
         """Outputs of the teacher for the global views: vectors, maps, and targets, (B, d)."""
         vectors, maps = self._encode(self.teacher['backbone'], views)
         projections = self._project([self.teacher['neck']], vectors)
-        targets = self.head.make_targets(torch.stack(projections)).unbind()
+        targets = self.head.make_targets(torch.stack(list(projections))).unbind()
         local_projector = self.teacher['local_projector' if 'local_projector' in self.teacher else 'neck']
         return Branch(vectors, maps, targets, partial(self._project, [local_projector]))
 

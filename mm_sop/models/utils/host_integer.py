@@ -27,5 +27,5 @@ class HostInteger:
 
 
 def _state_of(buffer: Tensor) -> tuple[int, int]:
-    """Identity of a tensor and the number of its changes in place."""
+    """Identity of a tensor and the number of its changes in place, for which PyTorch has no public name."""
     return id(buffer), buffer._version
