@@ -78,8 +78,10 @@ def test_both_views_can_be_keys():
 
 def test_random_key_tokens_cover_all_positions():
     model = build_sop()
-    local = torch.arange(16.0).view(1, 16, 1).expand(2 * 400, -1, -1)
-    counts = torch.bincount(model._draw_key_tokens(local).flatten().long(), minlength=16)
+    positions = model._draw_key_positions(400, 16, torch.device('cpu'))
+    # One token of each image of the second view, the key view
+    assert torch.equal(positions // 16, torch.arange(400, 800))
+    counts = torch.bincount(positions % 16, minlength=16)
     assert ((counts - 25.0) ** 2 / 25).sum() < 37.7
 
 
@@ -274,12 +276,6 @@ def test_refuses_batches_that_do_not_fit():
     with pytest.raises(ValueError, match='masked image modeling needs masks: add'):
         model.loss(views, None)
     with pytest.raises(ValueError, match='grid of the mask generator must be the crop size divided by the patch size'):
-        model._mim_loss(*[torch.randn(8, 9, 32)] * 2, model_masks(samples))
+        model.loss([view[..., :12, :12] for view in views], samples)
     with pytest.raises(ValueError, match="network must be 'teacher' or 'student', got 'both'"):
         model.extract_feat(views[0], network='both')
-
-
-def model_masks(samples):
-    from mm_sop.models.utils.tokens import MaskedTokens
-
-    return MaskedTokens.from_samples(samples, torch.device('cpu'))

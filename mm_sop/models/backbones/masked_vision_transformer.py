@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mm_sop.models.backbones.frozen_vision_transformers import FreezableVisionTransformer
-from mm_sop.models.utils.attention import attend
+from mm_sop.models.utils.attention import UnboundAttention, attend
 from mm_sop.models.utils.conv_stem import ConvStem
+from mm_sop.models.utils.cpu_linear import TrainingLinear
 
 
 @MODELS.register_module()
@@ -46,7 +47,11 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
             raise ValueError('MaskedVisionTransformer needs its [CLS] token: leave with_cls_token=True')
         self.interpolate_offset = interpolate_offset
         for layer in self.layers:
+            layer.attn.__class__ = UnboundAttention
             layer.attn.scaled_dot_product_attention = attend
+            for module in layer.modules():
+                if isinstance(module, nn.Linear):
+                    module.__class__ = TrainingLinear
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         if stem == 'conv':
             projection = self.patch_embed.projection
@@ -81,27 +86,47 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
         trunc_normal_(self.pos_embed, std=0.02)
         self._is_init = True
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    @property
+    def selects_tokens(self) -> bool:
+        """Whether :meth:`forward` can return some of the last layer's tokens."""
+        return self.out_type == 'raw' and list(self.out_indices) == [self.num_layers - 1]
+
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Encode images.
 
         Args:
             images: (B, C, H, W), H and W multiples of the patch size.
             mask: Patches to hide, bool, (B, h, w) or (B, h w).
+            positions: Tokens to return, of all images in one row, int64, (n,), if :attr:`selects_tokens`; None for all.
+                The last layers that treat tokens singly then see no others.
 
         Returns:
-            Output of every layer in ``out_indices``; with ``out_type='raw'`` all tokens, (B, 1 + h w, D).
+            Output of every layer in ``out_indices``; with ``out_type='raw'`` all tokens, (B, 1 + h w, D), or the
+            selected ones, (n, D).
         """
         tokens, resolution = self.patch_embed(images)
         if mask is not None:
+            if mask.flatten(1).shape != tokens.shape[:2]:
+                raise ValueError(
+                    f'masks of {tuple(mask.shape[1:])} patches do not fit {tokens.shape[1]} tokens: the grid of the '
+                    'mask generator must be the crop size divided by the patch size'
+                )
             tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = self.drop_after_pos(tokens + self._position_embedding(resolution))
-        return self._encode(self.pre_norm(tokens), resolution)
+        return self._encode(self.pre_norm(tokens), resolution, positions)
 
-    def _encode(self, tokens: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, ...]:
+    def _encode(
+        self, tokens: Tensor, resolution: tuple[int, int], positions: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         outputs = []
         for index, layer in enumerate(self.layers):
-            tokens = layer(tokens)
+            if positions is not None and index == self.num_layers - 1:
+                tokens = _select_within(layer, tokens, positions)
+            else:
+                tokens = layer(tokens)
             if index == self.num_layers - 1 and self.final_norm:
                 tokens = self.ln1(tokens)
             if index in self.out_indices:
@@ -121,3 +146,12 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
             size = dict(size=tuple(resolution))
         grid = interpolate(grid, mode=self.interpolate_mode, align_corners=False, **size)
         return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(extra.dtype)], dim=1)
+
+
+def _select_within(layer: Any, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Output of a block for some of all images' tokens, (B, L, D) -> (n, D)."""
+    if getattr(layer.ffn.dropout_layer, 'drop_prob', 0) and layer.training:
+        # Stochastic depth drops the branch for all tokens of an image.
+        return layer(tokens).flatten(0, 1)[positions]
+    selected = tokens.flatten(0, 1)[positions] + layer.attn(layer.ln1(tokens), positions)
+    return layer.ffn(layer.ln2(selected), identity=selected)

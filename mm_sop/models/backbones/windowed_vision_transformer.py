@@ -57,7 +57,9 @@ class WindowedVisionTransformer(MaskedVisionTransformer):
         for index in set(range(depth)) - set(global_indices):
             self.layers[index].attn.scaled_dot_product_attention = self.windows
 
-    def _encode(self, tokens: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, ...]:
+    def _encode(
+        self, tokens: Tensor, resolution: tuple[int, int], positions: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         if self.windows is not None:
             self.windows.grid = resolution[0], resolution[1]
-        return super()._encode(tokens, resolution)
+        return super()._encode(tokens, resolution, positions)

@@ -13,7 +13,7 @@ from mm_sop.models.memory import SupportEmbeddingBank
 from mm_sop.models.selfsup.teacher_student import TeacherStudent, remove_mask_token
 from mm_sop.models.utils.diagnostics import key_diagnostics
 from mm_sop.models.utils.shared_random import SharedRandom
-from mm_sop.models.utils.tokens import MaskedTokens, split_features
+from mm_sop.models.utils.tokens import MaskedTokens, encode_tokens, split_features
 from mm_sop.utils.distributed import gather_in_sample_order, own_samples
 
 
@@ -59,10 +59,18 @@ class SOP(TeacherStudent):
         batch = len(inputs[0])
         views = torch.cat(tuple(inputs[:2]))
         masked = None if self.mim_head is None else MaskedTokens.from_samples(data_samples, views.device)
-        with torch.no_grad():
-            teacher_global, teacher_local = split_features(self.teacher['backbone'](views))
-        features = self.backbone(views) if masked is None else self.backbone(views, masked.mask)
-        student_global, student_local = split_features(features)
+        if masked is None:
+            student_global = split_features(self.backbone(views))[0]
+            with torch.no_grad():
+                teacher_global = split_features(self.teacher['backbone'](views))[0]
+        else:
+            num_tokens = masked.mask[0].numel()
+            student_global, student_tokens = encode_tokens(
+                self.backbone, views, masked.positions, num_tokens, masked.mask
+            )
+            positions = torch.cat([masked.positions, self._draw_key_positions(batch, num_tokens, views.device)])
+            with torch.no_grad():
+                teacher_global, teacher_tokens = encode_tokens(self.teacher['backbone'], views, positions, num_tokens)
         teacher_cls = self._teacher_embeddings(teacher_global).unflatten(0, (2, batch))
         student_cls = self.neck(torch.cat([student_global, *self._encode_crops(inputs[2:])]))
 
@@ -70,21 +78,20 @@ class SOP(TeacherStudent):
         keys = {self.head.prototypes.bank: torch.cat([teacher_cls[view] for view in self.key_views])}
         losses.update(key_diagnostics(teacher_cls[1]))
         if masked is not None:
-            mim_losses, patch_keys = self._mim_loss(student_local, teacher_local, masked)
+            mim_losses, patch_keys = self._mim_loss(student_tokens, teacher_tokens, masked)
             keys[self.target_generator.prototypes.bank] = patch_keys
             losses.update(mim_losses)
         self._enqueue(keys)
         return losses
 
-    def _mim_loss(
-        self, student_local: Tensor, teacher_local: Tensor, masked: MaskedTokens
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The patch objective, and one random patch embedding per image for the bank."""
-        key_tokens = self._draw_key_tokens(teacher_local)
-        tokens = torch.cat([masked.select(teacher_local), key_tokens])
-        target_embeddings, keys = self._teacher_embeddings(tokens).split([len(masked), len(key_tokens)])
+    def _mim_loss(self, student: Tensor, teacher: Tensor, masked: MaskedTokens) -> tuple[dict[str, Tensor], Tensor]:
+        """The patch objective, and one random patch embedding per image for the bank.
+
+        The tokens are the masked ones, (m, D); the teacher's are followed by those that become keys.
+        """
+        target_embeddings, keys = self._teacher_embeddings(teacher).tensor_split([len(masked)])
         targets = self.target_generator(target_embeddings)
-        embeddings = self.neck(masked.select(student_local)) if len(masked) else target_embeddings
+        embeddings = self.neck(student) if len(masked) else target_embeddings
         losses = self.mim_head.loss(embeddings, targets, masked.weights)
         losses['masked_fraction'] = masked.fraction
         return losses, keys
@@ -100,17 +107,12 @@ class SOP(TeacherStudent):
     def _teacher_embeddings(self, tokens: Tensor) -> Tensor:
         return self.teacher['neck'](tokens)
 
-    def _draw_key_tokens(self, local: Tensor) -> Tensor:
-        """Select one random token of every image of the key views, (2 B, L, D) -> (len(key_views) B, D)."""
-        both = local.unflatten(0, (2, -1))
-        views = torch.stack([both[view] for view in self.key_views])
-        num_views, batch, num_tokens, width = views.shape
-        generator = self.random.next_generator()
-        positions = torch.randint(
-            num_tokens, (batch * get_world_size(), num_views), generator=generator, device=local.device
-        )
-        positions = own_samples(positions).T
-        return views.take_along_dim(positions[..., None, None].expand(-1, -1, 1, width), dim=2).flatten(0, 2)
+    def _draw_key_positions(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
+        """Draw one token of every image of the key views among those of all images, (len(key_views) B,)."""
+        size = batch * get_world_size(), len(self.key_views)
+        drawn = own_samples(torch.randint(num_tokens, size, generator=self.random.next_generator(), device=device))
+        images = torch.arange(2 * batch, device=device).view(2, batch)
+        return torch.cat([images[view] * num_tokens + drawn[:, i] for i, view in enumerate(self.key_views)])
 
     @torch.no_grad()
     def _enqueue(self, keys: dict[SupportEmbeddingBank, Tensor]) -> None:

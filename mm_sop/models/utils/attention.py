@@ -1,6 +1,7 @@
 """Attention kernels: plain, and within the windows of a token grid."""
 
 import torch
+from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -16,6 +17,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, **kwargs) -> Tensor:
     with torch.autocast('cpu', enabled=False):
         output = scaled_dot_product_attention(query.float(), key.float(), value.float(), **kwargs)
     return output.to(query.dtype)
+
+
+class UnboundAttention(MultiheadAttention):
+    """MMPretrain's attention, whose backward pass writes the gradients of query, key and value into one tensor.
+
+    The parent selects each of them from one tensor: its backward pass fills three tensors of that size and adds them.
+    """
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Attend, (B, L, D) -> (B, L, D), or (n, D) at some positions of all images' tokens, (n,)."""
+        # (B, L, 3 D) -> (B, L, 3, heads, d) -> three times (B, heads, L, d)
+        parts = self.qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dims)).unbind(2)
+        query, key, value = (part.transpose(1, 2) for part in parts)
+        dropout = self.attn_drop if self.training else 0.0
+        output = self.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        output = output.transpose(1, 2).flatten(2)
+        if positions is not None:
+            output = output.flatten(0, 1)[positions]
+        return self.out_drop(self.gamma1(self.proj_drop(self.proj(output))))
 
 
 class WindowAttention:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmpretrain.structures import DataSample
@@ -53,6 +54,28 @@ def to_map(local: Tensor, image_size: Sequence[int]) -> Tensor:
     return local.transpose(1, 2).unflatten(2, (rows, -1))
 
 
+def encode_tokens(
+    backbone: Any, images: Tensor, positions: Tensor, num_tokens: int, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Global vectors of images, (B, D), and some of their patch tokens, (n, D).
+
+    Args:
+        backbone: Network with tokens or a map as output.
+        images: (B, C, H, W).
+        positions: Of the patch tokens among those of all images, int64, (n,).
+        num_tokens: Number of patch tokens of an image.
+        mask: Patches to hide, (B, h, w), if the backbone can.
+    """
+    options = {} if mask is None else dict(mask=mask)
+    if not getattr(backbone, 'selects_tokens', False):
+        global_features, local_features = split_features(backbone(images, **options))
+        return global_features, local_features.flatten(0, 1)[positions]
+    # [CLS] comes first in every image.
+    cls = torch.arange(len(images), device=images.device) * (1 + num_tokens)
+    rows = torch.cat([cls, positions + positions // num_tokens + 1])
+    return backbone(images, positions=rows, **options)[-1].tensor_split([len(images)])
+
+
 class MaskedTokens:
     """Masked tokens of two global views and their weights.
 
@@ -69,7 +92,7 @@ class MaskedTokens:
         counts = flat.sum(1)
         # The mean over each image's masked tokens, then over all images, with or without a mask.
         weights = 1 / (len(flat) * counts.clamp_min(1).float())
-        self._positions = flat.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+        self.positions = flat.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
         self.weights = weights.repeat_interleave(counts).to(device, non_blocking=True)
         self.mask = mask.to(device, non_blocking=True)
         self.fraction = torch.full((), len(self.weights) / flat.numel(), device=device)
@@ -93,12 +116,3 @@ class MaskedTokens:
 
     def __len__(self) -> int:
         return len(self.weights)
-
-    def select(self, tokens: Tensor) -> Tensor:
-        """Select the masked tokens, (2 B, L, D) -> (m, D)."""
-        if tokens.shape[:2] != self.mask.flatten(1).shape:
-            raise ValueError(
-                f'masks of {tuple(self.mask.shape[1:])} patches do not fit {tokens.shape[1]} tokens: the grid of the '
-                'mask generator must be the crop size divided by the patch size'
-            )
-        return tokens.flatten(0, 1)[self._positions]
