@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model.weight_init import trunc_normal_
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.functional import interpolate
 from mm_sop.models.backbones.frozen_vision_transformers import FreezableVisionTransformer
 from mm_sop.models.utils.attention import UnboundAttention, attend
 from mm_sop.models.utils.conv_stem import ConvStem
-from mm_sop.models.utils.cpu_linear import TrainingLinear
+from mm_sop.models.utils.cpu_layers import TrainingHiddenLayer, TrainingLinear
 
 
 @MODELS.register_module()
@@ -52,6 +53,8 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     module.__class__ = TrainingLinear
+            if isinstance(layer.ffn, FFN):
+                layer.ffn.layers[0].__class__ = TrainingHiddenLayer
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         if stem == 'conv':
             projection = self.patch_embed.projection

@@ -1,6 +1,7 @@
-"""Linear layer for training on a CPU."""
+"""Layers for training on a CPU."""
 
 import torch
+from mmengine.model import Sequential
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -15,14 +16,27 @@ class TrainingLinear(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        on_cpu = features.device.type == 'cpu' and features.dtype is self.weight.dtype is torch.float32
-        if not (self.training and on_cpu and torch.backends.mkldnn.is_available()) or _is_traced():
+        if not (self.training and _trains_on_cpu(features, self.weight)):
             return super().forward(features)
         return _Linear.apply(features, self.weight, self.bias)
 
 
-def _is_traced() -> bool:
-    return torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling() or torch.jit.is_tracing()
+class TrainingHiddenLayer(Sequential):
+    """Linear layer, GELU and dropout, of which oneDNN computes the first two at once where no gradients are needed."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        linear, activation, dropout = self
+        is_exact_gelu = isinstance(activation, nn.GELU) and activation.approximate == 'none'
+        if torch.is_grad_enabled() or not (self.training and is_exact_gelu and _trains_on_cpu(features, linear.weight)):
+            return super().forward(features)
+        return dropout(torch.ops.mkldnn._linear_pointwise(features, linear.weight, linear.bias, 'gelu', [], 'none'))
+
+
+def _trains_on_cpu(features: Tensor, weight: Tensor) -> bool:
+    on_cpu = features.device.type == 'cpu' and features.dtype is weight.dtype is torch.float32
+    traced = torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return on_cpu and torch.backends.mkldnn.is_available() and not traced
 
 
 class _Linear(torch.autograd.Function):
