@@ -290,7 +290,7 @@ def test_a_step_reads_nothing_from_the_device(method, num_views):
     model = build(f'Semantic{method}', semantic_weight=0.5, **options)
     views = random_views(num_views, side=16)
     model.loss(views, PAIRED)
-    # Reading the samples, which are on the host, is no wait.
+    # The samples are on the host: reading them does not wait.
     terms, ids = model.positive_terms(views, PAIRED), model.read_ids(PAIRED, views[0].device)
     model.positive_terms, model.read_ids = lambda *args: terms, lambda *args: ids
     with NoWaits():

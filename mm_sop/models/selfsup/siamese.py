@@ -122,7 +122,7 @@ class SiameseTeacher(TeacherStudent):
             outputs: list[Tensor] = []
             for group in self._groups(network, rows):
                 batch = _concatenate(group)
-                (output,) = network((batch.flatten(0, -2),))
+                output = network((batch.flatten(0, -2),))[0]
                 outputs += output.unflatten(0, batch.shape[:-1]).chunk(len(group))
             rows = outputs
         return rows

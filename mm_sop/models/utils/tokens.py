@@ -65,10 +65,17 @@ def encode_tokens(
         positions: Of the patch tokens among those of all images, int64, (n,).
         num_tokens: Number of patch tokens of an image.
         mask: Patches to hide, (B, h, w), if the backbone can.
+
+    Raises:
+        ValueError: The backbone has another number of tokens.
     """
     options = {} if mask is None else dict(mask=mask)
     if not getattr(backbone, 'selects_tokens', False):
         global_features, local_features = split_features(backbone(images, **options))
+        if local_features.shape[1] != num_tokens:
+            raise ValueError(
+                f'masks of {num_tokens} patches do not fit {local_features.shape[1]} tokens of the backbone'
+            )
         return global_features, local_features.flatten(0, 1)[positions]
     # [CLS] comes first in every image.
     cls = torch.arange(len(images), device=images.device) * (1 + num_tokens)
