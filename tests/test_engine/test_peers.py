@@ -29,6 +29,7 @@ def vanish(watch):
 
 def test_all_learn_which_process_was_lost_but_not_of_those_that_have_finished(watches):
     watches[3].leave()
+    assert not watches[0].noticed.wait(0.5)
     vanish(watches[2])
     assert watches[0].noticed.wait(30)
     assert watches[1].noticed.wait(30)
