@@ -13,7 +13,7 @@ def watches(monkeypatch):
     """Watches of four processes, in threads of this one."""
     monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
     store = dist.HashStore()
-    watches = [(PeerWatch if rank else FirstPeerWatch)(store, rank, 4, 60.0) for rank in range(4)]
+    watches = [(PeerWatch if rank else FirstPeerWatch)(store, rank, 4, 600.0) for rank in range(4)]
     for watch in watches:
         threading.Thread(target=watch.run, daemon=True).start()
     yield watches
