@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 import torch.distributed as dist
@@ -16,6 +17,9 @@ def watches(monkeypatch):
     watches = [(PeerWatch if rank else FirstPeerWatch)(store, rank, 4, 600.0) for rank in range(4)]
     for watch in watches:
         threading.Thread(target=watch.run, daemon=True).start()
+    deadline = time.monotonic() + 60
+    while len(watches[0].sockets) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
     yield watches
     for watch in watches:
         watch.leave()
