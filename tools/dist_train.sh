@@ -6,6 +6,8 @@
 # Processes and machines have RENDEZVOUS_TIMEOUT seconds (300) to arrive; then the others end and name them.
 # SIGUSR1, SIGTERM and Ctrl-C save a checkpoint and end. Processes that do not end by themselves within
 # SHUTDOWN_TIMEOUT seconds after a Ctrl-C or the failure of another one are killed.
+# When a process ends early, the others end within LOST_PROCESS_TIMEOUT seconds (20), and one of them says which. With
+# MAX_RESTARTS=3 all then start again, up to three times, and go on from the last checkpoint.
 set -euo pipefail
 
 if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -25,7 +27,7 @@ export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ "$NNODES" -eq 1 ] && [ -z "${PORT:-}" ]; then
     # Port 0 lets the system choose a free one; the name of the machine may not resolve.
-    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0 --local-addr=127.0.0.1)
+    RENDEZVOUS=(--rdzv-backend=c10d --rdzv-endpoint=localhost:0 --local-addr=127.0.0.1 --rdzv-id="$$-$RANDOM")
 elif [ "$NNODES" -eq 1 ]; then
     # Fails at once where the port is taken.
     RENDEZVOUS=(--master-addr=127.0.0.1 --master-port="$PORT")
@@ -35,8 +37,9 @@ else
     echo "Node $NODE_RANK of $NNODES waits up to $RENDEZVOUS_TIMEOUT s for the others at $MASTER_ADDR:${PORT:-29500}" >&2
 fi
 
-"$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \
-    --shutdown-timeout="${SHUTDOWN_TIMEOUT:-90}" "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
+"$PYTHON" "$TOOLS/torchrun.py" --nnodes="$NNODES" --nproc-per-node="$GPUS" "${RENDEZVOUS[@]}" \
+    --max-restarts="${MAX_RESTARTS:-0}" --shutdown-timeout="${SHUTDOWN_TIMEOUT:-90}" \
+    "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}" &
 AGENT=$!
 RECEIVED=0
 

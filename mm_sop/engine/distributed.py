@@ -12,6 +12,8 @@ import torch.distributed as dist
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
 
+from mm_sop.engine.peers import peer_timeout, watch_peers
+from mm_sop.engine.restarts import restart_count
 from mm_sop.utils.failures import LaunchError
 
 RANK_VARIABLES = dict(
@@ -47,13 +49,16 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
 
     All processes have to arrive within a few minutes, see :func:`meet`. Does nothing if they are connected already, or
     for the launcher ``'none'``. They are disconnected when the program ends, whichever script it is. ``dist_cfg`` is
-    ``env_cfg.dist_cfg`` of the config; the backend defaults to NCCL with CUDA and to gloo without.
+    ``env_cfg.dist_cfg`` of the config; the backend defaults to NCCL with CUDA and to gloo without. When a process ends
+    early, the others end within ``lost_process_timeout`` seconds (20, or the variable ``LOST_PROCESS_TIMEOUT``), see
+    :func:`watch_peers`.
 
     Raises:
         LaunchError: The config asks for NCCL, which needs CUDA, or a process has not arrived.
     """
     has_cuda = torch.cuda.is_available()
     options = dict(dist_cfg or {})
+    lost_timeout = peer_timeout(options.pop('lost_process_timeout', None))
     if launcher != 'none' and not has_cuda and options.get('backend', 'gloo') != 'gloo':
         raise LaunchError(
             f'env_cfg.dist_cfg.backend={options["backend"]!r} needs a CUDA device, and none is available: leave it '
@@ -66,6 +71,9 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
         os.environ['MASTER_PORT'] = str(options['port'])
     _export_rank(launcher)
     store, rank, world_size = meet()
+    # Without the keys of an earlier attempt.
+    store = dist.PrefixStore(f'attempt{restart_count()}', store)
+    watch_peers(store, rank, world_size, lost_timeout)
     atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     # The timeout of the collectives, which is longer than that of the rendezvous.
     timeout = options.setdefault('timeout', 1800)
@@ -115,7 +123,7 @@ def meet() -> tuple[dist.Store, int, int]:
     deadline = _Deadline(rank, world_size)
     store = _connect(deadline)
     # A restarted group of torchrun meets at the same store.
-    arrivals = dist.PrefixStore(f'arrivals/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}', store)
+    arrivals = dist.PrefixStore(f'arrivals/{restart_count()}', store)
     arrivals.set(f'rank{rank}', socket.gethostname())
     arrived = arrivals.add('count', 1)
     try:

@@ -14,6 +14,7 @@ from types import FrameType
 from mmengine.logging import print_log
 
 from mm_sop.engine.distributed import is_first_process
+from mm_sop.engine.peers import explain_losses
 from mm_sop.utils.files import remove_stale_temporaries
 from mm_sop.utils.folder_lock import lock_folder
 
@@ -37,9 +38,9 @@ def guard_run(work_dir: str | Path, launcher: str) -> Iterator[None]:
     """Keep other runs out of a work directory, and end this process with its launcher.
 
     The first process, which writes for all of them, locks the folder; see :func:`lock_folder` and
-    :func:`ends_with_launcher`. Temporary files of killed runs are removed. A nested call for the same folder does
-    nothing: :func:`launch` guards the folder before the runner exists, and the runner does so whatever script has
-    started it.
+    :func:`ends_with_launcher`. The loss of another process is explained, see :func:`explain_losses`. Temporary files of
+    killed runs are removed. A nested call for the same folder does nothing: :func:`launch` guards the folder before the
+    runner exists, and the runner does so whatever script has started it.
 
     Raises:
         LaunchError: Another run writes there.
@@ -52,7 +53,8 @@ def guard_run(work_dir: str | Path, launcher: str) -> Iterator[None]:
         _guarded.add(folder)
         try:
             remove_stale_temporaries(work_dir)
-            yield
+            with explain_losses(work_dir):
+                yield
         finally:
             _guarded.remove(folder)
 

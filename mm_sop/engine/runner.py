@@ -19,6 +19,7 @@ from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.distributed import connect_processes
 from mm_sop.engine.processes import guard_run
+from mm_sop.engine.restarts import continue_restarted
 from mm_sop.utils.modules import batch_size_of, unwrap_model
 
 
@@ -52,6 +53,7 @@ class PretrainRunner(Runner):
         cfg.setdefault('env_cfg', {})
         set_default_seed(cfg)
         drop_worker_options(cfg)
+        continue_restarted(cfg)
         resolve_resume(cfg)
         return super().from_cfg(cfg)
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from testing.distributed import run_distributed
 
 from mm_sop.engine import distributed
@@ -33,7 +34,10 @@ def meet_others(rank, world_size, port, expected, timeout):
         except LaunchError as error:
             return str(error)
         store.set(f'hello{own_rank}', str(found))
-        return store.get(f'hello{1 - own_rank}')
+        answer = store.get(f'hello{1 - own_rank}')
+        # The first process serves the store.
+        dist.barrier()
+        return answer
 
 
 def test_processes_meet_or_name_the_missing_one():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from testing.distributed import run_distributed
 from testing.toy_training import differences, state_of, toy_config, train
 
@@ -25,10 +26,11 @@ def environment(repository):
     return dict(os.environ, PYTHONPATH=path, PYTHON=sys.executable, OMP_NUM_THREADS='1')
 
 
-def write_config(work_dir, batch_size=4, **signal_options):
+def write_config(work_dir, batch_size=4, hooks=(), **signal_options):
     cfg = toy_config(work_dir, log_level='INFO', **{'train_dataloader.batch_size': batch_size})
     if signal_options:
         cfg.custom_hooks.append(dict(type='SignalHook', **signal_options))
+    cfg.custom_hooks.extend(hooks)
     cfg.launcher = 'none'
     path = work_dir / 'toy.py'
     cfg.dump(path)
@@ -80,6 +82,9 @@ def test_two_processes_killed_and_signaled_through_the_script(repository, work_d
     killed = run(command, environment)
     assert killed.returncode != 0
     assert (work_dir / 'last_checkpoint').read_text().endswith('iter_8.pth')
+    assert killed.stderr.count('rank 1 of 2 has ended') == 1
+    assert 'killed by signal 9, SIGKILL' in killed.stderr
+    assert 'Traceback' not in killed.stderr
 
     write_config(work_dir, 2, name='SIGUSR1', iteration=11, rank=0, to_script=True)
     queued = run([*command, '--resume'], environment)
@@ -94,6 +99,39 @@ def test_two_processes_killed_and_signaled_through_the_script(repository, work_d
 
     for resumed, straight in run_distributed(resumed_and_straight, str(work_dir)):
         assert differences(straight, resumed) == []
+
+
+def straight_weights(rank, world_size, folder):
+    cfg = toy_config('unused', **{'train_dataloader.batch_size': 2})
+    return dict(launch(cfg, folder, launcher='pytorch').model.module.state_dict())
+
+
+def test_machines_go_on_after_the_loss_of_a_process(repository, work_dir, environment):
+    """A process is killed while the other one, under its own agent, computes for minutes."""
+    hooks = [
+        dict(type='SignalHook', name='SIGKILL', iteration=9, rank=1, attempt=0),
+        dict(type='BusyHook', iteration=9),
+    ]
+    write_config(work_dir, 2, hooks)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+    environment.update(NNODES='2', MASTER_ADDR='127.0.0.1', PORT=port, MAX_RESTARTS='1', LOST_PROCESS_TIMEOUT='4')
+    command = ['bash', str(repository / 'tools/dist_train.sh'), str(work_dir / 'toy.py'), '1']
+    command += ['--cfg-options', 'train_dataloader.num_workers=1']
+    machines = [
+        subprocess.Popen(command, env=dict(environment, NODE_RANK=rank), stderr=subprocess.PIPE, text=True)
+        for rank in ('0', '1')
+    ]
+    first, second = (machine.communicate(timeout=150)[1] for machine in machines)
+    assert [machine.returncode for machine in machines] == [0, 0], first + second
+    assert 'rank 1 of 2 has ended' in first
+    assert f'{work_dir}/iter_8.pth: go on with the same command and --resume' in first
+    assert 'Traceback' not in first + second
+    assert [start.iteration for start in list_starts(work_dir)] == [0, 8]
+    weights = torch.load(work_dir / 'iter_21.pth', weights_only=False)['state_dict']
+    for straight in run_distributed(straight_weights, f'{work_dir}/straight'):
+        assert weights.keys() == straight.keys()
+        assert all(straight[name].equal(value) for name, value in weights.items())
 
 
 def resume_until(rank, world_size, work_dir, iteration):

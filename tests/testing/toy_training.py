@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mm_sop.engine import PretrainRunner
+from mm_sop.engine.restarts import restart_count
 from mm_sop.functional import update_ema
 
 
@@ -84,17 +85,31 @@ class SignalHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, name, iteration, rank=0, to_script=False, to_launcher=False):
+    def __init__(self, name, iteration, rank=0, to_script=False, to_launcher=False, attempt=None):
         self.number, self.iteration, self.rank = signal.Signals[name], iteration, rank
-        self.to_script, self.to_launcher = to_script, to_launcher
+        self.to_script, self.to_launcher, self.attempt = to_script, to_launcher, attempt
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 != self.iteration or runner.rank != self.rank:
+            return
+        if self.attempt not in (None, restart_count()):
             return
         launcher = os.getppid()
         os.kill(parent_of(launcher) if self.to_script else launcher if self.to_launcher else os.getpid(), self.number)
         if self.to_script:
             time.sleep(1)
+
+
+@HOOKS.register_module()
+class BusyHook(Hook):
+    """Keeps the first attempt of one rank busy after an iteration, without communication."""
+
+    def __init__(self, iteration, rank=0, seconds=200):
+        self.iteration, self.rank, self.seconds = iteration, rank, seconds
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration and runner.rank == self.rank and restart_count() == 0:
+            time.sleep(self.seconds)
 
 
 @HOOKS.register_module()
