@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmengine.device import get_device
-from mmengine.dist import broadcast, get_world_size, is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
@@ -21,10 +21,10 @@ def shard_parameters(model: nn.Module, options: dict | bool) -> None:
     """Shard the parameters of student and teacher in place over all processes.
 
     The parameters of a block are gathered while the block computes, those outside of the blocks during the whole
-    forward pass of the model. Buffers, such as memory banks, are replicated. The weights of the main process count.
+    forward pass of the model. Buffers, such as memory banks, are replicated.
 
     Args:
-        model: A model on the device where it is trained, with initial weights.
+        model: A model on the device where it is trained, with initial weights, the same on all processes.
         options: The ``pattern`` of the blocks' names, ``'backbone.layers.*'`` by default, and whether to
             ``reshard_after_forward`` (True), which frees a block's parameters until its backward pass; True for the
             defaults.
@@ -44,8 +44,6 @@ def shard_parameters(model: nn.Module, options: dict | bool) -> None:
             f'shard_parameters: {type(model).__name__} updates its {averaged[0]} within the forward pass, which needs '
             'whole parameters: leave shard_parameters out'
         )
-    for tensor in model.state_dict().values():
-        broadcast(tensor)
     mesh = init_device_mesh(get_device(), (get_world_size(),))
     for block in match_modules(model, [pattern, f'teacher.{pattern}'], 'shard_parameters.pattern').values():
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard)

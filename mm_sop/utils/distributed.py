@@ -31,7 +31,7 @@ def own_samples(tensor: Tensor) -> Tensor:
 
 
 def own_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Select the shards of this process, which share memory with sharded tensors; others stay as they are."""
+    """Select the shards of this process, views of the memory of sharded tensors; others stay as they are."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from testing.distributed import run_distributed
-from testing.sop_models import build_sop
+from testing.resa_models import resa_config
+from testing.sop_models import build_sop, sop_config
 from testing.sop_training import train_sop
 from torch import nn
 
@@ -22,13 +23,28 @@ IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
 
 
 RECOMPUTED = dict(compile_blocks=dict(backend='eager'), activation_checkpointing=['backbone.layers.*'])
+JOINTLY = {'optim_wrapper.clip.type': 'global_norm'}
+LARS = {'optim_wrapper.optimizer': dict(_delete_=True, type='FastLARS', lr=0.3, eta=0.1)}
+DINO = dict(
+    type='DINO',
+    backbone=dict(sop_config()['backbone'], out_type='raw'),
+    neck=dict(type='DINONeck', in_channels=32, hid_channels=8, bottleneck_channels=4, num_prototypes=8),
+    head=dict(type='DINOHead', num_prototypes=8),
+)
+RESA = dict(model=resa_config(), custom_hooks=[dict(type='TeacherHook', momentum=0.9)])
+SHARDED = dict(shard_parameters=True)
+# Name of a training and whether it uses DDP or is sharded.
 RUNS = {
-    ('per_tensor', 'ddp'): {},
-    ('per_tensor', 'ddp recomputed'): RECOMPUTED,
-    ('per_tensor', 'sharded'): dict(shard_parameters=True),
-    ('per_tensor', 'sharded recomputed'): dict(shard_parameters=dict(reshard_after_forward=False), **RECOMPUTED),
-    ('global_norm', 'ddp'): {},
-    ('global_norm', 'sharded'): dict(shard_parameters=True),
+    ('SOP', 'ddp'): {},
+    ('SOP', 'ddp recomputed'): RECOMPUTED,
+    ('SOP', 'sharded'): SHARDED,
+    ('SOP', 'sharded recomputed'): dict(shard_parameters=dict(reshard_after_forward=False), **RECOMPUTED),
+    ('jointly clipped', 'ddp'): JOINTLY,
+    ('jointly clipped', 'sharded'): {**JOINTLY, **SHARDED},
+    ('DINO with LARS', 'ddp'): dict(model=DINO, **LARS),
+    ('DINO with LARS', 'sharded'): dict(model=DINO, **LARS, **SHARDED),
+    ('ReSA', 'ddp'): RESA,
+    ('ReSA', 'sharded'): {**RESA, **SHARDED},
 }
 
 
@@ -47,26 +63,26 @@ def checkpoint_of(folder):
 
 
 def train_both_ways(rank, world_size, folder):
-    """Features after training with DDP and sharded, and the share of the parameters that this process holds."""
+    """Features after training with DDP and sharded, and the fraction of the parameters that this process holds."""
     features = {}
-    for (clip, way), changes in RUNS.items():
-        options = {**SGD, 'optim_wrapper.clip': dict(type=clip, max_norm=0.3), 'train_cfg.max_epochs': 1}
-        runner = train(f'{folder}/{clip} {way}', **options, **changes)
+    options = {**SGD, 'optim_wrapper.clip.max_norm': 0.3, 'train_cfg.max_epochs': 1}
+    for (name, way), changes in RUNS.items():
+        runner = train(f'{folder}/{name} {way}', **{**options, **changes})
         model, whole = unwrap_model(runner.model), whole_model(runner)
         parameters = [*model.parameters()]
-        share = sum(map(torch.numel, own_shards(parameters))) / sum(map(torch.numel, parameters))
-        features[clip, way] = features_of(model)
-        assert rank or encode_images(whole.eval(), IMAGES)[0].equal(features[clip, way])
-    return features, share
+        fraction = sum(map(torch.numel, own_shards(parameters))) / sum(map(torch.numel, parameters))
+        features[name, way] = features_of(model)
+        assert rank or encode_images(whole.eval(), IMAGES)[0].equal(features[name, way])
+    return features, fraction
 
 
 def test_sharded_training_equals_ddp(tmp_path):
-    (features, share), (_, other_share) = run_distributed(train_both_ways, str(tmp_path))
-    assert share < 0.6
-    assert share + other_share == pytest.approx(1)
-    for clip, way in features:
-        expected, state = (checkpoint_of(tmp_path / f'{clip} {each}')['state_dict'] for each in ('ddp', way))
-        torch.testing.assert_close(features[clip, way], features[clip, 'ddp'], rtol=1e-4, atol=1e-5)
+    (features, fraction), (_, other_fraction) = run_distributed(train_both_ways, str(tmp_path))
+    assert fraction < 0.6
+    assert fraction + other_fraction == pytest.approx(1)
+    for name, way in features:
+        expected, state = (checkpoint_of(tmp_path / f'{name} {each}')['state_dict'] for each in ('ddp', way))
+        torch.testing.assert_close(features[name, way], features[name, 'ddp'], rtol=1e-4, atol=1e-5)
         assert state.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: key + text)

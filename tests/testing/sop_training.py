@@ -24,10 +24,10 @@ class MaskedNoise(torch.utils.data.Dataset):
         return dict(inputs=views, data_samples=DataSample(metainfo=dict(mask=(torch.rand(2, 4, 4) < 0.4).numpy())))
 
 
-def train_sop(work_dir, drop_path=0.0, stop_at=None, launcher='none', batch_size=4, **changes):
-    """3 epochs of 7 iterations."""
+def train_sop(work_dir, drop_path=0.0, stop_at=None, launcher='none', batch_size=4, model=None, **changes):
+    """3 epochs of 7 iterations, of a small SOP or another method."""
     cfg = toy_config(work_dir, launcher=launcher, **{'train_dataloader.batch_size': batch_size}, **changes)
-    cfg.model = sop_config()
+    cfg.model = model or sop_config()
     cfg.model['backbone']['drop_path_rate'] = drop_path
     cfg.train_dataloader.dataset.dataset = dict(type='MaskedNoise')
     if stop_at:
