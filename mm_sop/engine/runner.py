@@ -180,6 +180,7 @@ class PretrainRunner(Runner):
                 shard_parameters(self.model, self._sharding)
                 self._shards = ShardedCheckpointHook()
                 self.register_hook(self._shards)
+                self.logger.info(f'Parameters are sharded over {self.world_size} processes.')
             return super().train()
 
     def _init_model_weights(self) -> None:
