@@ -147,7 +147,8 @@ def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
     hue.mul_((2**20 / (6 * chroma).clamp_(min=1)).round_()).add_(2**11).mul_(2**-12).floor_()
     reciprocal = (255 * 2**12 / value.clamp(min=1)).round_()
     saturation = reciprocal.mul_(chroma).add_(2**11).mul_(2**-12).floor_()
-    hue.add_((shifts * 255).trunc()).remainder_(256).mul_(6 / 256)
+    # OpenCV writes the circle as 256 values and reads it as 255.
+    hue.add_((shifts * 255).trunc()).remainder_(256).mul_(6 / 255)
     # A channel is full while the hue is within one sixth of the circle of its own, and falls over the next sixth.
     sixths = torch.arange(1, 6, 2, device=images.device)[:, None, None]  # blue, green, red
     fall = (hue + sixths).remainder_(6).sub_(2).abs_().clamp_(1, 2).sub_(2)  # (B, 3, H, W), from -1 to 0
