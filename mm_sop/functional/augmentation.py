@@ -1,0 +1,196 @@
+"""Augmentation of whole batches on the device, from parameters that the host has drawn."""
+
+from functools import lru_cache
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+# Columns of the parameters of an image; the rest is reserved and 0.
+FLIP = 0
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 1, 2, 3, 4
+COLOR_ORDER = 5
+GRAYSCALE = 6
+BLUR_SIGMA = 7
+SOLARIZE_THRESHOLD = 8
+NUM_PARAMETERS = 12
+# Parameters that change nothing.
+NEUTRAL_PARAMETERS = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 256.0, 0.0, 0.0, 0.0)
+# A color order is an index into these. Operations: 0 brightness, 1 contrast, 2 saturation, 3 hue.
+COLOR_ORDERS = tuple(permutations(range(4)))
+# Weights of blue, green and red in an image made gray, times 9999; those of `RandomGrayscale` in the configs.
+GRAYSCALE_WEIGHTS = (1140, 5870, 2989)
+# Limits the size of the kernels' tables.
+MAX_BLUR_SIGMA = 5.0
+
+_MAX_RADIUS = round(6 * MAX_BLUR_SIGMA + 1) // 2
+# OpenCV's fixed-point weights of blue, green and red in the gray value, times 2 ** 15.
+_GRAY_WEIGHTS = (3735, 19235, 9798)
+# Values of the largest chunk that is augmented at once; 445 images of 224 pixels.
+_CHUNK = 2**26
+
+
+@torch.no_grad()
+def augment(images: Tensor, parameters: Tensor) -> Tensor:
+    """Flip, change colors, make gray, blur and solarize, in this order, every image with its own parameters.
+
+    Repeats the 8-bit arithmetic of OpenCV and of the transforms on the host, after each operation too; the results
+    differ where a draw, rounded to float32, crosses a gray level. Never waits for the device. Integers are exact in
+    float32, so that an image does not depend on its batch, nor on the precision of matrix products.
+
+    Beside the result, the peak of memory is 13 times the bytes of the images, at most 2 GiB.
+
+    Args:
+        images: BGR or gray images, uint8, (B, 3, H, W) or (B, 1, H, W). Gray images have neither saturation nor hue.
+        parameters: (B, 12), float32: flip (0 or 1), factors of brightness, contrast and saturation, shift of the hue
+            as a fraction of the color circle, index into ``COLOR_ORDERS``, grayscale (0 or 1), standard deviation of
+            the blur in pixels (0 to 5; the kernel ends at 3 standard deviations and before the image's side), threshold
+            from which values are inverted (256 for none).
+
+    Returns:
+        Gray levels, integers from 0 to 255 in float32, with the shape of the images.
+
+    Raises:
+        ValueError: If a shape or a dtype does not fit.
+
+    Example:
+        >>> images = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
+        >>> parameters = torch.tensor([NEUTRAL_PARAMETERS])
+        >>> parameters[:, BRIGHTNESS] = 1.5
+        >>> augment(images, parameters)[0, :, 0, 0]
+        tensor([150., 150., 150.])
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f'images must be uint8 of shape (B, 3, H, W) or (B, 1, H, W), got {images.dtype}, {(*images.shape,)}'
+        )
+    if parameters.dtype != torch.float32 or parameters.shape != (len(images), NUM_PARAMETERS):
+        raise ValueError(
+            f'parameters must be float32 of shape {(len(images), NUM_PARAMETERS)}, '
+            f'got {parameters.dtype}, {(*parameters.shape,)}'
+        )
+    size = max(1, _CHUNK // images[0].numel()) if len(images) else 1
+    with torch.autocast(images.device.type, enabled=False):
+        chunks = [*map(_augment, images.split(size), parameters.split(size))]
+    return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
+
+
+def _augment(images: Tensor, parameters: Tensor) -> Tensor:
+    columns = parameters[:, :, None, None, None]  # columns[:, X] is (B, 1, 1, 1)
+    images = torch.where(columns[:, FLIP] > 0, images.flip(-1), images).float()
+    images = _change_colors(images, parameters)
+    if images.shape[1] == 3:
+        gray = (_weigh(images, GRAYSCALE_WEIGHTS) / sum(GRAYSCALE_WEIGHTS)).floor_()
+        images = torch.where(columns[:, GRAYSCALE] > 0, gray, images)
+    images = _blur(images, parameters[:, BLUR_SIGMA])
+    return torch.where(images < columns[:, SOLARIZE_THRESHOLD], images, 255 - images)
+
+
+def _change_colors(images: Tensor, parameters: Tensor) -> Tensor:
+    """Apply the color operations in the order of each image; changes ``images``.
+
+    Brightness, contrast and saturation have one affine form. Images of all orders pass three of these, the hue, and
+    three again; an image skips those that its order does not need.
+    """
+    operations = _affine_operations(parameters.device)[parameters[:, COLOR_ORDER].long()]  # (B, 6), 3 is none
+    factors = torch.cat([parameters[:, BRIGHTNESS : SATURATION + 1], parameters.new_ones(len(images), 1)], dim=1)
+    factors = factors.gather(1, operations)[:, :, None, None, None]
+    operations = operations[:, :, None, None, None]
+    mean_weights, gray_weights = ((1 - factors) * (operations == operation) for operation in (1, 2))
+    # The host rounds saturation to the nearest level and brightness and contrast down.
+    roundings = (operations == 2) * 0.5
+    for step in range(operations.shape[1]):
+        if step == 3 and images.shape[1] == 3:
+            images = _shift_hue(images, parameters[:, HUE, None, None, None])
+        gray = _gray(images)
+        # Sums of rows are exact in float32, those of large images are not.
+        mean = gray.sum(dim=-1).long().sum(dim=-1)[..., None, None] / gray[0].numel()
+        offset = mean.round_() * mean_weights[:, step] + roundings[:, step]
+        gray = gray.mul_(gray_weights[:, step]).add_(offset)
+        images = images.mul_(factors[:, step]).add_(gray).clamp_(0, 255.5).floor_()
+    return images
+
+
+@lru_cache
+def _affine_operations(device: torch.device) -> Tensor:
+    """Three operations before the hue and three after it, for every color order, (24, 6); copied to a device once."""
+    rows = []
+    for order in COLOR_ORDERS:
+        before, after = order[: order.index(3)], order[order.index(3) + 1 :]
+        rows.append([*before, *(3,) * (3 - len(before)), *after, *(3,) * (3 - len(after))])
+    return torch.tensor(rows, device=device)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Gray value as OpenCV rounds it, in a new tensor (B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images.clone()
+    return _weigh(images, _GRAY_WEIGHTS).add_(2**14).mul_(2**-15).floor_()
+
+
+def _weigh(images: Tensor, weights: tuple[int, int, int]) -> Tensor:
+    blue, green, red = images.split(1, dim=1)
+    return (blue * weights[0]).add_(green, alpha=weights[1]).add_(red, alpha=weights[2])
+
+
+def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Shift the hue by a fraction of the color circle, (B, 1, 1, 1), through OpenCV's 8-bit HSV; 0 changes nothing."""
+    blue, green, red = images.split(1, dim=1)
+    value = images.amax(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    # OpenCV multiplies by tables of reciprocals with 12 bits after the point.
+    hue = torch.where(
+        value == red,
+        green - blue,
+        torch.where(value == green, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)),
+    )
+    hue.mul_((2**20 / (6 * chroma).clamp_(min=1)).round_()).add_(2**11).mul_(2**-12).floor_()
+    reciprocal = (255 * 2**12 / value.clamp(min=1)).round_()
+    saturation = reciprocal.mul_(chroma).add_(2**11).mul_(2**-12).floor_()
+    # OpenCV writes the circle as 256 values and reads it as 255.
+    hue.add_((shifts * 255).trunc()).remainder_(256).mul_(6 / 255)
+    # A channel is full while the hue is within one sixth of the circle of its own, and falls over the next sixth.
+    sixths = torch.arange(1, 6, 2, device=images.device)[:, None, None]  # blue, green, red
+    fall = (hue + sixths).remainder_(6).sub_(2).abs_().clamp_(1, 2).sub_(2)  # (B, 3, H, W), from -1 to 0
+    shifted = fall.mul_(saturation.mul_(value).mul_(1 / 255)).add_(value).round_()
+    return torch.where(shifts != 0, shifted, images)
+
+
+def _blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur with ``cv2.GaussianBlur(image, (0, 0), sigma)`` in its arithmetic of 8 + 8 bits, as products of matrices.
+
+    All operands are integers up to 256, which TF32 and bfloat16 hold exactly.
+    """
+    batch_size, channels, height, width = images.shape
+    columns = _blur_matrices(sigmas, height)
+    rows = columns if width == height else _blur_matrices(sigmas, width)
+    images = images.view(batch_size, channels * height, width) @ rows.mT
+    images = images.view(batch_size * channels, height, width)
+    columns = columns[:, None].expand(-1, channels, -1, -1).reshape(-1, height, height)
+    high = (images / 256).floor_()
+    low = images.sub_(high, alpha=256)
+    blurred = torch.baddbmm(columns @ high, columns, low, beta=256)
+    return blurred.add_(2**15).mul_(2**-16).floor_().view(batch_size, channels, height, width)
+
+
+def _blur_matrices(sigmas: Tensor, side: int) -> Tensor:
+    """Weights of input j in output i, times 256, with reflected borders, (B, side, side)."""
+    position = torch.arange(side, device=sigmas.device)
+    i, j = position[:, None], position
+    nowhere = torch.full_like(j, side)  # no kernel is that wide
+    left, right = torch.where(j > 0, i + j, nowhere), torch.where(j < side - 1, 2 * (side - 1) - i - j, nowhere)
+    distances = torch.stack([(i - j).abs(), left, right]).clamp_(max=min(side, _MAX_RADIUS + 1))
+    return _blur_weights(sigmas, side)[:, distances].sum(dim=1)
+
+
+def _blur_weights(sigmas: Tensor, side: int) -> Tensor:
+    """OpenCV's fixed-point kernel by distance from its center, (B, D), times 256; the last entries are 0."""
+    distance = torch.arange(min(side, _MAX_RADIUS + 1) + 1, device=sigmas.device)
+    radii = ((6 * sigmas + 1).round_() / 2).floor_().clamp_(max=len(distance) - 2)[:, None]
+    bells = torch.exp(-0.5 * (distance / sigmas[:, None].clamp(min=1e-3)).square_()) * (distance <= radii)
+    # Sum of all weights from a distance outwards: (B, D, 1 or D) -> (B, D)
+    tails = (bells[:, None] * (distance >= distance[:, None])).sum(dim=-1)
+    # From the ends to the center, rounding errors are carried to the next weight. The center takes the rest.
+    tails = (256 * tails / (2 * tails[:, :1] - bells[:, :1])).round_()
+    weights = tails - torch.nn.functional.pad(tails[:, 1:], (0, 1))
+    return torch.cat([256 - 2 * tails[:, 1:2], weights[:, 1:]], dim=1)
