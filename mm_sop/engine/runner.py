@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mm_sop import compat
+from mm_sop.engine.augmentation import place_augmentation
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.distributed import connect_processes
@@ -39,6 +40,7 @@ class PretrainRunner(Runner):
     - target networks move once per optimizer step (:func:`pace_averaged_models`),
     - ``compile_blocks`` compiles parts of the model (:func:`compile_blocks`), and the names in
       ``activation_checkpointing`` may have wildcards (:func:`recompute_activations`),
+    - ``augment_on`` says where views are augmented (:func:`place_augmentation`),
     - ``shard_parameters`` shards large models over the processes (:func:`shard_parameters`),
     - several processes can train without CUDA (:meth:`wrap_model`, :func:`connect_processes`),
     - there is always a seed, and a checkpoint is verified before it is resumed from (:meth:`from_cfg`),
@@ -60,6 +62,7 @@ class PretrainRunner(Runner):
         cfg.setdefault('env_cfg', {})
         set_default_seed(cfg)
         drop_worker_options(cfg)
+        place_augmentation(cfg)
         continue_restarted(cfg)
         resolve_resume(cfg)
         return super().from_cfg(cfg)
