@@ -87,9 +87,10 @@ class FastColorJitter(ColorJitter):
 
     def draw(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Draw the order of the four operations and their factors; see :func:`change_colors`."""
-        order, *factors = self._rand_params()
-        neutral = (1.0, 1.0, 1.0, 0.0)
-        return tuple(map(int, order)), tuple(n if f is None else f for f, n in zip(factors, neutral, strict=True))
+        order = tuple(np.random.permutation(4).tolist())
+        ranges = self.brightness, self.contrast, self.saturation, self.hue
+        drawn = (None if limits is None else np.random.uniform(*limits) for limits in ranges)
+        return order, tuple(n if f is None else f for f, n in zip(drawn, (1.0, 1.0, 1.0, 0.0), strict=True))
 
 
 # Replaces MMCV's, so that recipes also accept gray images.
@@ -163,7 +164,7 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image, uint8, (H, W, C) or (H, W), to (height, width) with Pillow's antialiased bicubic filter."""
-    # (1, C, H, W) in this memory layout, for which PyTorch uses its vectorized 8-bit kernel and which the result keeps.
-    channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image))).permute(2, 0, 1)[None]
+    # (1, C, H, W) in this memory layout, for which PyTorch has its fastest 8-bit kernel and which the result keeps.
+    channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image)))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=tuple(size), mode='bicubic', antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()).reshape(*size, *image.shape[2:])
