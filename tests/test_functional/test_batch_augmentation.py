@@ -11,18 +11,16 @@ from mmpretrain.registry import TRANSFORMS
 from testing.sample_images import smooth_image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mm_sop.functional import augmentation
 from mm_sop.functional.augmentation import (
     BLUR_SIGMA,
-    BRIGHTNESS,
     COLOR_ORDER,
     COLOR_ORDERS,
-    CONTRAST,
     FLIP,
     GRAYSCALE,
     HUE,
     MAX_BLUR_SIGMA,
     NEUTRAL_PARAMETERS,
-    SATURATION,
     SOLARIZE_THRESHOLD,
     augment,
 )
@@ -41,7 +39,7 @@ def sample_images(number=1, height=48, width=40, channels=3):
 def parameters_of(number=1, **columns):
     parameters = torch.tensor([NEUTRAL_PARAMETERS] * number)
     for name, values in columns.items():
-        parameters[:, globals()[name]] = torch.as_tensor(values, dtype=torch.float32)
+        parameters[:, getattr(augmentation, name)] = torch.as_tensor(values, dtype=torch.float32)
     return parameters
 
 

@@ -32,16 +32,19 @@ def augmentations(views):
     return parameters
 
 
+@pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('sizes', [[8, 6, 8, 6, 6], None])
-def test_augments_each_view_before_normalization(sizes):
+def test_augments_each_view_before_normalization(sizes, compiled):
     views = [torch.randint(256, (2, 3, size, size), dtype=torch.uint8) for size in sizes or [8]]
     parameters = augmentations(views)
-    preprocessor = MODELS.build(dict(NORMALIZATION, type='MultiViewDataPreprocessor', to_rgb=True))
+    options = dict(NORMALIZATION, to_rgb=True, compile_augmentation=compiled)
+    preprocessor = MODELS.build(dict(options, type='MultiViewDataPreprocessor'))
     augmented = [augment(*pair).to(torch.uint8) for pair in zip(views, parameters, strict=True)]
     batch = (
         dict(inputs=views, augmentations=parameters) if sizes else dict(inputs=views[0], augmentations=parameters[0])
     )
-    result = preprocessor(batch, True)
+    with torch.compiler.set_stance('force_eager'):  # a minute of compilation
+        result = preprocessor(batch, True)
     expected = preprocessor(dict(inputs=augmented if sizes else augmented[0]), True)
     assert result.keys() == {'inputs'}
     assert type(result['inputs']) is type(expected['inputs'])
