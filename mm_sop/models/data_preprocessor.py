@@ -55,7 +55,8 @@ class MultiViewDataPreprocessor(SelfSupDataPreprocessor):
             groups[view.shape[1:]].append(number)
         augmented = list(views)
         for numbers in groups.values():
-            joint = self._augment(*(torch.cat([tensors[n] for n in numbers]) for tensors in (views, parameters)))
+            joint_views, joint_parameters = (torch.cat([all_[n] for n in numbers]) for all_ in (views, parameters))
+            joint = self._augment(joint_views, joint_parameters)
             for number, view in zip(numbers, joint.split([len(views[n]) for n in numbers]), strict=True):
                 augmented[number] = view
         return augmented
