@@ -29,5 +29,8 @@ visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 # Equal weights on all ranks (rank 0's are broadcast), different dropped paths.
 randomness = dict(seed=0, diff_rank_seed=True)
 
+# Views are augmented on the accelerator if there is one, else by the processes that load them.
+augment_on = 'auto'
+
 load_from = None
 resume = False

@@ -20,7 +20,7 @@ model = dict(
             with_avg_pool=False,
             norm_cfg=dict(type='BN1d'))))
 # FIRST the weak view, only crop and flip, then the strong one.
-views = dict(type='MultiView', num_views=[1, 1], transforms=[_base_.view_pipeline[:2], _base_.view_pipeline])
+views = dict(type='FastMultiView', num_views=[1, 1], transforms=[_base_.view_pipeline[:2], _base_.view_pipeline])
 train_pipeline = [_base_.train_pipeline[0], views, _base_.train_pipeline[-1]]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 custom_hooks = [dict(_base_.teacher_hook, lead=1), _base_.knn_hook, dict(type='ReportHook')]

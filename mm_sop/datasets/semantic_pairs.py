@@ -292,7 +292,7 @@ def pair_pipeline(pipeline: Sequence[dict], mode: str) -> list[dict]:
         ['mmpretrain.ApplyToPair', 'mmpretrain.PairMultiView', 'PackInputs']
     """
     names = [step['type'].split('.')[-1] for step in pipeline]
-    positions = [index for index, name in enumerate(names) if name in ('MultiView', 'PairMultiView')]
+    positions = [index for index, name in enumerate(names) if name in ('MultiView', 'FastMultiView', 'PairMultiView')]
     if len(positions) != 1:
         raise ValueError(f'SemanticPairDataset needs a pipeline with one MultiView, found {len(positions)}')
     position = positions[0]

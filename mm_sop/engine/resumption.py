@@ -29,8 +29,9 @@ Change: TypeAlias = tuple[str, object, object, str]
 # Keys that change in the course of a run; the rest of a scheduler's state is its definition.
 _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'best', 'num_bad_epochs', 'cooldown_counter'}
 
-# Keys of parameter groups that do not affect results.
-_IMPLEMENTATION = {'params', 'param_name', 'fused', 'foreach', 'capturable', 'differentiable'}
+# Keys of parameter groups that do not affect results: those that choose kernels, and names.
+_KERNELS = {'fused', 'foreach', 'capturable', 'differentiable'}
+_WITHOUT_EFFECT = {'params', 'param_name', *_KERNELS}
 
 _EFFECTS = dict(
     length='schedules follow it',
@@ -94,7 +95,10 @@ def adapt_checkpoint(runner: Runner, checkpoint: dict) -> None:
     position = translate_position(iteration, before, now)
     changes = _compare_settings(before, now) + _keep_seeds(runner.train_dataloader, before, now)
     new_values = _match_parameters(checkpoint['optimizer'], before.get('parameters'), now['parameters'])
-    new_values += _compare_optimizers(checkpoint['optimizer'], runner.optim_wrapper.optimizer.param_groups)
+    groups = runner.optim_wrapper.optimizer.param_groups
+    new_values += _compare_optimizers(checkpoint['optimizer'], groups)
+    for stored, group in zip(checkpoint['optimizer']['param_groups'], groups, strict=False):
+        stored.update({name: group[name] for name in _KERNELS & group.keys()})
     new_values += _compare_schedules(runner, checkpoint, before, now)
     if new_values or position != iteration:
         _rebuild_schedules(runner, checkpoint, position)
@@ -236,7 +240,7 @@ def _compare_optimizers(stored: dict, groups: list[dict]) -> list[Change]:
     """Compare the values of the parameter groups that schedules start from."""
     changes: list[Change] = []
     for name in groups[0]:
-        if name in _IMPLEMENTATION or name.startswith('initial_'):
+        if name in _WITHOUT_EFFECT or name.startswith('initial_'):
             continue
         old, new = (
             [_comparable(group.get(f'initial_{name}', group.get(name))) for group in each]

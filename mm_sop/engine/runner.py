@@ -2,25 +2,30 @@
 
 import copy
 import math
-import re
+from functools import partial
 from pathlib import Path
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import BaseAveragedModel, revert_sync_batchnorm
+from mmengine.model import BaseAveragedModel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mm_sop import compat
+from mm_sop.engine.augmentation import place_augmentation
 from mm_sop.engine.checkpoints import check_resumable, find_latest
 from mm_sop.engine.cpu import prepare_cpu
 from mm_sop.engine.distributed import connect_processes
 from mm_sop.engine.processes import guard_run
 from mm_sop.engine.restarts import continue_restarted
-from mm_sop.utils.modules import batch_size_of, unwrap_model
+from mm_sop.engine.sharding import ShardedCheckpointHook, shard_parameters
+from mm_sop.utils.modules import batch_size_of, match_modules, unwrap_model
 
 
 @RUNNERS.register_module()
@@ -34,11 +39,15 @@ class PretrainRunner(Runner):
     - schedules given in epochs end with the run (:meth:`build_param_scheduler`),
     - target networks move once per optimizer step (:func:`pace_averaged_models`),
     - ``compile_blocks`` compiles parts of the model (:func:`compile_blocks`), and the names in
-      ``activation_checkpointing`` may have wildcards (:func:`find_checkpointed`),
+      ``activation_checkpointing`` may have wildcards (:func:`recompute_activations`),
+    - ``augment_on`` says where views are augmented (:func:`place_augmentation`),
+    - ``shard_parameters`` shards large models over the processes (:func:`shard_parameters`),
     - several processes can train without CUDA (:meth:`wrap_model`, :func:`connect_processes`),
     - there is always a seed, and a checkpoint is verified before it is resumed from (:meth:`from_cfg`),
     - one run at a time writes into a work directory, and the processes end with their launcher (:func:`guard_run`).
     """
+
+    _shards: ShardedCheckpointHook | None = None
 
     @classmethod
     def from_cfg(cls, cfg: dict | Config) -> 'PretrainRunner':
@@ -53,6 +62,7 @@ class PretrainRunner(Runner):
         cfg.setdefault('env_cfg', {})
         set_default_seed(cfg)
         drop_worker_options(cfg)
+        place_augmentation(cfg)
         continue_restarted(cfg)
         resolve_resume(cfg)
         return super().from_cfg(cfg)
@@ -65,7 +75,24 @@ class PretrainRunner(Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes, also without CUDA, where SyncBN becomes BatchNorm."""
+        """Wrap the model for several processes, also without CUDA, where SyncBN becomes BatchNorm.
+
+        A model that is to be sharded stays as it is until :meth:`train`.
+        """
+        if self._sharding:
+            if model_wrapper_cfg:
+                raise ValueError('model_wrapper_cfg and shard_parameters exclude each other: leave one out')
+            if (
+                self.cfg.optim_wrapper.get('dtype') == 'float16'
+                or self.cfg.optim_wrapper.get('type') == 'AmpOptimWrapper'
+            ):
+                raise ValueError(
+                    "shard_parameters has no loss scaling: set optim_wrapper.dtype='bfloat16' or 'float32'"
+                )
+            if self.cfg.get('sync_bn'):
+                model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+            model = model.to(get_device())
+            return model if torch.cuda.is_available() else separate_norms(model)
         if torch.cuda.is_available():
             return super().wrap_model(model_wrapper_cfg, model)
         if self.distributed:
@@ -77,6 +104,11 @@ class PretrainRunner(Runner):
             # Device ids are for CUDA only.
             model_wrapper_cfg = {**defaults, **(model_wrapper_cfg or {}), 'device_ids': None}
         return separate_norms(super().wrap_model(model_wrapper_cfg, model))
+
+    @property
+    def _sharding(self) -> dict | bool:
+        """Options of :func:`shard_parameters`, or False where there is nothing to shard."""
+        return (self.distributed and self.cfg.get('shard_parameters')) or False
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
         """Build the optimizer wrapper, with the learning rate scaled linearly to the global batch.
@@ -132,18 +164,37 @@ class PretrainRunner(Runner):
 
         Raises:
             LaunchError: Another run writes into the work directory.
-            ValueError: No module has a name in ``compile_blocks`` or ``activation_checkpointing``.
+            ValueError: No module has a name in ``compile_blocks``, ``activation_checkpointing`` or
+                ``shard_parameters``, or the model cannot be sharded.
         """
         with guard_run(self.work_dir, self.launcher):
             model = unwrap_model(self.model)
             if isinstance(self.optim_wrapper, dict):
                 pace_averaged_models(model, self.optim_wrapper.get('accumulative_counts', 1))
-            if self.cfg.get('activation_checkpointing'):
-                self.cfg.activation_checkpointing = find_checkpointed(model, self.cfg.activation_checkpointing)
+            # MMEngine's checkpoints are reentrant: DDP and sharding refuse blocks that see crops of several sizes.
+            if recomputed := self.cfg.pop('activation_checkpointing', None):
+                self.logger.info(f'Recomputing activations of {recompute_activations(model, recomputed)} blocks.')
             if self.cfg.get('compile_blocks'):
                 compiled = compile_blocks(model, self.cfg.compile_blocks)
                 self.logger.info(f'Compiling {compiled} blocks; the first iterations are slow.')
+            if self._sharding:
+                # The optimizer refers to shards, and MMEngine builds it before it initializes the weights.
+                self._init_model_weights()
+                shard_parameters(self.model, self._sharding)
+                self._shards = ShardedCheckpointHook()
+                self.register_hook(self._shards)
+                self.logger.info(f'Parameters are sharded over {self.world_size} processes.')
             return super().train()
+
+    def _init_model_weights(self) -> None:
+        if self._shards is None:
+            super()._init_model_weights()
+
+    def save_checkpoint(self, *args, **kwargs) -> None:
+        """Save a checkpoint, with whole tensors of a sharded model; see :meth:`mmengine.runner.Runner`."""
+        if self._shards is not None:
+            self._shards.gather(self)
+        super().save_checkpoint(*args, **kwargs)
 
 
 def set_default_seed(cfg: Config) -> None:
@@ -225,24 +276,25 @@ def compile_blocks(model: nn.Module, options: dict | bool) -> int:
     options.setdefault('dynamic', False)
     blocks = match_modules(model, [pattern, f'teacher.{pattern}'], 'compile_blocks.pattern')
     for block in blocks.values():
+        for module in block.modules():
+            if isinstance(module, DropPath):
+                # MMPretrain's rates are NumPy numbers: compiled programs would break off at every comparison.
+                module.drop_prob = float(module.drop_prob)
         block.compile(**options)
     return len(blocks)
 
 
-def find_checkpointed(model: nn.Module, patterns: str | list[str]) -> list[str]:
-    """Names of the modules whose activations are recomputed in the backward pass, for MMEngine."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    return [name for pattern in patterns for name in match_modules(model, [pattern], 'activation_checkpointing')]
+def recompute_activations(model: nn.Module, patterns: str | list[str]) -> int:
+    """Recompute the activations within modules in the backward pass instead of keeping them; returns their number.
 
-
-def match_modules(model: nn.Module, patterns: list[str], key: str) -> dict[str, nn.Module]:
-    """Find submodules by their dotted names, in which ``*`` stands for anything but a dot.
-
-    Raises:
-        ValueError: There is none; the message begins with the key of the config.
+    Args:
+        model: The network, changed in place; names in the state dict stay.
+        patterns: Names of modules, in which ``*`` stands for anything but a dot.
     """
-    expression = '|'.join('[^.]+'.join(map(re.escape, pattern.split('*'))) for pattern in patterns)
-    found = {name: module for name, module in model.named_modules() if re.fullmatch(expression, name)}
-    if not found:
-        raise ValueError(f'{key}: no module of the model is called {patterns[0]!r}')
-    return found
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found = {}
+    for pattern in patterns:
+        found.update(match_modules(model, [pattern], 'activation_checkpointing'))
+    for module in found.values():
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+    return len(found)

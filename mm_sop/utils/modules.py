@@ -1,5 +1,6 @@
 """Helpers for models, their submodules and their data loaders."""
 
+import re
 from typing import Any
 
 from mmengine.dist import broadcast
@@ -28,3 +29,16 @@ def share_buffers(model: nn.Module) -> None:
     """
     for buffer in model.buffers():
         broadcast(buffer)
+
+
+def match_modules(model: nn.Module, patterns: list[str], key: str) -> dict[str, nn.Module]:
+    """Find submodules by their dotted names, in which ``*`` stands for anything but a dot.
+
+    Raises:
+        ValueError: There is none; the message begins with the key of the config.
+    """
+    expression = '|'.join('[^.]+'.join(map(re.escape, pattern.split('*'))) for pattern in patterns)
+    found = {name: module for name, module in model.named_modules() if re.fullmatch(expression, name)}
+    if not found:
+        raise ValueError(f'{key}: no module of the model is called {patterns[0]!r}')
+    return found

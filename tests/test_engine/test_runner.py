@@ -207,8 +207,8 @@ def test_compiled_and_recomputed_blocks_change_nothing(work_dir):
     plain = launch(toy_config('unused'), str(work_dir / 'plain'))
     changes = dict(compile_blocks=BLOCKS, activation_checkpointing=['backbone.layers.*'], experiment_name='fast')
     fast = launch(toy_config('unused', **changes), str(work_dir / 'fast'))
-    assert fast.cfg.activation_checkpointing == ['backbone.layers.0', 'backbone.layers.1']
     model = fast.model
+    assert all('forward' in vars(layer) for layer in model.backbone.layers)
     assert all(layer._compiled_call_impl for layer in (*model.backbone.layers, *model.teacher['backbone'].layers))
     assert model.backbone._compiled_call_impl is None
     assert plain.model.state_dict().keys() == model.state_dict().keys()

@@ -4,41 +4,9 @@ import signal
 
 import pytest
 import torch
-from mmpretrain.registry import DATASETS
-from mmpretrain.structures import DataSample
 from testing.distributed import run_distributed
-from testing.sop_models import sop_config
-from testing.toy_training import differences, state_of, toy_config
-
-from mm_sop.engine import PretrainRunner
-
-
-@DATASETS.register_module()
-class MaskedNoise(torch.utils.data.Dataset):
-    """Two global views with masks and two crops of an image of colored noise."""
-
-    metainfo = dict(dataset_type='toy')
-
-    def __len__(self):
-        return 30
-
-    def __getitem__(self, index):
-        color = torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(index))
-        views = [color + 0.5 * torch.randn(3, side, side) for side in (16, 16, 8, 8)]
-        return dict(inputs=views, data_samples=DataSample(metainfo=dict(mask=(torch.rand(2, 4, 4) < 0.4).numpy())))
-
-
-def train_sop(work_dir, drop_path=0.0, stop_at=None, launcher='none', batch_size=4, **changes):
-    """3 epochs of 7 iterations."""
-    cfg = toy_config(work_dir, launcher=launcher, **{'train_dataloader.batch_size': batch_size}, **changes)
-    cfg.model = sop_config()
-    cfg.model['backbone']['drop_path_rate'] = drop_path
-    cfg.train_dataloader.dataset.dataset = dict(type='MaskedNoise')
-    if stop_at:
-        cfg.custom_hooks.append(dict(type='SignalHook', name='SIGTERM', iteration=stop_at))
-    runner = PretrainRunner.from_cfg(cfg)
-    runner.train()
-    return runner
+from testing.sop_training import train_sop
+from testing.toy_training import differences, state_of
 
 
 def interrupted_and_straight(folder, **options):

@@ -10,6 +10,7 @@ from testing.sop_models import batch, build_sop, objective, sop_config
 from torch import nn
 from torch.nn.functional import linear
 
+from mm_sop.engine.runner import compile_blocks
 from mm_sop.models.backbones import MaskedVisionTransformer
 from mm_sop.models.utils.attention import UnboundAttention
 from mm_sop.models.utils.conv_stem import ConvStem
@@ -114,3 +115,15 @@ def test_returns_the_selected_tokens():
     torch.testing.assert_close(backbone(images, positions=positions)[-1], backbone(images)[-1].flatten(0, 1)[positions])
     config = dict(sop_config()['backbone'], out_indices=(0, 1))
     assert not MODELS.build(config).selects_tokens
+
+
+@pytest.mark.parametrize('drop_path_rate', [0.0, 0.5])
+def test_blocks_compile_as_a_whole_and_once_for_any_number_of_tokens(drop_path_rate):
+    config = sop_config()['backbone']
+    model = nn.ModuleDict(dict(backbone=MODELS.build(dict(config, drop_path_rate=drop_path_rate, out_type='raw'))))
+    compile_blocks(model, dict(backend='eager', fullgraph=True))
+    images = torch.zeros(2, 3, 16, 16)
+    model.backbone(images, positions=torch.arange(5))
+    with torch.compiler.set_stance('fail_on_recompile'):
+        for count in (9, 14):
+            assert len(model.backbone(images, positions=torch.arange(count))[-1]) == count

@@ -9,7 +9,7 @@ view_pipeline = [
     dict(_base_.color_jitter, transforms=[dict(_base_.jitter, saturation=0.4)]),
     _base_.grayscale,
 ]
-train_pipeline = [dict(type='MultiView', num_views=2, transforms=[view_pipeline]), dict(type='PackInputs')]
+train_pipeline = [dict(type='FastMultiView', num_views=2, transforms=[view_pipeline]), dict(type='PackInputs')]
 images = dict(type='CIFAR10Images', data_root=data_root)
 train_dataloader = dict(batch_size=512, pin_memory=True, dataset=dict(dataset=dict(images, pipeline=train_pipeline)))
 

@@ -9,7 +9,7 @@ view_transforms2 = [*color_transforms, dict(_base_.blur, prob=0.1), _base_.solar
 train_pipeline = [
     dict(type='LoadImage'),
     dict(
-        type='MultiView',
+        type='FastMultiView',
         num_views=[1, 1],
         transforms=[[_base_.crop, *view_transforms1], [_base_.crop, *view_transforms2]]),
     dict(type='PackInputs'),

@@ -10,7 +10,7 @@ views = [
 ]
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(type='MultiView', num_views=[1, 1, 8], transforms=views),
+    dict(type='FastMultiView', num_views=[1, 1, 8], transforms=views),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

@@ -12,7 +12,7 @@ view_pipeline = [
 ]
 train_pipeline = [
     dict(type='LoadImage'),
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
+    dict(type='FastMultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(

@@ -14,7 +14,7 @@ local_pipeline = [local_crop, *color_transforms, _base_.blur]
 
 train_pipeline = [
     dict(type='LoadImage'),
-    dict(type='MultiView', num_views=[1, 1, 10], transforms=[global_pipeline1, global_pipeline2, local_pipeline]),
+    dict(type='FastMultiView', num_views=[1, 1, 10], transforms=[global_pipeline1, global_pipeline2, local_pipeline]),
     # iBOT's recipe: half of the views unmasked, the others with 10 to 50 % of the patches masked.
     # The released SOP code: mask_ratio=0.3, mask_ratio_jitter=0.0
     dict(type='BlockMaskGenerator', grid=(14, 14), mask_ratio=(0.0, 0.3), mask_ratio_jitter=(0.0, 0.2)),

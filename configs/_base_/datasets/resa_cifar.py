@@ -9,7 +9,7 @@ strong_pipeline = [
     dict(crop, type='FastRandomResizedCrop'), _base_.color_jitter, _base_.grayscale, _base_.solarize, _base_.flip
 ]
 train_pipeline = [
-    dict(type='MultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
+    dict(type='FastMultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
     dict(type='PackInputs'),
 ]
 images = dict(type='CIFAR10Images', data_root=data_root)

@@ -11,7 +11,7 @@ color_transforms = [_base_.color_jitter, _base_.grayscale, _base_.blur]
 strong_pipeline = [dict(crop, type='FastRandomResizedCrop'), *color_transforms, _base_.solarize, _base_.flip]
 train_pipeline = [
     dict(type='LoadImage'),
-    dict(type='MultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
+    dict(type='FastMultiView', num_views=[1, 1], transforms=[weak_pipeline, strong_pipeline]),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(pin_memory=True, dataset=dict(dataset=dict(data_root=data_root, pipeline=train_pipeline)))

@@ -7,7 +7,7 @@ local_crop = dict(type='FastRandomResizedCrop', scale=96, crop_ratio_range=(0.05
 local_pipeline = [local_crop, *_base_.color_transforms, _base_.flip]
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(type='MultiView', num_views=[1, 1, 10], transforms=[weak_pipeline, strong_pipeline, local_pipeline]),
+    dict(type='FastMultiView', num_views=[1, 1, 10], transforms=[weak_pipeline, strong_pipeline, local_pipeline]),
     _base_.train_pipeline[-1],
 ]
 train_dataloader = dict(batch_size=128, dataset=dict(dataset=dict(pipeline=train_pipeline)))

@@ -10,7 +10,7 @@ view_pipeline = [
     _base_.blur,
     _base_.flip,
 ]
-train_pipeline = [dict(type='MultiView', num_views=2, transforms=[view_pipeline]), dict(type='PackInputs')]
+train_pipeline = [dict(type='FastMultiView', num_views=2, transforms=[view_pipeline]), dict(type='PackInputs')]
 images = dict(type='STL10Images', data_root=data_root)
 train_dataloader = dict(pin_memory=True, dataset=dict(dataset=dict(images, pipeline=train_pipeline)))
 

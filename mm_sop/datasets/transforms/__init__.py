@@ -4,6 +4,7 @@ from mm_sop.datasets.transforms.augmentation import FastColorJitter, FastRandomR
 from mm_sop.datasets.transforms.block_mask_generator import BlockMaskGenerator
 from mm_sop.datasets.transforms.evaluation import EvaluationTransform, FitWithin, TrimLongSide
 from mm_sop.datasets.transforms.loading import LoadImage, UnreadableImageError
+from mm_sop.datasets.transforms.multi_view import FastMultiView
 from mm_sop.datasets.transforms.pair_views import ApplyToPair, PairMultiView
 from mm_sop.datasets.transforms.perturb import Perturb
 from mm_sop.datasets.transforms.segmentation import LoadSegmentationMap
@@ -13,6 +14,7 @@ __all__ = [
     'BlockMaskGenerator',
     'EvaluationTransform',
     'FastColorJitter',
+    'FastMultiView',
     'FastRandomResizedCrop',
     'FitWithin',
     'LoadImage',

@@ -81,12 +81,15 @@ class FastColorJitter(ColorJitter):
         super().__init__(brightness, contrast, saturation, hue, backend='cv2')
 
     def transform(self, results: dict) -> dict:
-        adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-        order, *factors = self._rand_params()
-        for index in order:
-            if factors[index] is not None and (index < 2 or not _is_gray(results['img'])):
-                results['img'] = adjust[index](results['img'], factors[index])
+        order, factors = self.draw()
+        results['img'] = change_colors(results['img'], order, factors)
         return results
+
+    def draw(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Draw the order of the four operations and their factors; see :func:`change_colors`."""
+        order, *factors = self._rand_params()
+        neutral = (1.0, 1.0, 1.0, 0.0)
+        return tuple(map(int, order)), tuple(n if f is None else f for f, n in zip(factors, neutral, strict=True))
 
 
 # Replaces MMCV's, so that recipes also accept gray images.
@@ -102,44 +105,65 @@ class RandomGrayscale(MMCVRandomGrayscale):
         return results
 
 
-def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply all values by a factor; 1 changes nothing."""
-    return _map_linearly(image, factor, 0.0)
+def change_colors(image: np.ndarray, order: Sequence[int], factors: Sequence[float]) -> np.ndarray:
+    """Change the colors of an image, uint8, BGR or gray, which stays as it is.
+
+    Args:
+        image: (H, W, 3), or (H, W, 1) or (H, W), which have neither saturation nor hue.
+        order: Order of the operations: 0 brightness, 1 contrast, 2 saturation, 3 hue.
+        factors: Of each operation: of all values; of their difference from the mean gray level; of their difference
+            from the gray image; and the shift of the hue as a fraction of the color circle. 1, 1, 1, 0 change nothing.
+    """
+    is_gray = image.ndim == 2 or image.shape[2] == 1
+    table = None
+    for operation in order:
+        factor = factors[operation]
+        if factor == (0 if operation == 3 else 1) or (is_gray and operation > 1):
+            continue
+        if operation == 0:
+            table = _linear_table(factor, 0.0, table)
+            continue
+        image, table = _look_up(image, table), None
+        if operation == 1:
+            table = _linear_table(factor, _mean_gray(image) * (1 - factor))
+        else:
+            image = (_adjust_saturation if operation == 2 else _shift_hue)(image, factor)
+    return _look_up(image, table)
 
 
-def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scale the difference of all values from the mean gray level; 1 changes nothing."""
-    gray = image if _is_gray(image) else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    mean = round(cv2.mean(gray)[0])  # type: ignore[index]  # four numbers, one per channel
-    return _map_linearly(image, factor, mean * (1 - factor))
+def _linear_table(slope: float, offset: float, after: np.ndarray | None = None) -> np.ndarray:
+    values = np.arange(256) if after is None else after
+    return np.clip(values * slope + offset, 0, 255).astype(np.uint8)
 
 
-def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scale the difference of a BGR image from its gray version; 1 changes nothing."""
-    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    return cv2.addWeighted(image, factor, gray, 1 - factor, 0)
+def _look_up(image: np.ndarray, table: np.ndarray | None) -> np.ndarray:
+    # OpenCV drops the axis of a single channel.
+    return image if table is None else cv2.LUT(image, table).reshape(image.shape)
 
 
-def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """Shift the hue of a BGR image by a fraction of the color circle."""
+def _mean_gray(image: np.ndarray) -> int:
+    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2:] == (3,) else image
+    return round(cv2.mean(gray)[0])  # type: ignore[index]  # four numbers, one per channel
+
+
+def _adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.addWeighted(image, factor, to_gray(image), 1 - factor, 0)
+
+
+def _shift_hue(image: np.ndarray, shift: float) -> np.ndarray:
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(int(shift * 255) % 256)  # type: ignore[misc]  # wraps around, as the circle does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
 
 
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """Gray version of a BGR image in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image, uint8, (H, W, C) or (H, W), to (height, width) with Pillow's antialiased bicubic filter."""
-    # (1, C, H, W) in this memory layout, for which PyTorch uses its vectorized 8-bit kernel.
-    channels_last = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
+    # (1, C, H, W) in this memory layout, for which PyTorch uses its vectorized 8-bit kernel and which the result keeps.
+    channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image))).permute(2, 0, 1)[None]
     resized = F.interpolate(channels_last, size=tuple(size), mode='bicubic', antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()).reshape(*size, *image.shape[2:])
-
-
-def _is_gray(image: np.ndarray) -> bool:
-    return image.ndim == 2 or image.shape[2] == 1
-
-
-def _map_linearly(image: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    table = np.clip(np.arange(256) * slope + offset, 0, 255).astype(np.uint8)
-    # OpenCV drops the axis of a single channel.
-    return cv2.LUT(image, table).reshape(image.shape)

@@ -1,11 +1,11 @@
 """Transforms of two images that form a positive pair (SePP)."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 from mmcv.transforms import BaseTransform, Compose
-from mmpretrain.datasets import MultiView
 from mmpretrain.registry import TRANSFORMS
+
+from mm_sop.datasets.transforms.multi_view import FastMultiView
 
 
 @TRANSFORMS.register_module()
@@ -36,20 +36,21 @@ class ApplyToPair(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class PairMultiView(MultiView):
+class PairMultiView(FastMultiView):
     """Create views of one image, or of the two images of a pair, each with the pipeline of its position.
 
     With ``partner_views='odd'``, view 0 shows the first image, view 1 its partner, and further views, such as local
     crops, show them in turn, so that both images have equally many. With ``'last'``, only the last view shows the
-    partner. Samples without ``partner`` are treated as by ``MultiView``, with the same random numbers.
+    partner. Samples without ``partner`` are treated as by :class:`FastMultiView`, with the same random numbers.
 
     **Required Keys:** ``img``; ``partner`` (dict with ``img``) in samples that are a pair
     **Modified Keys:** ``img`` (list of views)
     **Deleted Keys:** ``partner``
 
     Args:
-        transforms (Sequence[Sequence[dict]]): Pipelines, as for ``MultiView``.
+        transforms (Sequence[Sequence[dict]]): Pipelines, as for :class:`FastMultiView`.
         num_views (int | Sequence[int]): Number of views of each pipeline.
+        augment_on (str): ``'host'`` or ``'device'``, as for :class:`FastMultiView`.
         partner_views (str): ``'odd'`` or ``'last'``.
 
     Raises:
@@ -64,21 +65,22 @@ class PairMultiView(MultiView):
     """
 
     def __init__(
-        self, transforms: Sequence[Sequence[dict]], num_views: int | Sequence[int], partner_views: str = 'odd'
+        self,
+        transforms: Sequence[Sequence[dict]],
+        num_views: int | Sequence[int],
+        augment_on: str = 'host',
+        partner_views: str = 'odd',
     ) -> None:
-        super().__init__(transforms, num_views)
+        super().__init__(transforms, num_views, augment_on)
         if partner_views not in ('odd', 'last'):
             raise ValueError(f"partner_views={partner_views!r} of PairMultiView: expected 'odd' or 'last'")
         if len(self.transforms) < 2:
             raise ValueError(f'PairMultiView needs at least two views, got num_views={num_views}')
         self.partner_views = partner_views
 
-    def transform(self, results: dict) -> dict:
+    def sources(self, results: dict) -> list[dict]:
+        """The sample that each view shows."""
         partner = results.pop('partner', results)
-        positions = range(len(self.transforms))
+        positions = range(len(self.views))
         of_partner = positions[1::2] if self.partner_views == 'odd' else positions[-1:]
-        results['img'] = [
-            transform(copy.deepcopy(partner if position in of_partner else results))['img']
-            for position, transform in enumerate(self.transforms)
-        ]
-        return results
+        return [partner if position in of_partner else results for position in positions]

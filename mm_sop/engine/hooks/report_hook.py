@@ -1,12 +1,12 @@
 """Writes the report at the end of training."""
 
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
+from mm_sop.engine.sharding import whole_model
 from mm_sop.utils.failures import describe_failure
-from mm_sop.utils.modules import unwrap_model
 
 
 @HOOKS.register_module()
@@ -37,13 +37,15 @@ class ReportHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._write(runner)
 
-    @master_only
     def _write(self, runner: Runner) -> None:
+        model = whole_model(runner)
+        if not is_main_process():
+            return
         try:
             # Its charts load packages that training does not need, such as Matplotlib.
             from mm_sop.report.report import write_report
 
-            path = write_report(runner.work_dir, runner.cfg, unwrap_model(runner.model), self.seed)
+            path = write_report(runner.work_dir, runner.cfg, model, self.seed)
         except Exception as error:
             reason = describe_failure(error)
             runner.logger.error(

@@ -10,6 +10,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD
 
 LayerDepth = Callable[[str], tuple[int, int]]
 
@@ -43,9 +45,12 @@ class PretrainOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         options = dict(self.optimizer_cfg)
         with registry.OPTIMIZERS.switch_scope_and_registry(None) as optimizers:
             optimizer_class = optimizers.get(options['type'])
-        if 'fused' in inspect.signature(optimizer_class).parameters:
+        groups = parameter_groups(model)
+        # PyTorch's fused SGD cannot update sharded tensors.
+        excluded = optimizer_class is SGD and isinstance(groups[0]['params'][0], DTensor)
+        if 'fused' in inspect.signature(optimizer_class).parameters and not excluded:
             options.setdefault('fused', True)
-        optimizer = registry.OPTIMIZERS.build(dict(options, params=parameter_groups(model)))
+        optimizer = registry.OPTIMIZERS.build(dict(options, params=groups))
         wrapper = dict(self.optim_wrapper_cfg)
         wrapper.setdefault('type', 'PretrainOptimWrapper')
         return OPTIM_WRAPPERS.build(wrapper, default_args=dict(optimizer=optimizer))

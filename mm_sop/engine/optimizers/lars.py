@@ -7,6 +7,8 @@ from mmpretrain.registry import OPTIMIZERS
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mm_sop.utils.distributed import norms_of, own_shards
+
 
 @OPTIMIZERS.register_module()
 class FastLARS(Optimizer):
@@ -84,14 +86,14 @@ class FastLARS(Optimizer):
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         steps = list(torch._foreach_add(grads, parameters, alpha=group['weight_decay']))
         if adapted:
-            weight_norm = torch.stack(torch._foreach_norm(parameters))
-            update_norm = torch.stack(torch._foreach_norm(grads if group['separate_norms'] else steps))
+            weight_norm = norms_of(parameters)
+            update_norm = norms_of(grads if group['separate_norms'] else steps)
             separate = update_norm + group['weight_decay'] * weight_norm + group['eps']
             trust = group['eta'] * weight_norm / (separate if group['separate_norms'] else update_norm)
             if group['clip']:
                 trust = (trust / group['lr']).clamp(max=1)
             trust = trust.where((weight_norm > 0) & (update_norm > 0), 1.0)
-            torch._foreach_mul_(steps, list(trust.unbind()))
+            torch._foreach_mul_(own_shards(steps), list(trust.unbind()))
         entering, leaving = (group['lr'], 1.0) if group['lr_in_momentum'] else (1.0, group['lr'])
         torch._foreach_mul_(steps, entering)
         for parameter, step in zip(parameters, steps, strict=True):

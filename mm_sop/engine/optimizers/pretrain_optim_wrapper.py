@@ -11,6 +11,7 @@ from mmpretrain.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mm_sop.utils.distributed import norms_of, own_shards
 from mm_sop.utils.failures import UserError
 
 _DTYPES = dict(float32=None, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -22,9 +23,9 @@ def clip_per_tensor(grads: list[Tensor], max_norm: float) -> Tensor:
 
     Returns the joint L2 norm of all gradients before clipping, a scalar on the device.
     """
-    norms = torch.stack(torch._foreach_norm(grads))
+    norms = norms_of(grads)
     scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(grads, list(scales.unbind()))
+    torch._foreach_mul_(own_shards(grads), list(scales.unbind()))
     return norms.norm()
 
 
@@ -34,8 +35,8 @@ def clip_global_norm(grads: list[Tensor], max_norm: float) -> Tensor:
 
     Returns that norm before clipping, a scalar on the device.
     """
-    norm = torch.stack(torch._foreach_norm(grads)).norm()
-    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    norm = norms_of(grads).norm()
+    torch._foreach_mul_(own_shards(grads), (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

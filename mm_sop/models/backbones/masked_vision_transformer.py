@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model.weight_init import trunc_normal_
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -13,6 +14,20 @@ from mm_sop.models.backbones.frozen_vision_transformers import FreezableVisionTr
 from mm_sop.models.utils.attention import UnboundAttention, attend
 from mm_sop.models.utils.conv_stem import ConvStem
 from mm_sop.models.utils.cpu_layers import TrainingHiddenLayer, TrainingLinear
+
+
+class SelectingEncoderLayer(TransformerEncoderLayer):
+    """Block that computes the output of its attention and its MLP for the tokens that are asked for alone."""
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (n, D) at some positions of all images' tokens, (n,)."""
+        if positions is None:
+            return super().forward(tokens)
+        if getattr(self.ffn.dropout_layer, 'drop_prob', 0) and self.training:
+            # Stochastic depth drops the branch for all tokens of an image.
+            return super().forward(tokens).flatten(0, 1)[positions]
+        selected = tokens.flatten(0, 1)[positions] + self.attn(self.ln1(tokens), positions)
+        return self.ffn(self.ln2(selected), identity=selected)
 
 
 @MODELS.register_module()
@@ -55,6 +70,7 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
                     module.__class__ = TrainingLinear
             if isinstance(layer.ffn, FFN):
                 layer.ffn.layers[0].__class__ = TrainingHiddenLayer
+        self.layers[-1].__class__ = SelectingEncoderLayer
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         if stem == 'conv':
             projection = self.patch_embed.projection
@@ -125,12 +141,13 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
         self, tokens: Tensor, resolution: tuple[int, int], positions: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         outputs = []
+        if positions is not None:
+            # Their number differs in every step: a compiled layer is not compiled again.
+            torch._dynamo.maybe_mark_dynamic(positions, 0)
         for index, layer in enumerate(self.layers):
-            if positions is not None and index == self.num_layers - 1:
-                tokens = _select_within(layer, tokens, positions)
-            else:
-                tokens = layer(tokens)
-            if index == self.num_layers - 1 and self.final_norm:
+            is_last = index == self.num_layers - 1
+            tokens = layer(tokens, positions) if is_last else layer(tokens)
+            if is_last and self.final_norm:
                 tokens = self.ln1(tokens)
             if index in self.out_indices:
                 outputs.append(self._format_output(tokens, resolution))
@@ -149,12 +166,3 @@ class MaskedVisionTransformer(FreezableVisionTransformer):
             size = dict(size=tuple(resolution))
         grid = interpolate(grid, mode=self.interpolate_mode, align_corners=False, **size)
         return torch.cat([extra, grid.flatten(2).transpose(1, 2).to(extra.dtype)], dim=1)
-
-
-def _select_within(layer: Any, tokens: Tensor, positions: Tensor) -> Tensor:
-    """Output of a block for some of all images' tokens, (B, L, D) -> (n, D)."""
-    if getattr(layer.ffn.dropout_layer, 'drop_prob', 0) and layer.training:
-        # Stochastic depth drops the branch for all tokens of an image.
-        return layer(tokens).flatten(0, 1)[positions]
-    selected = tokens.flatten(0, 1)[positions] + layer.attn(layer.ln1(tokens), positions)
-    return layer.ffn(layer.ln2(selected), identity=selected)

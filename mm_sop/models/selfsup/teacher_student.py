@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mm_sop.functional import update_ema
 from mm_sop.models.utils.tokens import split_features, to_map
+from mm_sop.utils.distributed import own_shards
 
 
 def remove_mask_token(backbone: nn.Module) -> None:
@@ -74,7 +75,8 @@ class TeacherStudent(BaseSelfSupervisor):
         """Move the teacher towards the student; ``momentum`` in [0, 1] is the weight of the old teacher."""
         parameters = dict(self.student.named_parameters())
         targets = dict(self.teacher.named_parameters())
-        update_ema(list(targets.values()), [parameters[name] for name in targets], momentum)
+        sources = [parameters[name] for name in targets]
+        update_ema(own_shards(targets.values()), own_shards(sources), momentum)
         if self.teacher_buffers == 'keep':
             return
         for name, buffer in self.teacher.named_buffers():

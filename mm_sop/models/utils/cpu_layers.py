@@ -5,6 +5,8 @@ from mmengine.model import Sequential
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
 
 class TrainingLinear(nn.Linear):
     """Linear layer that in training on a CPU calls oneDNN, which adds the bias within the product.
@@ -36,7 +38,7 @@ class TrainingHiddenLayer(Sequential):
 def _trains_on_cpu(features: Tensor, weight: Tensor) -> bool:
     on_cpu = features.device.type == 'cpu' and features.dtype is weight.dtype is torch.float32
     traced = torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return on_cpu and torch.backends.mkldnn.is_available() and not traced
+    return _HAS_ONEDNN and on_cpu and not traced
 
 
 class _Linear(torch.autograd.Function):
