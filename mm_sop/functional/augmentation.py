@@ -18,8 +18,6 @@ NUM_PARAMETERS = 12
 NEUTRAL_PARAMETERS = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 256.0, 0.0, 0.0, 0.0)
 # A color order is an index into these. Operations: 0 brightness, 1 contrast, 2 saturation, 3 hue.
 COLOR_ORDERS = tuple(permutations(range(4)))
-# Weights of blue, green and red in an image made gray, times 9999; those of `RandomGrayscale` in the configs.
-GRAYSCALE_WEIGHTS = (1140, 5870, 2989)
 # Limits the size of the kernels' tables.
 MAX_BLUR_SIGMA = 5.0
 
@@ -79,9 +77,7 @@ def _augment(images: Tensor, parameters: Tensor) -> Tensor:
     columns = parameters[:, :, None, None, None]  # columns[:, X] is (B, 1, 1, 1)
     images = torch.where(columns[:, FLIP] > 0, images.flip(-1), images).float()
     images = _change_colors(images, parameters)
-    if images.shape[1] == 3:
-        gray = (_weigh(images, GRAYSCALE_WEIGHTS) / sum(GRAYSCALE_WEIGHTS)).floor_()
-        images = torch.where(columns[:, GRAYSCALE] > 0, gray, images)
+    images = torch.where(columns[:, GRAYSCALE] > 0, _gray(images), images)
     images = _blur(images, parameters[:, BLUR_SIGMA])
     return torch.where(images < columns[:, SOLARIZE_THRESHOLD], images, 255 - images)
 
@@ -126,12 +122,9 @@ def _gray(images: Tensor) -> Tensor:
     """Gray value as OpenCV rounds it, (B, 1, H, W)."""
     if images.shape[1] == 1:
         return images
-    return _weigh(images, _GRAY_WEIGHTS).add_(0.5).floor_()
-
-
-def _weigh(images: Tensor, weights: tuple[float, ...]) -> Tensor:
     blue, green, red = images.split(1, dim=1)
-    return (blue * weights[0]).add_(green, alpha=weights[1]).add_(red, alpha=weights[2])
+    gray = (blue * _GRAY_WEIGHTS[0]).add_(green, alpha=_GRAY_WEIGHTS[1]).add_(red, alpha=_GRAY_WEIGHTS[2])
+    return gray.add_(0.5).floor_()
 
 
 def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:

@@ -1,16 +1,15 @@
-"""Augmentation of batches against loops in float64 and against the transforms of the host."""
+"""Augmentation of batches against loops in float64 and against that of the host."""
 
 import colorsys
 import math
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from mmpretrain.registry import TRANSFORMS
 from testing.sample_images import smooth_image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mm_sop.datasets.transforms.multi_view import Augmentation
 from mm_sop.functional import augmentation
 from mm_sop.functional.augmentation import (
     BLUR_SIGMA,
@@ -24,8 +23,6 @@ from mm_sop.functional.augmentation import (
     SOLARIZE_THRESHOLD,
     augment,
 )
-
-JITTER = ('brightness', 'contrast', 'saturation', 'hue')
 
 
 def sample_images(number=1, height=48, width=40, channels=3):
@@ -101,7 +98,7 @@ def loop(image, row):
         elif factor:
             change(turn, round)
     if row[GRAYSCALE]:
-        change(lambda *pixel: [(0.114 * pixel[0] + 0.587 * pixel[1] + 0.2989 * pixel[2]) / 0.9999] * 3, math.floor)
+        change(lambda *pixel: [luma(*pixel)] * 3, round)
     if row[BLUR_SIGMA]:
         radius = round(6 * row[BLUR_SIGMA] + 1) // 2
         weights = {d: math.exp(-0.5 * (d / row[BLUR_SIGMA]) ** 2) for d in range(-radius, radius + 1)}
@@ -123,21 +120,10 @@ def loop(image, row):
 
 
 def on_the_host(image, row):
-    """Transforms of the configs, one after the other."""
-
-    def apply(image, kind, **options):
-        return TRANSFORMS.build(dict(options, type=kind))(dict(img=image))['img'].reshape(image.shape)
-
-    if row[FLIP]:
-        image = apply(image, 'RandomFlip', prob=1.0)
-    for operation in COLOR_ORDERS[int(row[COLOR_ORDER])]:
-        image = apply(image, 'FastColorJitter', **{JITTER[operation]: (row[1 + operation],) * 2})
-    if row[GRAYSCALE]:
-        weights = (0.114, 0.587, 0.2989)
-        image = apply(image, 'RandomGrayscale', prob=1.0, keep_channels=True, channel_weights=weights)
-    if row[BLUR_SIGMA]:
-        image = cv2.GaussianBlur(image, (0, 0), row[BLUR_SIGMA]).reshape(image.shape)
-    return apply(image, 'Solarize', thr=row[SOLARIZE_THRESHOLD], prob=1.0)
+    """Augmentation of the processes that load images."""
+    order = COLOR_ORDERS[int(row[COLOR_ORDER])]
+    drawn = row[FLIP] > 0, order, tuple(row[1:5]), row[GRAYSCALE] > 0, row[BLUR_SIGMA], row[SOLARIZE_THRESHOLD]
+    return Augmentation(*drawn).apply(image)
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,16 @@ def augmentations(views):
     return parameters
 
 
-@pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('sizes', [[8, 6, 8, 6, 6], None])
-def test_augments_each_view_before_normalization(sizes, compiled):
+def test_augments_each_view_before_normalization(sizes):
     views = [torch.randint(256, (2, 3, size, size), dtype=torch.uint8) for size in sizes or [8]]
     parameters = augmentations(views)
-    options = dict(NORMALIZATION, to_rgb=True, compile_augmentation=compiled)
-    preprocessor = MODELS.build(dict(options, type='MultiViewDataPreprocessor'))
+    preprocessor = MODELS.build(dict(NORMALIZATION, type='MultiViewDataPreprocessor', to_rgb=True))
     augmented = [augment(*pair).to(torch.uint8) for pair in zip(views, parameters, strict=True)]
     batch = (
         dict(inputs=views, augmentations=parameters) if sizes else dict(inputs=views[0], augmentations=parameters[0])
     )
-    with torch.compiler.set_stance('force_eager'):  # a minute of compilation
-        result = preprocessor(batch, True)
+    result = preprocessor(batch, True)
     expected = preprocessor(dict(inputs=augmented if sizes else augmented[0]), True)
     assert result.keys() == {'inputs'}
     assert type(result['inputs']) is type(expected['inputs'])
@@ -57,3 +54,14 @@ def test_each_view_needs_its_parameters():
     preprocessor = MODELS.build(dict(type='MultiViewDataPreprocessor'))
     with pytest.raises(ValueError, match='each of the 2 views'):
         preprocessor(dict(inputs=views, augmentations=augmentations(views[:1])))
+
+
+def test_augmentation_is_compiled_only_if_asked_for(monkeypatch):
+    # The real compiler takes a minute.
+    monkeypatch.setattr(torch, 'compile', lambda function, **options: lambda *tensors: -function(*tensors))
+    views = [torch.full((2, 3, 8, 8), 7, dtype=torch.uint8)]
+    for compiles, factor in ((False, 1), (True, -1)):
+        preprocessor = MODELS.build(dict(type='MultiViewDataPreprocessor', compile_augmentation=compiles))
+        neutral = torch.tensor([NEUTRAL_PARAMETERS] * 2)
+        batch = preprocessor(dict(inputs=views, augmentations=[neutral]))
+        assert (batch['inputs'][0] == 7 * factor).all()
