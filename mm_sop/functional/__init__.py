@@ -1,5 +1,6 @@
 """The mathematics of MM-SOP as pure functions on tensors; it needs torch alone."""
 
+from mm_sop.functional.augmentation import augment
 from mm_sop.functional.dino_losses import dino_loss, dino_targets, update_center
 from mm_sop.functional.ema import update_ema
 from mm_sop.functional.info_nce import info_nce_loss
@@ -26,6 +27,7 @@ __all__ = [
     'ReceptiveField',
     'alignment',
     'assigned_keys_loss',
+    'augment',
     'average_precision',
     'check_receptive_field',
     'class_areas',

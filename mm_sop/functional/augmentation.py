@@ -18,27 +18,24 @@ NUM_PARAMETERS = 12
 NEUTRAL_PARAMETERS = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 256.0, 0.0, 0.0, 0.0)
 # A color order is an index into these. Operations: 0 brightness, 1 contrast, 2 saturation, 3 hue.
 COLOR_ORDERS = tuple(permutations(range(4)))
-# Weights of blue, green and red in an image made gray, times 9999; those of `RandomGrayscale` in the configs.
-GRAYSCALE_WEIGHTS = (1140, 5870, 2989)
 # Limits the size of the kernels' tables.
 MAX_BLUR_SIGMA = 5.0
 
 _MAX_RADIUS = round(6 * MAX_BLUR_SIGMA + 1) // 2
-# OpenCV's fixed-point weights of blue, green and red in the gray value, times 2 ** 15.
-_GRAY_WEIGHTS = (3735, 19235, 9798)
-# Values of the largest chunk that is augmented at once; 445 images of 224 pixels.
-_CHUNK = 2**26
+# OpenCV's fixed-point weights of blue, green and red in the gray value.
+_GRAY_WEIGHTS = (3735 / 2**15, 19235 / 2**15, 9798 / 2**15)
 
 
 @torch.no_grad()
-def augment(images: Tensor, parameters: Tensor) -> Tensor:
+def augment(images: Tensor, parameters: Tensor, chunk_bytes: int = 2**26) -> Tensor:
     """Flip, change colors, make gray, blur and solarize, in this order, every image with its own parameters.
 
     Repeats the 8-bit arithmetic of OpenCV and of the transforms on the host, after each operation too; the results
     differ where a draw, rounded to float32, crosses a gray level. Never waits for the device. Integers are exact in
     float32, so that an image does not depend on its batch, nor on the precision of matrix products.
 
-    Beside the result, the peak of memory is 13 times the bytes of the images, at most 2 GiB.
+    Peak memory is 23 times that of the uint8 images of a chunk (3.5 MB for an image of 224 pixels, 1.5 GB by default),
+    besides the result.
 
     Args:
         images: BGR or gray images, uint8, (B, 3, H, W) or (B, 1, H, W). Gray images have neither saturation nor hue.
@@ -46,6 +43,7 @@ def augment(images: Tensor, parameters: Tensor) -> Tensor:
             as a fraction of the color circle, index into ``COLOR_ORDERS``, grayscale (0 or 1), standard deviation of
             the blur in pixels (0 to 5; the kernel ends at 3 standard deviations and before the image's side), threshold
             from which values are inverted (256 for none).
+        chunk_bytes: Bytes of the images that are augmented at once; the default holds 445 images of 224 pixels.
 
     Returns:
         Gray levels, integers from 0 to 255 in float32, with the shape of the images.
@@ -69,7 +67,7 @@ def augment(images: Tensor, parameters: Tensor) -> Tensor:
             f'parameters must be float32 of shape {(len(images), NUM_PARAMETERS)}, '
             f'got {parameters.dtype}, {(*parameters.shape,)}'
         )
-    size = max(1, _CHUNK // images[0].numel()) if len(images) else 1
+    size = max(1, chunk_bytes // images[0].numel()) if len(images) else 1
     with torch.autocast(images.device.type, enabled=False):
         chunks = [*map(_augment, images.split(size), parameters.split(size))]
     return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
@@ -79,9 +77,7 @@ def _augment(images: Tensor, parameters: Tensor) -> Tensor:
     columns = parameters[:, :, None, None, None]  # columns[:, X] is (B, 1, 1, 1)
     images = torch.where(columns[:, FLIP] > 0, images.flip(-1), images).float()
     images = _change_colors(images, parameters)
-    if images.shape[1] == 3:
-        gray = (_weigh(images, GRAYSCALE_WEIGHTS) / sum(GRAYSCALE_WEIGHTS)).floor_()
-        images = torch.where(columns[:, GRAYSCALE] > 0, gray, images)
+    images = torch.where(columns[:, GRAYSCALE] > 0, _gray(images), images)
     images = _blur(images, parameters[:, BLUR_SIGMA])
     return torch.where(images < columns[:, SOLARIZE_THRESHOLD], images, 255 - images)
 
@@ -103,11 +99,12 @@ def _change_colors(images: Tensor, parameters: Tensor) -> Tensor:
         if step == 3 and images.shape[1] == 3:
             images = _shift_hue(images, parameters[:, HUE, None, None, None])
         gray = _gray(images)
-        # Sums of rows are exact in float32, those of large images are not.
-        mean = gray.sum(dim=-1).long().sum(dim=-1)[..., None, None] / gray[0].numel()
-        offset = mean.round_() * mean_weights[:, step] + roundings[:, step]
-        gray = gray.mul_(gray_weights[:, step]).add_(offset)
-        images = images.mul_(factors[:, step]).add_(gray).clamp_(0, 255.5).floor_()
+        # Sums of large images are not exact in float32.
+        mean = (gray.sum(dim=(2, 3), keepdim=True, dtype=torch.int64) / gray.shape[2:].numel()).round_()
+        offset = torch.addcmul(roundings[:, step], mean, mean_weights[:, step])
+        offset = torch.addcmul(offset, gray, gray_weights[:, step])
+        torch.addcmul(offset, images, factors[:, step], out=images)
+        images.clamp_(0, 255.5).floor_()
     return images
 
 
@@ -122,15 +119,12 @@ def _affine_operations(device: torch.device) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Gray value as OpenCV rounds it, in a new tensor (B, 1, H, W)."""
+    """Gray value as OpenCV rounds it, (B, 1, H, W)."""
     if images.shape[1] == 1:
-        return images.clone()
-    return _weigh(images, _GRAY_WEIGHTS).add_(2**14).mul_(2**-15).floor_()
-
-
-def _weigh(images: Tensor, weights: tuple[int, int, int]) -> Tensor:
+        return images
     blue, green, red = images.split(1, dim=1)
-    return (blue * weights[0]).add_(green, alpha=weights[1]).add_(red, alpha=weights[2])
+    gray = (blue * _GRAY_WEIGHTS[0]).add_(green, alpha=_GRAY_WEIGHTS[1]).add_(red, alpha=_GRAY_WEIGHTS[2])
+    return gray.add_(0.5).floor_()
 
 
 def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -169,28 +163,34 @@ def _blur(images: Tensor, sigmas: Tensor) -> Tensor:
     columns = columns[:, None].expand(-1, channels, -1, -1).reshape(-1, height, height)
     high = (images / 256).floor_()
     low = images.sub_(high, alpha=256)
-    blurred = torch.baddbmm(columns @ high, columns, low, beta=256)
+    blurred = torch.bmm(columns, high).baddbmm_(columns, low, beta=256)
     return blurred.add_(2**15).mul_(2**-16).floor_().view(batch_size, channels, height, width)
 
 
 def _blur_matrices(sigmas: Tensor, side: int) -> Tensor:
     """Weights of input j in output i, times 256, with reflected borders, (B, side, side)."""
-    position = torch.arange(side, device=sigmas.device)
-    i, j = position[:, None], position
-    nowhere = torch.full_like(j, side)  # no kernel is that wide
-    left, right = torch.where(j > 0, i + j, nowhere), torch.where(j < side - 1, 2 * (side - 1) - i - j, nowhere)
-    distances = torch.stack([(i - j).abs(), left, right]).clamp_(max=min(side, _MAX_RADIUS + 1))
-    return _blur_weights(sigmas, side)[:, distances].sum(dim=1)
+    weights = _blur_weights(sigmas, min(side, _MAX_RADIUS + 1))
+    return weights[:, _distances(side, sigmas.device).clamp(max=weights.shape[1] - 1)].sum(dim=1)
 
 
-def _blur_weights(sigmas: Tensor, side: int) -> Tensor:
-    """OpenCV's fixed-point kernel by distance from its center, (B, D), times 256; the last entries are 0."""
-    distance = torch.arange(min(side, _MAX_RADIUS + 1) + 1, device=sigmas.device)
-    radii = ((6 * sigmas + 1).round_() / 2).floor_().clamp_(max=len(distance) - 2)[:, None]
-    bells = torch.exp(-0.5 * (distance / sigmas[:, None].clamp(min=1e-3)).square_()) * (distance <= radii)
+@lru_cache
+def _distances(side: int, device: torch.device) -> Tensor:
+    """Distance of output i from input j and from its reflections at both ends, ``side`` for none, (3, side, side)."""
+    j = torch.arange(side, device=device)
+    i = j[:, None]
+    left, right = torch.where(j > 0, i + j, side), torch.where(j < side - 1, 2 * (side - 1) - i - j, side)
+    return torch.stack([(i - j).abs(), left, right])
+
+
+def _blur_weights(sigmas: Tensor, width: int) -> Tensor:
+    """OpenCV's fixed-point kernels by distance from the center, times 256, (B, width + 1); the last weight is 0."""
+    distance = torch.arange(width + 1, device=sigmas.device)
+    sigmas = sigmas[:, None]
+    radii = ((6 * sigmas + 1).round_() / 2).floor_().clamp_(max=width - 1)
+    bells = torch.exp((distance / sigmas.clamp(min=1e-3)).square_().mul_(-0.5)).mul_(distance <= radii)
     # Sum of all weights from a distance outwards: (B, D, 1 or D) -> (B, D)
     tails = (bells[:, None] * (distance >= distance[:, None])).sum(dim=-1)
-    # From the ends to the center, rounding errors are carried to the next weight. The center takes the rest.
+    # From the ends to the center, the rounding error is carried to the next weight. The center takes the rest.
     tails = (256 * tails / (2 * tails[:, :1] - bells[:, :1])).round_()
-    weights = tails - torch.nn.functional.pad(tails[:, 1:], (0, 1))
-    return torch.cat([256 - 2 * tails[:, 1:2], weights[:, 1:]], dim=1)
+    center = 256 - 2 * tails[:, 1:2]
+    return torch.cat([center, tails[:, 1:-1] - tails[:, 2:], tails[:, -1:]], dim=1)

@@ -17,7 +17,7 @@ from mm_sop.datasets.seeded import TakesSeed
 from mm_sop.evaluation.features.attention import cls_attention, find_last_attention, global_similarity
 from mm_sop.evaluation.features.extraction import encode_images, extract_features
 from mm_sop.evaluation.labeled_data import random_rows, read_labels
-from mm_sop.functional import select_supports
+from mm_sop.functional import augment, select_supports
 from mm_sop.functional.neighbors import nearest_neighbors
 from mm_sop.report.montage import RIGHT, WRONG, Tile, montage, to_image
 from mm_sop.report.predictions import overlay
@@ -283,6 +283,11 @@ def hide(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def views_of(sample: dict) -> list[Tensor]:
-    """Views of a sample, one or several."""
-    inputs = sample['inputs']
-    return [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    """Views of a sample, one or several, as the networks see them."""
+    inputs, parameters = sample['inputs'], sample.get('augmentations')
+    views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if parameters is None:
+        return views
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    pairs = zip(views, parameters, strict=True)
+    return [augment(view[None], row[None])[0].to(view.dtype) for view, row in pairs]

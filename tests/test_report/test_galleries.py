@@ -8,8 +8,9 @@ from testing.sop_models import sop_config
 from torch.nn.functional import normalize
 
 from mm_sop.evaluation.features.extraction import evaluation_mode
+from mm_sop.functional.augmentation import BRIGHTNESS, NEUTRAL_PARAMETERS
 from mm_sop.report import galleries
-from mm_sop.report.galleries import ImageSet, hide, mask_gallery, view_gallery
+from mm_sop.report.galleries import ImageSet, hide, mask_gallery, view_gallery, views_of
 from mm_sop.report.montage import RIGHT, WRONG
 
 NORMALIZATION = dict(type='SelfSupDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
@@ -138,6 +139,13 @@ def test_views_stand_beside_their_image(shown):
     for index, (original, *views) in enumerate(shown):
         assert original.image.shape == (10, 20, 3) and (original.image == index).all()
         assert [int(view.image[0, 0, 0]) for view in views] == [10 * index, 10 * index + 1]
+
+
+def test_views_are_shown_as_the_network_sees_them():
+    dark, same = torch.tensor([NEUTRAL_PARAMETERS] * 2).split(1)
+    dark[:, BRIGHTNESS] = 0.5
+    sample = dict(inputs=[torch.full((3, 8, 8), 90, dtype=torch.uint8)] * 2, augmentations=[dark[0], same[0]])
+    assert [view.unique().tolist() for view in views_of(sample)] == [[45], [90]]
 
 
 def test_masks_stand_beside_their_view(shown):
