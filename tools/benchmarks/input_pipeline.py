@@ -31,7 +31,7 @@ GOAL = 8
 
 
 def make_photos(folder: Path, count: int) -> list[Path]:
-    """Write parts of two photographs as JPEG files of the usual size of ImageNet."""
+    """Write parts of two photos as JPEG files of the usual size of ImageNet."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     paths = [folder / f'{index}.jpg' for index in range(count)]
@@ -166,7 +166,7 @@ def format_page(report: dict) -> str:
     ]
     return (
         f'# Input pipeline of `configs/sop/vitb.py`\n\n{report["environment"]} {report["images"]} JPEG files of '
-        f'{SIZE[0]} x {SIZE[1]} pixels (parts of the two photographs in scikit-learn, quality 90), {report["turns"]} '
+        f'{SIZE[0]} x {SIZE[1]} pixels (parts of the two photos in scikit-learn, quality 90), {report["turns"]} '
         'turns.\n\n'
         f'{markdown_table(["way", "CPU ms an image", "times as fast"], ways, ["left", "right", "right"])}\n\n'
         'Medians over turns; ratios to the classic recipe in the same turn (quartiles in brackets). An image gives two '

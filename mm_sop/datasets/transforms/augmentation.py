@@ -20,8 +20,9 @@ class FastRandomResizedCrop(RandomResizedCrop):
     Yields the image of Pillow's bicubic filter, which SOP and iBOT use, up to one or two gray levels, in 1/3 to 1/8
     of the time. OpenCV's bicubic interpolation is as fast but does not antialias.
 
-    **Required Keys:** ``img`` (uint8, shape (H, W, C))
+    **Required Keys:** ``img`` (uint8, shape (H, W, C)); ``full_shape`` if the image was decoded at reduced size
     **Modified Keys:** ``img``, ``img_shape``
+    **Deleted Keys:** ``full_shape``
 
     Args:
         scale (int | Sequence[int]): Size of the result, (height, width) or one number for both.
@@ -45,8 +46,13 @@ class FastRandomResizedCrop(RandomResizedCrop):
         super().__init__(scale, crop_ratio_range, aspect_ratio_range, max_attempts, interpolation='bicubic')
 
     def transform(self, results: dict) -> dict:
-        top, left, height, width = self.rand_crop_params(results['img'])
-        crop = results['img'][top : top + height, left : left + width]
+        image = results['img']
+        # Images decoded at reduced size have the crops of the whole one, at its nearest pixels.
+        full_shape = results.pop('full_shape', image.shape[:2])
+        reduction = round(max(full_shape) / max(image.shape[:2]))
+        top, left, height, width = self.rand_crop_params(np.broadcast_to(np.uint8(0), full_shape))
+        top, bottom, left, right = (round(edge / reduction) for edge in (top, top + height, left, left + width))
+        crop = image[top:bottom, left:right]
         results['img'] = resize_bicubic(crop, self.scale)
         results['img_shape'] = results['img'].shape[:2]
         return results
