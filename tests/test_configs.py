@@ -51,7 +51,7 @@ def test_mask_grid_fits_the_backbone(path):
         return
     pipeline = config.train_dataloader.dataset.dataset.pipeline
     masks = next(step for step in pipeline if step['type'] == 'BlockMaskGenerator')
-    views = next(step for step in pipeline if step['type'] == 'MultiView')
+    views = next(step for step in pipeline if step['type'] == 'FastMultiView')
     crop = views['transforms'][0][0]['scale']
     side = crop // config.model.backbone.patch_size
     assert masks['grid'] == (side, side)

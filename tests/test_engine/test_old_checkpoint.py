@@ -46,7 +46,7 @@ def make_config(repository):
     config.merge_from_dict(changes)
     config.param_scheduler[0]['end'] = 4
     for step in config.train_dataloader.dataset.dataset.pipeline:
-        if step['type'] == 'MultiView':
+        if step['type'] == 'FastMultiView':
             step['transforms'][0][0]['scale'] = 16
         if step['type'] == 'BlockMaskGenerator':
             step['grid'] = (4, 4)

@@ -80,9 +80,9 @@ def view_pipeline(config: Config) -> list[dict]:
     """Loading and the augmentations of the first view of the config's training images."""
     dataset = config.train_dataloader.dataset
     load, *rest = dataset.get('dataset', dataset).pipeline
-    views = next((transform for transform in rest if transform['type'] == 'MultiView'), None)
+    views = next((transform for transform in rest if transform['type'] in ('MultiView', 'FastMultiView')), None)
     if views is None:
-        raise SystemExit('the training pipeline of the config has no MultiView: there are no augmentations to take')
+        raise SystemExit('the training pipeline of the config has no FastMultiView: there are no augmentations to take')
     return [load, *views['transforms'][0], dict(type='PackInputs')]
 
 
