@@ -71,8 +71,8 @@ class LoadImage(BaseTransform):
     is applied.
 
     **Required Keys:** ``img_path``
-    **Added Keys:** ``img`` (uint8 array of shape (H, W, 3), or (H, W) for ``channels=1``), ``img_shape``, ``ori_shape``;
-    ``full_shape`` ((H, W) of the whole image) if it was decoded at reduced size
+    **Added Keys:** ``img`` (uint8 array of shape (H, W, 3), or (H, W) for ``channels=1``), ``img_shape``,
+    ``ori_shape``; ``full_shape`` ((H, W) of the whole image) if it was decoded at reduced size
 
     Args:
         channels (int): 3 for color or 1 for gray; other images are converted.
@@ -84,7 +84,7 @@ class LoadImage(BaseTransform):
         bit_depth (int): Number of bits that 16-bit files really use, such as 12 of many cameras and scanners: their
             values are shifted right by ``bit_depth - 8`` bits instead of 8; they lose their transparency.
         min_pixels (int, optional): JPEG files with 4, 16 or 64 times as many pixels are decoded at 1/2, 1/4 or 1/8 of
-            their size, which saves most of the time for photographs of many megapixels.
+            their size, which saves most of the time for photos of many megapixels.
             :class:`FastRandomResizedCrop` draws the same crops as from the whole image. Crops lose nothing that can be
             seen if the smallest has twice the pixels of its result in each direction. Defaults to None: whole images.
 
