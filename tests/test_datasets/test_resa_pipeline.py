@@ -16,7 +16,7 @@ CONFIGS = {
 def view_pipelines(config):
     """Built transforms by name, for each kind of view."""
     steps = config.train_dataloader.dataset.dataset.pipeline
-    view = next(step for step in steps if step['type'] == 'MultiView')
+    view = next(step for step in steps if step['type'] == 'FastMultiView')
     pipelines = TRANSFORMS.build(view).pipelines
     return [{type(transform).__name__: transform for transform in pipeline} for pipeline in pipelines]
 

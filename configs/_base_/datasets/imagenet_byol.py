@@ -7,7 +7,8 @@ color_transforms = [_base_.flip, _base_.color_jitter, _base_.grayscale]
 view_transforms1 = [*color_transforms, dict(_base_.blur, prob=1.0)]
 view_transforms2 = [*color_transforms, dict(_base_.blur, prob=0.1), _base_.solarize]
 train_pipeline = [
-    dict(type='LoadImage'),
+    # Larger photographs are reduced while they are decoded: the smallest crop keeps twice the sides of its view.
+    dict(type='LoadImage', min_pixels=3_400_000),
     dict(
         type='FastMultiView',
         num_views=[1, 1],

@@ -12,7 +12,8 @@ view_pipeline = [
     _base_.flip,
 ]
 train_pipeline = [
-    dict(type='LoadImage'),
+    # Larger photographs are reduced while they are decoded: the smallest crop keeps twice the sides of its view.
+    dict(type='LoadImage', min_pixels=3_400_000),
     dict(type='FastMultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs'),
 ]

@@ -13,7 +13,8 @@ global_pipeline2 = [global_crop, *color_transforms, dict(_base_.blur, prob=0.1),
 local_pipeline = [local_crop, *color_transforms, _base_.blur]
 
 train_pipeline = [
-    dict(type='LoadImage'),
+    # Larger photographs are reduced while they are decoded: the smallest crop keeps twice the sides of its view.
+    dict(type='LoadImage', min_pixels=1_000_000),
     dict(type='FastMultiView', num_views=[1, 1, 10], transforms=[global_pipeline1, global_pipeline2, local_pipeline]),
     # iBOT's recipe: half of the views unmasked, the others with 10 to 50 % of the patches masked.
     # The released SOP code: mask_ratio=0.3, mask_ratio_jitter=0.0

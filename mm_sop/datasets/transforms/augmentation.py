@@ -20,8 +20,9 @@ class FastRandomResizedCrop(RandomResizedCrop):
     Yields the image of Pillow's bicubic filter, which SOP and iBOT use, up to one or two gray levels, in 1/3 to 1/8
     of the time. OpenCV's bicubic interpolation is as fast but does not antialias.
 
-    **Required Keys:** ``img`` (uint8, shape (H, W, C))
+    **Required Keys:** ``img`` (uint8, shape (H, W, C)); ``full_shape`` if the image was decoded at reduced size
     **Modified Keys:** ``img``, ``img_shape``
+    **Deleted Keys:** ``full_shape``
 
     Args:
         scale (int | Sequence[int]): Size of the result, (height, width) or one number for both.
@@ -45,8 +46,13 @@ class FastRandomResizedCrop(RandomResizedCrop):
         super().__init__(scale, crop_ratio_range, aspect_ratio_range, max_attempts, interpolation='bicubic')
 
     def transform(self, results: dict) -> dict:
-        top, left, height, width = self.rand_crop_params(results['img'])
-        crop = results['img'][top : top + height, left : left + width]
+        image = results['img']
+        # Images decoded at reduced size have the crops of the whole one, at its nearest pixels.
+        full_shape = results.pop('full_shape', image.shape[:2])
+        reduction = round(max(full_shape) / max(image.shape[:2]))
+        top, left, height, width = self.rand_crop_params(np.broadcast_to(np.uint8(0), full_shape))
+        top, bottom, left, right = (round(edge / reduction) for edge in (top, top + height, left, left + width))
+        crop = image[top:bottom, left:right]
         results['img'] = resize_bicubic(crop, self.scale)
         results['img_shape'] = results['img'].shape[:2]
         return results
@@ -87,9 +93,10 @@ class FastColorJitter(ColorJitter):
 
     def draw(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Draw the order of the four operations and their factors; see :func:`change_colors`."""
-        order, *factors = self._rand_params()
-        neutral = (1.0, 1.0, 1.0, 0.0)
-        return tuple(map(int, order)), tuple(n if f is None else f for f, n in zip(factors, neutral, strict=True))
+        order = tuple(np.random.permutation(4).tolist())
+        ranges = self.brightness, self.contrast, self.saturation, self.hue
+        drawn = (None if limits is None else np.random.uniform(*limits) for limits in ranges)
+        return order, tuple(n if f is None else f for f, n in zip(drawn, (1.0, 1.0, 1.0, 0.0), strict=True))
 
 
 # Replaces MMCV's, so that recipes also accept gray images.
@@ -163,7 +170,7 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an image, uint8, (H, W, C) or (H, W), to (height, width) with Pillow's antialiased bicubic filter."""
-    # (1, C, H, W) in this memory layout, for which PyTorch uses its vectorized 8-bit kernel and which the result keeps.
-    channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image))).permute(2, 0, 1)[None]
+    # (1, C, H, W) in this memory layout, for which PyTorch has its fastest 8-bit kernel and which the result keeps.
+    channels_last = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image)))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=tuple(size), mode='bicubic', antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()).reshape(*size, *image.shape[2:])

@@ -1,6 +1,7 @@
 """Views of an image, of which everything random is drawn first and applied together, on the host or on the device."""
 
 import copy
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Augmentation:
 
 
 def _draw_flip(transform: RandomFlip, drawn: Augmentation) -> None:
-    drawn.flip ^= transform._choose_direction() is not None
+    drawn.flip ^= np.random.random() < transform.prob
 
 
 def _draw_colors(transform: FastColorJitter, drawn: Augmentation) -> None:
@@ -67,26 +68,34 @@ def _draw_colors(transform: FastColorJitter, drawn: Augmentation) -> None:
 
 
 def _draw_grayscale(transform: RandomGrayscale, drawn: Augmentation) -> None:
-    drawn.grayscale = transform._random_prob() < transform.prob
+    drawn.grayscale = random.random() < transform.prob
 
 
 def _draw_blur(transform: GaussianBlur, drawn: Augmentation) -> None:
-    if not transform.random_disable():
-        drawn.blur_sigma = transform.random_magnitude() if transform.radius is None else transform.radius
+    if np.random.random() <= transform.prob:
+        drawn.blur_sigma = _draw_magnitude(transform) if transform.radius is None else transform.radius
 
 
 def _draw_solarization(transform: Solarize, drawn: Augmentation) -> None:
-    if not transform.random_disable():
-        drawn.solarize_threshold = transform.random_magnitude() if transform.thr is None else transform.thr
+    if np.random.random() <= transform.prob:
+        drawn.solarize_threshold = _draw_magnitude(transform) if transform.thr is None else transform.thr
+
+
+def _draw_magnitude(transform: GaussianBlur | Solarize) -> float:
+    level = transform.magnitude_level
+    if transform.magnitude_std == 'inf':
+        level = np.random.uniform(0, level)
+    low, high = transform.magnitude_range
+    return level / transform.total_level * (high - low) + low
 
 
 def _draw_some(transform: RandomApply, drawn: Augmentation) -> None:
-    if transform.random_apply():
+    if np.random.random() < transform.prob:
         for each in transform.transforms:
             _DRAWS[type(each)](each, drawn)
 
 
-# Draws the same random numbers as the transform.
+# Draw the same random numbers as the transforms, whose own methods cost more than the draws.
 _DRAWS: dict[type, Callable[[Any, Augmentation], None]] = {
     RandomFlip: _draw_flip,
     FastColorJitter: _draw_colors,
@@ -131,7 +140,7 @@ def _can_be_drawn(transforms: Sequence[Callable]) -> bool:
 
 def _flatten(transforms: Sequence[Callable]) -> Iterator[Callable]:
     for transform in transforms:
-        if type(transform) is RandomApply:
+        if isinstance(transform, RandomApply):
             yield from _flatten(transform.transforms.transforms)
         else:
             yield transform
@@ -139,13 +148,13 @@ def _flatten(transforms: Sequence[Callable]) -> Iterator[Callable]:
 
 def _has_usual_options(transform: Any) -> bool:
     if isinstance(transform, RandomFlip):
-        return transform.direction in ('horizontal', ['horizontal'])
+        return isinstance(transform.prob, float) and transform.direction in ('horizontal', ['horizontal'])
     if isinstance(transform, RandomGrayscale):
         weights = np.allclose(transform.channel_weights, _GRAY_WEIGHTS, atol=1e-3)
         return transform.keep_channels and transform.color_format == 'bgr' and weights
-    if isinstance(transform, GaussianBlur):
-        return max(transform.magnitude_range or [transform.radius]) <= MAX_BLUR_SIGMA
-    return True
+    if isinstance(transform, GaussianBlur) and max(transform.magnitude_range or [transform.radius]) > MAX_BLUR_SIGMA:
+        return False
+    return getattr(transform, 'magnitude_std', 0) in (0, 'inf')
 
 
 @TRANSFORMS.register_module()

@@ -158,6 +158,7 @@ def test_channels_and_their_order(tmp_path):
         (dict(channel_order='gbr'), "expected 'bgr' or 'rgb'"),
         (dict(max_pixels=10**10), 'expected 1 ... 178956970'),
         (dict(bit_depth=4), 'expected 8 ... 16'),
+        (dict(min_pixels=0), 'expected 1 or more, or None'),
     ],
 )
 def test_rejects_bad_settings(settings, message):
@@ -315,3 +316,31 @@ def test_damaged_pngs_are_unreadable():
         comment = struct.pack('>I', 3) + b'tEXtabc' + bytes(4)
         with_comment = sound[:start] + comment + sound[start:]
         assert np.array_equal(decode_image(with_comment), decode_image(sound))
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+@pytest.mark.parametrize(('min_pixels', 'reduction'), [(1000, 8), (5000, 4), (20_000, 2), (30_000, 1), (None, 1)])
+def test_large_jpegs_are_decoded_at_reduced_size(tmp_path, orientation, min_pixels, reduction):
+    """Only JPEG files; the same crops are drawn, and show the same but for what is lost in decoding."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    smooth_image((322, 254)).save(tmp_path / 'a.jpg', quality=95, exif=exif)
+    results = TRANSFORMS.build(dict(type='LoadImage', min_pixels=min_pixels))(dict(img_path=str(tmp_path / 'a.jpg')))
+    sides = (254, 322) if orientation == 1 else (322, 254)
+    assert results['img'].shape == (*(-(-side // reduction) for side in sides), 3)
+    assert results.get('full_shape', sides) == sides
+
+    crop = TRANSFORMS.build(dict(type='FastRandomResizedCrop', scale=16, crop_ratio_range=(0.5, 1.0)))
+    whole = dict(img_path=str(tmp_path / 'a.jpg'), img=load(tmp_path / 'a.jpg'))
+    views = []
+    for source in (whole, results):
+        np.random.seed(3)
+        views.append(crop(source)['img'].astype(int))
+        views.append(np.random.random())
+    assert views[1] == views[3]
+    assert np.abs(views[0] - views[2]).mean() <= (4 if reduction > 1 else 0)
+
+
+def test_other_formats_are_not_reduced(tmp_path):
+    smooth_image((322, 254)).save(tmp_path / 'a.png')
+    assert load(tmp_path / 'a.png', min_pixels=100).shape == (254, 322, 3)
