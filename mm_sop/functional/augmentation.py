@@ -190,7 +190,6 @@ def _blur_weights(sigmas: Tensor, width: int) -> Tensor:
     bells = torch.exp((distance / sigmas.clamp(min=1e-3)).square_().mul_(-0.5)).mul_(distance <= radii)
     # Sum of all weights from a distance outwards: (B, D, 1 or D) -> (B, D)
     tails = (bells[:, None] * (distance >= distance[:, None])).sum(dim=-1)
-    # From the ends to the center, the rounding error is carried to the next weight. The center takes the rest.
+    # From the ends to the center, the rounding error is carried to the next weight.
     tails = (256 * tails / (2 * tails[:, :1] - bells[:, :1])).round_()
-    center = 256 - 2 * tails[:, 1:2]
-    return torch.cat([center, tails[:, 1:-1] - tails[:, 2:], tails[:, -1:]], dim=1)
+    return torch.cat([tails[:, :-1] - tails[:, 1:], tails[:, -1:]], dim=1)
