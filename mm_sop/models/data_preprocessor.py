@@ -9,8 +9,12 @@ from torch import Tensor
 class MultiViewDataPreprocessor(SelfSupDataPreprocessor):
     """Converts the views of a batch, uint8, to normalized float32 images, as MMPretrain's ``SelfSupDataPreprocessor``.
 
-    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step.
+    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step, and by default waits
+    for the device whenever it copies a view. ``pin_memory`` of the loader lets the copies run beside the computation.
     """
+
+    def __init__(self, *args, non_blocking: bool = True, **kwargs) -> None:
+        super().__init__(*args, non_blocking=non_blocking, **kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Convert ``inputs``, (B, C, H, W) or a list of such views; ``data_samples`` pass through."""

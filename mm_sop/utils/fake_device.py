@@ -155,8 +155,7 @@ class FakeDevice(TorchDispatchMode):
             self._wait(name)
             result = self._assume(name, args)
         else:
-            with self._fake:
-                result = func(*args, **kwargs)
+            result = self._fake.dispatch(func, types, args, kwargs)
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
