@@ -40,7 +40,7 @@ _DATA_DEPENDENT = {
     'nonzero', 'masked_select', '_unique', '_unique2', 'unique_consecutive', 'unique_dim', 'bincount'
 }  # fmt: skip
 # They read the device in CUDA's implementation.
-_WAITING = {'multinomial', '_linalg_check_errors', 'equal'}
+_WAITING = {'multinomial', '_linalg_check_errors', 'equal', 'allclose'}
 _INDEXING = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
 
 
@@ -78,7 +78,7 @@ class FakeDevice(TorchDispatchMode):
         self.device = torch.device(NAME, 0)
         self.memory = 0
         self._storages: dict[int, weakref.ref] = {}
-        self._fake = FakeTensorMode(allow_non_fake_inputs=False)
+        self._fake = _OneMode()
         self._stack = ExitStack()
         self.reset()
 
@@ -95,6 +95,7 @@ class FakeDevice(TorchDispatchMode):
         # MMEngine chooses its device once, at import; the device has no random generators.
         self._stack.enter_context(mock.patch('mmengine.device.utils.DEVICE', NAME))
         self._stack.enter_context(mock.patch('torch.Generator', _HostGenerator))
+        self._stack.enter_context(mock.patch('torch.clear_autocast_cache', _clear_casts))
         # Tensors made of numbers become tensors of the host first, and their copy is seen here.
         self._stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)
@@ -173,7 +174,7 @@ class FakeDevice(TorchDispatchMode):
         if name == '_local_scalar_dense':
             self._wait('reads a value')
             return torch.ones((), dtype=tensor.dtype).item()
-        if name == 'equal':
+        if name in ('equal', 'allclose'):
             self._wait(name)
             return True
         if name in _WAITING:
@@ -264,6 +265,13 @@ class FakeDevice(TorchDispatchMode):
         return value
 
 
+class _OneMode(FakeTensorMode):
+    """Copies of a tensor belong to the same mode."""
+
+    def __deepcopy__(self, memo: dict) -> '_OneMode':
+        return self
+
+
 class _HostGenerator(torch.Generator):
     """Generator on the host whatever device is asked for."""
 
@@ -320,18 +328,32 @@ def _autocast_kernel(name: str, low: bool) -> Callable:
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
     def convert(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(dtype_of()) if value.is_floating_point() and value.device.type == NAME else value
-        return type(value)(map(convert, value)) if isinstance(value, (list, tuple)) else value
-
-    def dtype_of() -> torch.dtype:
-        return torch.get_autocast_dtype(NAME) if low else torch.float32
+        if not isinstance(value, Tensor):
+            return type(value)(map(convert, value)) if isinstance(value, (list, tuple)) else value
+        dtype = torch.get_autocast_dtype(NAME) if low else torch.float32
+        if value.dtype is dtype or not value.is_floating_point() or value.device.type != NAME:
+            return value
+        if not (low and value.is_leaf and value.requires_grad and torch.is_grad_enabled()):
+            return value.to(dtype)
+        # Weights are converted once, as on CUDA.
+        if id(value) not in _casts:
+            _casts[id(value)] = value.to(dtype)
+        return _casts[id(value)]
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(key):
             return operator(*convert(args), **{key: convert(value) for key, value in kwargs.items()})
 
     return kernel
+
+
+_casts: dict[int, Tensor] = {}
+_clear_real_casts = torch.clear_autocast_cache
+
+
+def _clear_casts() -> None:
+    _casts.clear()
+    _clear_real_casts()
 
 
 def _attention(

@@ -1,13 +1,13 @@
 """Steps of all pretraining configs at their real size on a device that does not exist."""
 
 import pytest
-from testing.rehearsal import CONFIGS, faults_in, one_process, rehearse_config
+from testing.rehearsal import CONFIGS, faults_in, rehearse_config
 
 
 @pytest.mark.parametrize('folder', ['sop', 'resa', 'sepp', 'dino', 'mocov2', 'simsiam', 'simclr', 'combinations'])
-def test_steps_stay_on_the_device(folder):
+def test_steps_stay_on_the_device(process, folder):
     """No operation mixes devices, the host never waits, and all logged values stay on the device."""
-    assert faults_in(folder) == {}
+    assert faults_in(folder, process) == {}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,5 @@ def test_steps_stay_on_the_device(folder):
     ],
     ids=['checkpointing', 'accumulation', 'float16', 'bfloat16'],
 )
-def test_options_keep_steps_on_the_device(config, options):
-    with one_process() as executor:
-        assert executor.submit(rehearse_config, CONFIGS / f'{config}.py', options).result() == []
+def test_options_keep_steps_on_the_device(process, config, options):
+    assert process.submit(rehearse_config, CONFIGS / f'{config}.py', options).result() == []

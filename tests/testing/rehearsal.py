@@ -2,12 +2,21 @@
 
 import json
 import logging
+import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import wraps
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from mmengine.registry import init_default_scope
 
 from mm_sop import compat
-from mm_sop.engine.rehearsal import rehearse
+from mm_sop.engine.rehearsal import rehearse, without_memory
 from mm_sop.utils.config import find_pipeline, load_config, merge_options
 from mm_sop.utils.fake_device import FakeDevice
 
@@ -28,9 +37,24 @@ def one_process():
 
 def prepare():
     compat.apply()
+    init_default_scope('mmpretrain')
     logging.disable(logging.WARNING)
 
 
+def portable(function):
+    """Errors as text: those of PyTorch's operators cannot be sent to another process."""
+
+    @wraps(function)
+    def call(*args):
+        try:
+            return function(*args)
+        except Exception:
+            raise RuntimeError(traceback.format_exc()) from None
+
+    return call
+
+
+@portable
 def observe(function, *args):
     """Call a function with the device: its result, and what has happened on the device."""
     with FakeDevice() as device:
@@ -39,6 +63,7 @@ def observe(function, *args):
     return dict(found, operations=dict(device.operations), flops=device.flops, result=result)
 
 
+@portable
 def rehearse_config(path, options=None, iterations=2):
     """Faults in the steps of a config, with a batch of 8; empty if there is none."""
     cfg = load_config(path)
@@ -70,7 +95,7 @@ def by_file(places):
     return counts
 
 
-def faults_in(folder):
+def faults_in(folder, process):
     """Faults in the steps of all configs of a folder by name, each structure once."""
     seen, distinct = set(), []
     for path in sorted((CONFIGS / folder).rglob('*.py'), key=lambda path: (len(path.parts), path)):
@@ -80,9 +105,8 @@ def faults_in(folder):
             distinct.append(path)
         seen.update(keys)
     assert distinct
-    with one_process() as executor:
-        results = {path.stem: executor.submit(rehearse_config, path) for path in distinct}
-        return {name: result.result() for name, result in results.items() if result.result()}
+    results = {path.stem: process.submit(rehearse_config, path) for path in distinct}
+    return {name: result.result() for name, result in results.items() if result.result()}
 
 
 def step_structure(cfg, whole):
@@ -116,3 +140,61 @@ def structure(value):
     if isinstance(value, (list, tuple)):
         return [structure(item) for item in value]
     return value if isinstance(value, (bool, str)) or value in (0, 1, None) else 'number'
+
+
+def evaluate(protocols, folder):
+    """Run protocols with an encoder on the device; what happened there by protocol."""
+    from testing.evaluation_encoders import make_context, run, write_classes
+
+    from mm_sop.evaluation.context import build_protocol
+
+    write_classes(Path(folder, 'data', 'train'), 12)
+    write_classes(Path(folder, 'data', 'val'), 4, seed=1)
+
+    def run_on_device(device, name, options):
+        context = make_context(Path(folder, 'data'), Path(folder, name))
+        device.move(context.encoder)
+        return sorted(run(build_protocol(name, options), context).scores)
+
+    return {name: observe(run_on_device, name, options) for name, options in protocols.items()}
+
+
+def detection_losses(device, config, size):
+    """Devices of the losses of a detector, with gradients, for mmdet's random boxes and masks."""
+    from mmdet.registry import MODELS
+    from mmdet.testing import demo_mm_inputs
+
+    cfg = load_config(CONFIGS / f'detection/{config}.py')
+    # More than 10,000 boxes would be suppressed class by class, in a loop over made-up numbers of classes.
+    cfg.model.train_cfg.rpn_proposal.nms_pre = 1000
+    init_default_scope('mmdet')
+    with without_memory():
+        model = MODELS.build(cfg.model)
+    device.move(model).train()
+    batch = demo_mm_inputs(1, [(3, size, size)], num_classes=80, num_items=[5], with_mask=True)
+    with operators_on_device():
+        with torch.autocast('gpu', torch.bfloat16):
+            losses = model(**model.data_preprocessor(batch, True), mode='loss')
+        total, values = model.parse_losses(losses)
+        total.backward()
+    return {name: str(value.device) for name, value in values.items()}
+
+
+@contextmanager
+def operators_on_device():
+    """MMCV's compiled operators, which know no such device, do nothing, and NMS keeps half of the boxes.
+
+    MMEngine indexes with tensors of the CPU and of CUDA only.
+    """
+    import mmcv.ops  # noqa: F401
+    from mmengine.structures import instance_data
+
+    nms, roi_align = (sys.modules[f'mmcv.ops.{name}'] for name in ('nms', 'roi_align'))
+
+    def keep(boxes, scores, iou_threshold, offset):
+        return torch.arange(max(1, len(boxes) // 2), device=boxes.device)
+
+    stub = SimpleNamespace(nms=keep, roi_align_forward=lambda *a, **k: None, roi_align_backward=lambda *a, **k: None)
+    index_types = mock.patch.object(instance_data, 'IndexType', instance_data.IndexType | torch.Tensor)
+    with mock.patch.object(nms, 'ext_module', stub), mock.patch.object(roi_align, 'ext_module', stub), index_types:
+        yield
