@@ -29,11 +29,22 @@ NAME = 'gpu'
 _aten = torch.ops.aten
 
 # Operators that autocast runs in 16 and in 32 bits: those of CUDA's lists that training uses.
-_LOW_PRECISION = 'conv1d conv2d conv_transpose2d.input linear matmul mm addmm bmm baddbmm'.split()
-_FULL_PRECISION = (
-    'exp log pow.Tensor_Scalar pow.Tensor_Tensor softmax.int log_softmax.int layer_norm group_norm norm.Scalar '
-    'norm.ScalarOpt_dim nll_loss cumsum cdist'
-).split()
+_LOW_PRECISION = ['conv1d', 'conv2d', 'conv_transpose2d.input', 'linear', 'matmul', 'mm', 'addmm', 'bmm', 'baddbmm']
+_FULL_PRECISION = [
+    'exp',
+    'log',
+    'pow.Tensor_Scalar',
+    'pow.Tensor_Tensor',
+    'softmax.int',
+    'log_softmax.int',
+    'layer_norm',
+    'group_norm',
+    'norm.Scalar',
+    'norm.ScalarOpt_dim',
+    'nll_loss',
+    'cumsum',
+    'cdist',
+]
 
 # Their results have sizes that the host must know.
 _DATA_DEPENDENT = {
@@ -62,7 +73,7 @@ class FakeDevice(TorchDispatchMode):
         peak_memory: The most of them since :meth:`reset`. A real allocator needs a little more.
 
     Raises:
-        RuntimeError: An operation mixes devices (FakeTensorDeviceMismatchError is a TypeError in PyTorch).
+        torch._subclasses.fake_tensor.FakeTensorDeviceMismatchError: An operation mixes devices.
 
     Example:
         >>> def one_step():
@@ -302,7 +313,7 @@ def _place() -> str:
 def _is_view(func: Any) -> bool:
     """Whether an operator only describes the elements of its argument anew."""
     aliases = [argument.alias_info for argument in func._schema.arguments if argument.alias_info]
-    return func._opname == 'detach' or bool(aliases) and not any(alias.is_write for alias in aliases)
+    return func._opname == 'detach' or (bool(aliases) and not any(alias.is_write for alias in aliases))
 
 
 @cache

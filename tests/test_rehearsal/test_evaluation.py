@@ -17,8 +17,7 @@ def test_protocols_run_on_the_device(process, tmp_path, name):
     found = process.submit(evaluate, {name: PROTOCOLS[name]}, tmp_path).result()[name]
     assert found['result']
     assert found['flops'] > 0
-    # Encoding waits for nothing but its result, once a batch of 4 of 48 images.
-    assert found['waits'].pop('extraction.py: copy to the host') <= 12
+    # Encoding waits for nothing but its result.
     assert not any(place.startswith(('encoder.py', 'data_preprocessor.py', 'readout.py')) for place in found['waits'])
     # Clustering computes silhouettes in float64.
     assert set(found['float64']) == set() or name == 'clustering'

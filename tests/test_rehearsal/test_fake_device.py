@@ -22,7 +22,7 @@ def test_memory_is_that_of_the_storages_alive(process):
 
 
 @pytest.mark.parametrize(
-    'fault', 'item condition mask assignment download upload list numbers multinomial'.split()
+    'fault', ['item', 'condition', 'mask', 'assignment', 'download', 'upload', 'list', 'numbers', 'multinomial']
 )
 def test_host_waits_are_counted_where_they_are(process, fault):
     waits = process.submit(observe, faulty, fault).result()['waits']
@@ -35,7 +35,7 @@ def test_float64_is_found(process):
 
 
 def test_mixed_devices_are_refused(process):
-    with pytest.raises(Exception, match='found two different devices gpu:0, cpu'):
+    with pytest.raises(Exception, match='FakeTensorDeviceMismatchError'):
         process.submit(observe, mixed).result()
 
 
