@@ -100,7 +100,7 @@ class _RehearsalRunner(PretrainRunner):
         return separate_norms(model)
 
     def _init_model_weights(self) -> None:
-        """Do nothing: there are no numbers."""
+        """Do nothing: tensors have no content."""
 
 
 class _Start(Hook):
@@ -123,8 +123,17 @@ class _Recorder(Hook):
         device = self.device
         tensors = {name: value for name, value in (outputs or {}).items() if isinstance(value, Tensor)}
         host_values = [name for name, value in tensors.items() if value.device != device.device]
-        counts = (dict(each) for each in (device.operations, device.waits, device.uploads, device.float64))
-        self.steps.append(RehearsedStep(*counts, device.flops, device.peak_memory, host_values))
+        self.steps.append(
+            RehearsedStep(
+                operations=dict(device.operations),
+                waits=dict(device.waits),
+                uploads=dict(device.uploads),
+                float64=dict(device.float64),
+                flops=device.flops,
+                peak_memory=device.peak_memory,
+                host_values=host_values,
+            )
+        )
         if len(self.steps) == self.iterations:
             raise _Finished
 

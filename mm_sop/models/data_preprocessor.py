@@ -9,8 +9,8 @@ from torch import Tensor
 class MultiViewDataPreprocessor(SelfSupDataPreprocessor):
     """Converts the views of a batch, uint8, to normalized float32 images, as MMPretrain's ``SelfSupDataPreprocessor``.
 
-    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step, and by default waits
-    for the device whenever it copies a view. ``pin_memory`` of the loader lets the copies run beside the computation.
+    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step, and by default
+    waits for the device whenever it copies a view. ``pin_memory`` of the loader lets copies overlap with computation.
     """
 
     def __init__(self, *args, non_blocking: bool = True, **kwargs) -> None:

@@ -134,7 +134,7 @@ class FakeDevice(TorchDispatchMode):
                         twin = self.empty(tensor)
                         is_parameter = isinstance(tensor, nn.Parameter)
                         twins[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
-                    tensors[name] = twins[id(tensor)]
+                    tensors[name] = twins[id(tensor)]  # type: ignore[assignment]  # a parameter among parameters
             if isinstance(child, BaseDataPreprocessor):
                 child._device = self.device
         return module
@@ -174,7 +174,7 @@ class FakeDevice(TorchDispatchMode):
         for tensor in _tensors((result,)):
             self._track(tensor)
             if name == 'scalar_tensor':
-                tensor.is_number = True
+                tensor.is_number = True  # type: ignore[attr-defined]  # read above
             if tensor.dtype is torch.float64:
                 self.float64[f'{_place()}: {name}'] += 1
         return result
@@ -220,7 +220,7 @@ class FakeDevice(TorchDispatchMode):
         if not masks or (rest and getattr(rest[0], 'is_number', False) and len(masks) == len(indices)):
             return args
         self._wait('indexing with a mask')
-        rows: list[Tensor | None] = []
+        rows: list[Any] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 rows.append(index)
@@ -286,7 +286,7 @@ class _OneMode(FakeTensorMode):
 class _HostGenerator(torch.Generator):
     """Generator on the host whatever device is asked for."""
 
-    def __new__(cls, device: Any = 'cpu') -> torch.Generator:
+    def __new__(cls, device: Any = 'cpu') -> '_HostGenerator':  # noqa: ARG004
         return super().__new__(cls)
 
 
@@ -311,7 +311,7 @@ def _place() -> str:
 
 @cache
 def _is_view(func: Any) -> bool:
-    """Whether an operator only describes the elements of its argument anew."""
+    """Whether an operator only gives other shapes and strides to its argument."""
     aliases = [argument.alias_info for argument in func._schema.arguments if argument.alias_info]
     return func._opname == 'detach' or (bool(aliases) and not any(alias.is_write for alias in aliases))
 
@@ -336,7 +336,7 @@ def _register() -> list[torch.library.Library]:
 def _autocast_kernel(name: str, low: bool) -> Callable:
     packet, overload = (*name.split('.'), 'default')[:2]
     operator = getattr(getattr(_aten, packet), overload)
-    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, 'AutocastPrivateUse1'))  # noqa: B009  # not in the stubs
 
     def convert(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -376,7 +376,7 @@ def _attention(
     is_causal: bool = False,
     *,
     scale: float | None = None,
-    enable_gqa: bool = False,
+    enable_gqa: bool = False,  # noqa: ARG001
 ) -> Tensor:
     """Attention in the kernel that CUDA would choose, without the matrix of all weights."""
     if attn_mask is None and query.dtype in (torch.float16, torch.bfloat16):

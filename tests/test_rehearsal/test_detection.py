@@ -4,28 +4,26 @@ import pytest
 from testing.rehearsal import detection_losses, observe
 
 # MMDetection chooses boxes on the host: the files in which it waits.
-WAITS_BY_DESIGN = set(
-    [
-        'anchor_generator',
-        'anchor_head',
-        'base_data_element',
-        'base_sampler',
-        'bbox_head',
-        'bbox_overlaps',
-        'cross_entropy_loss',
-        'data_preprocessor',
-        'delta_xywh_bbox_coder',
-        'mask_target',
-        'max_iou_assigner',
-        'misc',
-        'nms',
-        'random_sampler',
-        'rpn_head',
-        'single_level_roi_extractor',
-        'smooth_l1_loss',
-        'structures',
-    ]
-)
+WAITS_BY_DESIGN = {
+    'anchor_generator',
+    'anchor_head',
+    'base_data_element',
+    'base_sampler',
+    'bbox_head',
+    'bbox_overlaps',
+    'cross_entropy_loss',
+    'data_preprocessor',
+    'delta_xywh_bbox_coder',
+    'mask_target',
+    'max_iou_assigner',
+    'misc',
+    'nms',
+    'random_sampler',
+    'rpn_head',
+    'single_level_roi_extractor',
+    'smooth_l1_loss',
+    'structures',
+}
 
 
 @pytest.mark.parametrize(
