@@ -1,10 +1,7 @@
 """Every config file can be used."""
 
 import re
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -14,19 +11,13 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS, LOOPS, MODELS, OPTIM_WRAPPERS
 
 from mm_sop.encoders.safe_config import check_config
+from mm_sop.engine.rehearsal import without_memory
 
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 FOLDERS = sorted({path.relative_to(ROOT / 'configs').parts[0] for path in ALL_CONFIGS})
 # Detectors and segmentors have tests of their own.
 CONFIGS = [path for path in ALL_CONFIGS if path.parent.name not in ('detection', 'segmentation')]
-
-
-@contextmanager
-def without_memory():
-    """Models of full size take no memory on the meta device; MMPretrain's ResNet reads numbers of a linspace there."""
-    with torch.device('meta'), mock.patch('torch.linspace', partial(torch.linspace, device='cpu')):
-        yield
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

@@ -33,6 +33,9 @@ _PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'best', 
 _KERNELS = {'fused', 'foreach', 'capturable', 'differentiable'}
 _WITHOUT_EFFECT = {'params', 'param_name', *_KERNELS}
 
+# Optimizers whose state another one continues.
+_PREDECESSORS = dict(FastLARS='LARS')
+
 _EFFECTS = dict(
     length='schedules follow it',
     batch_size='the position is preserved in epochs and samples',
@@ -85,7 +88,7 @@ def adapt_checkpoint(runner: Runner, checkpoint: dict) -> None:
         CheckpointError: The optimizer has another type, or a schedule cannot be computed for the new settings.
     """
     before, now = _stored_settings(checkpoint), describe_settings(runner)
-    if before.get('optimizer') not in (None, now['optimizer']):
+    if before.get('optimizer') not in (None, now['optimizer'], _PREDECESSORS.get(now['optimizer'])):
         raise CheckpointError(
             f'the checkpoint holds the state of {before["optimizer"]}, and optim_wrapper.optimizer.type is now '
             f'{now["optimizer"]}: resume with the optimizer of that run, or start from its weights only, with '

@@ -21,7 +21,7 @@ from mm_sop.functional.semantic_pairs import known_positives, mine_semantic_pair
 from mm_sop.functional.silhouette import cosine_silhouette
 from mm_sop.functional.sinkhorn import sinkhorn
 from mm_sop.functional.sop_losses import sop_cls_loss, sop_mim_loss
-from mm_sop.functional.supports import sample_anchors, select_supports
+from mm_sop.functional.supports import sample_anchors, sample_weighted, select_supports
 
 __all__ = [
     'ReceptiveField',
@@ -54,6 +54,7 @@ __all__ = [
     'redundancy',
     'region_similarity',
     'sample_anchors',
+    'sample_weighted',
     'segmentation_scores',
     'select_supports',
     'sinkhorn',

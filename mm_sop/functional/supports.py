@@ -33,6 +33,14 @@ def sample_anchors(
     return draws.topk(num_anchors, dim=1).indices
 
 
+def sample_weighted(weights: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw columns of each row without replacement, with positive weights: (T, n) -> (T, count), int64.
+
+    Draws the same as :func:`torch.multinomial`, which on CUDA makes the host wait to check the weights.
+    """
+    return (weights / torch.empty_like(weights).exponential_(1, generator=generator)).topk(count).indices
+
+
 def select_supports(
     bank: Tensor, anchors: Tensor, num_supports: int, anchor_weight: float = 0.9, excluded: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

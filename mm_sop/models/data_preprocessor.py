@@ -15,16 +15,18 @@ from mm_sop.functional.augmentation import augment
 class MultiViewDataPreprocessor(SelfSupDataPreprocessor):
     """Converts the views of a batch, uint8, to normalized float32 images, as MMPretrain's ``SelfSupDataPreprocessor``.
 
-    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step.
+    MMPretrain's reorders channels by a list of indices, which is copied to the device in every step, and by default
+    waits for the device whenever it copies a view. ``pin_memory`` of the loader lets copies overlap with computation.
 
     Args:
         compile_augmentation: Fuse the augmentation of views by ``torch.compile``: less traffic of memory, seconds to
-            minutes of compilation in the first step. Some values change by a gray level.
+            minutes of compilation in the first step. Some values change by a few gray levels.
+        non_blocking: Whether copies to the device do not wait for it.
         **kwargs: Arguments of ``SelfSupDataPreprocessor``.
     """
 
-    def __init__(self, *args, compile_augmentation: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, compile_augmentation: bool = False, non_blocking: bool = True, **kwargs) -> None:
+        super().__init__(*args, non_blocking=non_blocking, **kwargs)
         self._augment = torch.compile(augment, dynamic=False) if compile_augmentation else augment
 
     def forward(self, data: dict, training: bool = False) -> dict:

@@ -306,6 +306,17 @@ def test_optimizer_state_follows_the_parameters_into_other_groups(stopped, work_
         assert state[parameters[name]]['exp_avg'].equal(stored['optimizer']['state'][index]['exp_avg'])
 
 
+def test_fast_lars_continues_a_run_of_mmpretrains_lars(tmp_path):
+    optimizer = dict(_delete_=True, type='LARS', lr=0.01, momentum=0.9)
+    interrupt(tmp_path, 10, **BASE, **{'optim_wrapper.optimizer': optimizer})
+    stored = torch.load(tmp_path / 'iter_10.pth', weights_only=False)['optimizer']['state']
+    fast = dict(optimizer, type='FastLARS', lr_in_momentum=True, separate_norms=True)
+    runner = resume(tmp_path, tmp_path / 'new', **{'optim_wrapper.optimizer': fast, 'train_cfg.max_iters': 10})
+    state = runner.optim_wrapper.optimizer.state_dict()['state']
+    assert len(state) == len(stored) > 0
+    assert all(state[index]['momentum_buffer'].equal(stored[index]['momentum_buffer']) for index in stored)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [

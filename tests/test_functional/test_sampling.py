@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mm_sop.functional import sample_anchors
+from mm_sop.functional import sample_anchors, sample_weighted
 
 
 def test_anchors_are_distinct_rows():
@@ -73,3 +73,12 @@ def test_positions_within_a_draw_are_exchangeable():
 def test_impossible_numbers_of_anchors_are_refused(num_anchors):
     with pytest.raises(ValueError, match=f'between 1 and the 10 rows of the bank, got {num_anchors}'):
         sample_anchors(10, num_anchors)
+
+
+def test_weighted_draws_are_those_of_multinomial():
+    """PyTorch's function on the host is the oracle, whose host waits are why it is not used."""
+    weights = torch.rand(3, 500, generator=torch.Generator().manual_seed(0)) + 0.01
+    ours, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
+    for count in (1, 100, 500):
+        expected = torch.multinomial(weights, count, generator=theirs)
+        assert torch.equal(sample_weighted(weights, count, ours), expected)

@@ -3,12 +3,12 @@
 # 2 b |w|, with b = 1e-6.
 train_cfg = dict(type='PretrainLoop', max_epochs=800)
 
-excluded = dict(decay_mult=0, lars_exclude=True)
 optim_wrapper = dict(
     type='PretrainOptimWrapper',
+    constructor='PretrainOptimWrapperConstructor',
     dtype='bfloat16',
-    optimizer=dict(type='LARS', lr=0.3, momentum=0.9, weight_decay=1e-6),
-    paramwise_cfg=dict(custom_keys={'bn': excluded, 'bias': excluded, 'downsample.1': excluded}))
+    optimizer=dict(
+        type='FastLARS', lr=0.3, momentum=0.9, weight_decay=1e-6, lr_in_momentum=True, separate_norms=True))
 
 # The learning rate is for a global batch of 256 and is scaled to the actual one.
 auto_scale_lr = dict(base_batch_size=256, enable=True)

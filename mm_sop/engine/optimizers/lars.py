@@ -27,7 +27,8 @@ class FastLARS(Optimizer):
     MMPretrain, LARS's paper      True                 True                False
     ============================  ===================  ==================  ========
 
-    The norms stay on the device, whereas MMPretrain's LARS synchronizes with the host twice per tensor.
+    The norms stay on the device, whereas MMPretrain's LARS synchronizes with the host twice per tensor. States of that
+    optimizer can be loaded.
 
     .. _Large Batch Training of Convolutional Networks: https://arxiv.org/abs/1708.03888
 
@@ -68,6 +69,9 @@ class FastLARS(Optimizer):
             # Older checkpoints lack these options; they were trained this way.
             group.setdefault('lr_in_momentum', True)
             group.setdefault('separate_norms', True)
+            # Those of MMPretrain's LARS have neither of these.
+            group.setdefault('clip', False)
+            group.setdefault('eps', 1e-8)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # tensors

@@ -85,7 +85,7 @@ class PretrainOptimWrapper(OptimWrapper):
         self.device = get_device()
         if dtype not in _DTYPES:
             raise ValueError(f'optim_wrapper.dtype must be one of {", ".join(_DTYPES)}, got {dtype!r}')
-        if dtype == 'float16' and self.device != 'cuda':
+        if dtype == 'float16' and self.device == 'cpu':
             raise ValueError("optim_wrapper.dtype='float16' needs a CUDA device: use 'bfloat16' or 'float32'")
         self.dtype = _DTYPES[dtype]
         options = dict(clip or {})

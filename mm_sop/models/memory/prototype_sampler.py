@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mm_sop.functional import sample_anchors, select_supports
+from mm_sop.functional import sample_anchors, sample_weighted, select_supports
 from mm_sop.models.utils.shared_random import SharedRandom
 
 
@@ -92,7 +92,7 @@ class PrototypeSampler(BaseModule):
             correction = 1 + 1 / (4 * self.num_supports)
             variation = correction * cosines.std(-1) / cosines.mean(-1).clamp_min(1e-8)
             chances = 1 / variation.clamp_min(1e-8)
-            kept = torch.multinomial(chances, self.num_prototypes, generator=generator).unsqueeze(-1)
+            kept = sample_weighted(chances, self.num_prototypes, generator).unsqueeze(-1)
             rows, weights = rows.take_along_dim(kept, dim=1), weights.take_along_dim(kept, dim=1)
         return Prototypes(bank[rows], weights)
 

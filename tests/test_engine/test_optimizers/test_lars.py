@@ -99,12 +99,29 @@ def test_equals_the_published_codes_while_the_rate_changes(options):
 
 
 @pytest.mark.parametrize(
-    ('schedule', 'clip'), [('siamese_lars', False), ('dino_lars', False), ('siamese_lars_small', True)]
+    ('schedule', 'form'),
+    [
+        ('siamese_lars', (False, False, False)),
+        ('dino_lars', (False, False, False)),
+        ('siamese_lars_small', (False, True, True)),
+        ('simclr_lars', (True, True, False)),
+    ],
 )
-def test_recipes_name_the_form_of_their_code(schedule, clip):
+def test_recipes_name_the_form_of_their_code(schedule, form):
     config = Config.fromfile(CONFIGS / f'_base_/schedules/{schedule}.py').optim_wrapper.optimizer
     (group,) = OPTIMIZERS.build(dict(config, params=[nn.Parameter(torch.ones(2, 2))])).param_groups
-    assert (group['lr_in_momentum'], group['separate_norms'], group['clip']) == (False, clip, clip)
+    assert (group['lr_in_momentum'], group['separate_norms'], group['clip']) == form
+
+
+def test_continues_the_state_of_mmpretrains_lars():
+    theirs = network()
+    options = dict(lr=0.3, momentum=0.9, weight_decay=0.01)
+    optimizer = LARS(groups(theirs, lars_exclude=True), **options)
+    train(theirs, optimizer, 2)
+    ours = copy.deepcopy(theirs)
+    successor = FastLARS(groups(ours), lr=0.3)
+    successor.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    torch.testing.assert_close(train(ours, successor), train(theirs, optimizer))
 
 
 def test_older_checkpoints_continue_in_their_form():
