@@ -24,7 +24,7 @@ from mm_sop.datasets.unlabeled import UnlabeledImages
 from mm_sop.engine.launch import set_data_root
 from mm_sop.engine.runner import PretrainRunner, separate_norms
 from mm_sop.evaluation.retrieval.mining import write_manifest
-from mm_sop.utils.fake_device import FakeDevice
+from mm_sop.utils.fake_device import NAME, FakeDevice
 
 # They need labeled data, write files or draw what training has written.
 _LEFT_OUT = ('KNNHook', 'OnlineEvaluationHook', 'RefreshPairsHook', 'ReportHook', 'PretrainCheckpointHook')
@@ -67,7 +67,8 @@ def rehearse(cfg: Config, iterations: int = 2, batch_size: int | None = None) ->
     device = FakeDevice()
     recorder = _Recorder(device, iterations)
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.object(Config, 'pretty_text', ''):
+        # Some settings depend on whether there is an accelerator.
+        with mock.patch.object(Config, 'pretty_text', ''), mock.patch('mmengine.device.utils.DEVICE', NAME):
             runner = _RehearsalRunner.from_cfg(_on_noise(cfg, Path(folder), iterations, batch_size))
         device.move(runner.model)
         runner.register_hook(recorder, 'LOWEST')
@@ -161,7 +162,7 @@ def _train_on_files(cfg: Config, images: Path) -> None:
     outer = cfg.train_dataloader.dataset
     while 'pipeline' not in outer:
         outer = outer.dataset
-    if outer.pipeline[0]['type'] == 'MultiView':
+    if outer.pipeline[0]['type'] == 'FastMultiView':
         outer.pipeline = [dict(type='LoadImage'), *outer.pipeline]
     set_data_root(cfg, str(images))
     if outer.type == 'SemanticPairDataset':

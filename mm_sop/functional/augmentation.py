@@ -1,6 +1,5 @@
 """Augmentation of whole batches on the device, from parameters that the host has drawn."""
 
-from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -14,10 +13,20 @@ GRAYSCALE = 6
 BLUR_SIGMA = 7
 SOLARIZE_THRESHOLD = 8
 NUM_PARAMETERS = 12
+
+
+def _encode(order: tuple[int, ...]) -> int:
+    """Three slots for the operations before the hue and three for those after it, in base 4; 3 is an empty one."""
+    before, after = order[: order.index(3)], order[order.index(3) + 1 :]
+    slots = [*before, *(3,) * (3 - len(before)), *after, *(3,) * (3 - len(after))]
+    return sum(operation << 2 * slot for slot, operation in enumerate(slots))
+
+
+# Numbers of the color orders, from which the device finds the operations. Operations: 0 brightness, 1 contrast,
+# 2 saturation, 3 hue.
+COLOR_ORDERS = {order: _encode(order) for order in permutations(range(4))}
 # Parameters that change nothing.
-NEUTRAL_PARAMETERS = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 256.0, 0.0, 0.0, 0.0)
-# A color order is an index into these. Operations: 0 brightness, 1 contrast, 2 saturation, 3 hue.
-COLOR_ORDERS = tuple(permutations(range(4)))
+NEUTRAL_PARAMETERS = (0.0, 1.0, 1.0, 1.0, 0.0, float(COLOR_ORDERS[0, 1, 2, 3]), 0.0, 0.0, 256.0, 0.0, 0.0, 0.0)
 # Limits the size of the kernels' tables.
 MAX_BLUR_SIGMA = 5.0
 
@@ -40,7 +49,7 @@ def augment(images: Tensor, parameters: Tensor, chunk_bytes: int = 2**26) -> Ten
     Args:
         images: BGR or gray images, uint8, (B, 3, H, W) or (B, 1, H, W). Gray images have neither saturation nor hue.
         parameters: (B, 12), float32: flip (0 or 1), factors of brightness, contrast and saturation, shift of the hue
-            as a fraction of the color circle, index into ``COLOR_ORDERS``, grayscale (0 or 1), standard deviation of
+            as a fraction of the color circle, number in ``COLOR_ORDERS``, grayscale (0 or 1), standard deviation of
             the blur in pixels (0 to 5; the kernel ends at 3 standard deviations and before the image's side), threshold
             from which values are inverted (256 for none).
         chunk_bytes: Bytes of the images that are augmented at once; the default holds 445 images of 224 pixels.
@@ -88,7 +97,8 @@ def _change_colors(images: Tensor, parameters: Tensor) -> Tensor:
     Brightness, contrast and saturation have one affine form. Images of all orders pass three of these, the hue, and
     three again; an image skips those that its order does not need.
     """
-    operations = _affine_operations(parameters.device)[parameters[:, COLOR_ORDER].long()]  # (B, 6), 3 is none
+    slots = torch.arange(6, device=images.device)
+    operations = (parameters[:, COLOR_ORDER, None].long() >> 2 * slots) & 3  # (B, 6), 3 is none
     factors = torch.cat([parameters[:, BRIGHTNESS : SATURATION + 1], parameters.new_ones(len(images), 1)], dim=1)
     factors = factors.gather(1, operations)[:, :, None, None, None]
     operations = operations[:, :, None, None, None]
@@ -106,16 +116,6 @@ def _change_colors(images: Tensor, parameters: Tensor) -> Tensor:
         torch.addcmul(offset, images, factors[:, step], out=images)
         images.clamp_(0, 255.5).floor_()
     return images
-
-
-@lru_cache
-def _affine_operations(device: torch.device) -> Tensor:
-    """Three operations before the hue and three after it, for every color order, (24, 6); copied to a device once."""
-    rows = []
-    for order in COLOR_ORDERS:
-        before, after = order[: order.index(3)], order[order.index(3) + 1 :]
-        rows.append([*before, *(3,) * (3 - len(before)), *after, *(3,) * (3 - len(after))])
-    return torch.tensor(rows, device=device)
 
 
 def _gray(images: Tensor) -> Tensor:
@@ -173,7 +173,6 @@ def _blur_matrices(sigmas: Tensor, side: int) -> Tensor:
     return weights[:, _distances(side, sigmas.device).clamp(max=weights.shape[1] - 1)].sum(dim=1)
 
 
-@lru_cache
 def _distances(side: int, device: torch.device) -> Tensor:
     """Distance of output i from input j and from its reflections at both ends, ``side`` for none, (3, side, side)."""
     j = torch.arange(side, device=device)

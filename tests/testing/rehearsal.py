@@ -114,7 +114,7 @@ def step_structure(cfg, whole):
     views = [
         (step['type'], step.get('num_views'), [part['scale'] for part in find_parts(step, 'scale')])
         for step in find_pipeline(cfg)
-        if step['type'] in ('MultiView', 'BlockMaskGenerator')
+        if step['type'] in ('FastMultiView', 'BlockMaskGenerator')
     ]
     data = cfg.train_dataloader.dataset.dataset
     hooks = [hook['type'] for hook in cfg.get('custom_hooks') or []]

@@ -1,7 +1,6 @@
 # Two views of 224 pixels with BYOL's unequal augmentations. Works for any folder of images: only `data_root` changes.
 _base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-data_preprocessor = dict(non_blocking=True)
 
 color_transforms = [_base_.flip, _base_.color_jitter, _base_.grayscale]
 view_transforms1 = [*color_transforms, dict(_base_.blur, prob=1.0)]

@@ -1,7 +1,6 @@
 # Two views of 224 pixels: the augmentations of MoCo v2 and SimSiam. Works for any folder of images.
 _base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-data_preprocessor = dict(non_blocking=True)
 
 view_pipeline = [
     dict(_base_.crop, crop_ratio_range=(0.2, 1.0)),

@@ -1,7 +1,6 @@
 # Two views of 224 pixels with SimCLR's stronger crops and color changes. Works for any folder of images.
 _base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-data_preprocessor = dict(non_blocking=True)
 
 jitter = dict(type='FastColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 view_pipeline = [

@@ -2,7 +2,6 @@
 # Works for any folder of images: only `data_root` changes.
 _base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-data_preprocessor = dict(non_blocking=True)
 
 # Crops of iBOT for ViT-B and ViT-L, of MaSSL for all sizes; for ViT-S iBOT has (0.25, 1.0) and (0.05, 0.25).
 global_crop = dict(_base_.crop, crop_ratio_range=(0.32, 1.0))

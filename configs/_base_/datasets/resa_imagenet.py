@@ -2,7 +2,6 @@
 # Works for any folder of images: only `data_root` changes.
 _base_ = './two_views.py'
 data_root = 'data/imagenet/train'
-data_preprocessor = dict(non_blocking=True)
 
 # The released code resizes the weak view with Pillow's bilinear filter and the strong one with the bicubic filter.
 crop = dict(scale=224, crop_ratio_range=(0.2, 1.0))

@@ -2,7 +2,6 @@
 # Tiny-ImageNet's `train`.
 _base_ = './two_views.py'
 data_root = 'data/tiny-imagenet-200/train'
-data_preprocessor = dict(non_blocking=True)
 
 view_pipeline = [dict(_base_.crop, scale=64), _base_.flip, _base_.color_jitter, _base_.grayscale]
 train_pipeline = [

@@ -54,7 +54,7 @@ class Augmentation:
 
     def as_parameters(self) -> np.ndarray:
         """The row that :func:`mm_sop.functional.augment` takes, (12,)."""
-        order, colors = COLOR_ORDERS.index(self.color_order), self.color_factors
+        order, colors = COLOR_ORDERS[self.color_order], self.color_factors
         values = self.flip, *colors, order, self.grayscale, self.blur_sigma, self.solarize_threshold, 0, 0, 0
         return np.array(values, dtype=np.float32)
 
