@@ -27,7 +27,7 @@ from mm_sop.evaluation.retrieval.mining import write_manifest
 from mm_sop.utils.fake_device import NAME, FakeDevice
 
 # They need labeled data, write files or draw what training has written.
-_LEFT_OUT = ('KNNHook', 'OnlineEvaluationHook', 'RefreshPairsHook', 'ReportHook', 'PretrainCheckpointHook')
+LEFT_OUT = ('KNNHook', 'OnlineEvaluationHook', 'RefreshPairsHook', 'ReportHook', 'PretrainCheckpointHook')
 
 _run_numbers = count()
 
@@ -150,8 +150,8 @@ def _on_noise(cfg: Config, folder: Path, iterations: int, batch_size: int | None
     _train_on_files(cfg, images)
     for split in ('val', 'test'):
         cfg.update({f'{split}_{name}': None for name in ('dataloader', 'cfg', 'evaluator')})
-    cfg.default_hooks = {name: hook for name, hook in cfg.default_hooks.items() if hook['type'] not in _LEFT_OUT}
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in _LEFT_OUT]
+    cfg.default_hooks = {name: hook for name, hook in cfg.default_hooks.items() if hook['type'] not in LEFT_OUT}
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in LEFT_OUT]
     cfg.update(work_dir=str(folder), experiment_name=f'rehearsal_{next(_run_numbers)}', log_level='WARNING')
     cfg.update(launcher='none', load_from=None, resume=False, compile_blocks=None, visualizer=None, vis_backends=None)
     return cfg

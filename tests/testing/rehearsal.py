@@ -16,7 +16,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mm_sop import compat
-from mm_sop.engine.rehearsal import rehearse, without_memory
+from mm_sop.engine.rehearsal import LEFT_OUT, rehearse, without_memory
 from mm_sop.utils.config import find_pipeline, load_config, merge_options
 from mm_sop.utils.fake_device import FakeDevice
 
@@ -96,31 +96,33 @@ def by_file(places):
 
 
 def faults_in(folder, process):
-    """Faults in the steps of all configs of a folder by name, each structure once."""
-    seen, distinct = set(), []
-    for path in sorted((CONFIGS / folder).rglob('*.py'), key=lambda path: (len(path.parts), path)):
-        keys = [step_structure(load_config(path), whole) for whole in (True, False)]
-        # An ablation of the architecture alone has the step of the others.
-        if keys['ablations' in path.parts] not in seen:
-            distinct.append(path)
-        seen.update(keys)
+    """Faults in the steps of all configs of a folder by name, each structure once, with the largest views."""
+    paths = sorted((CONFIGS / folder).rglob('*.py'), key=lambda path: (len(path.parts), path))
+    configs = {path: load_config(path) for path in paths}
+    distinct = {}
+    for path in sorted(paths, key=lambda path: -view_size(configs[path])):
+        distinct.setdefault(step_structure(configs[path]), path)
     assert distinct
-    results = {path.stem: process.submit(rehearse_config, path) for path in distinct}
+    results = {path.stem: process.submit(rehearse_config, path) for path in distinct.values()}
     return {name: result.result() for name, result in results.items() if result.result()}
 
 
-def step_structure(cfg, whole):
-    """What decides which operations a step has: model, optimizer, hooks, and number, size and masks of the views."""
+def view_size(cfg):
+    return max(part['scale'] for part in find_parts(find_pipeline(cfg), 'scale'))
+
+
+def step_structure(cfg):
+    """What decides which operations a step has: model, optimizer, hooks, and number and masks of the views."""
     views = [
-        (step['type'], step.get('num_views'), [part['scale'] for part in find_parts(step, 'scale')])
+        (step['type'], step.get('num_views'), step.get('partner_views'))
         for step in find_pipeline(cfg)
         if step['type'] in ('FastMultiView', 'BlockMaskGenerator')
     ]
     data = cfg.train_dataloader.dataset.dataset
-    hooks = [hook['type'] for hook in cfg.get('custom_hooks') or []]
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks') or [] if hook['type'] not in LEFT_OUT]
     model = structure(cfg.model)
-    if not whole:
-        del model['backbone']['arch' if 'arch' in model['backbone'] else 'depth']
+    for name in ('arch', 'depth', 'stem_channels', 'base_channels', 'img_size'):
+        model['backbone'].pop(name, None)
     return json.dumps([model, structure(cfg.optim_wrapper), views, data.get('mode'), hooks])
 
 
