@@ -1,6 +1,7 @@
 """Sampler whose order does not depend on the number of processes and that can start in the middle of an epoch."""
 
 from collections.abc import Iterator, Sized
+from itertools import chain
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -9,6 +10,8 @@ from mmpretrain.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from mm_sop.datasets.seeded import SampleKey, TakesSeed
+
+_CHUNK = 2**12
 
 
 @DATA_SAMPLERS.register_module()
@@ -59,7 +62,9 @@ class ResumableSampler(Sampler):
         order = np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
         indices = order[self.rank : len(self) * self.world_size : self.world_size][self.skipped :]
         self.skipped = 0
-        return (SampleKey(epoch, index) for index in indices.tolist())
+        # Not all at once, as a Python integer takes four times as much memory as one in the array.
+        chunks = (indices[start : start + _CHUNK].tolist() for start in range(0, len(indices), _CHUNK))
+        return (SampleKey(epoch, index) for index in chain.from_iterable(chunks))
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""
