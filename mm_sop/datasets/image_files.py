@@ -144,6 +144,7 @@ def iterate_images(
         raise ValueError(
             f'no images below {root}: looked for {" ".join(extensions)}, found {seen}. '
             'Correct `data_root`, or name the extensions of your files in `extensions`'
+            + ("; the dataset for .tar files is type='ShardedImages'" if '.tar' in left_out - before else '')
         )
 
 

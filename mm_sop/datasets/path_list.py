@@ -54,6 +54,14 @@ class PathList(Sequence[str]):
             size += len(kept)
         return cls(data[:size], np.concatenate(ends))
 
+    @classmethod
+    def join(cls, lists: Sequence['PathList'], **columns: np.ndarray) -> 'PathList':
+        """Join lists with the same columns, and add columns of all."""
+        offsets = np.cumsum([0, *(len(paths.data) for paths in lists)])
+        ends = [paths.ends + offset for paths, offset in zip(lists, offsets, strict=False)]
+        joined = {name: np.concatenate([paths.columns[name] for paths in lists]) for name in lists[0].columns}
+        return cls(np.concatenate([paths.data for paths in lists]), np.concatenate(ends), **joined, **columns)
+
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by the names of the constructor's arguments."""
