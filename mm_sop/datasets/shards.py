@@ -24,7 +24,7 @@ from mmpretrain.registry import DATASETS
 
 from mm_sop.datasets.image_files import EXTENSIONS, iterate_images, report_left_out, shorten
 from mm_sop.datasets.path_list import PathList
-from mm_sop.datasets.unlabeled import UnlabeledImages
+from mm_sop.datasets.unlabeled import UnlabeledImages, open_index
 from mm_sop.utils.failures import UserError
 from mm_sop.utils.files import open_regular, printable
 
@@ -156,11 +156,11 @@ class ShardedImages(UnlabeledImages):
         return info
 
     def _find_index(self) -> None:
-        """Use an index beside the first shard if there is one or it can be created."""
+        """Use an index beside the first shard, unless it is missing or out of date and cannot be written."""
         folder, settings = self.shards[0].parent, [list(map(str, self.folders)), self.extensions, self.label]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
         index = folder / f'.images-{name}.index'
-        if index.exists() or os.access(folder, os.W_OK):
+        if os.access(folder, os.W_OK) or open_index(index, self.describe_source()) is not None:
             self.index_file = index
         else:
             print_log(
@@ -342,16 +342,31 @@ def format_member(shard: Path, member: Member) -> str:
     return f'tar://{shard}/{member.start}+{member.size}/{member.name.replace("://", ":%2F%2F")}'
 
 
+class MemberPath(NamedTuple):
+    """What a path of :func:`format_member` says."""
+
+    shard: str
+    start: int
+    size: int
+    name: str
+
+
+def parse_member(path: str) -> MemberPath | None:
+    """Archive, position, size and name of an image in a shard; None for other paths."""
+    match = _MEMBER.fullmatch(path)
+    return match and MemberPath(match[1], int(match[2]), int(match[3]), match[4])
+
+
 @register_backend('tar_member', prefixes='tar')
 class TarMemberBackend(BaseStorageBackend):
     """Reads members of tar archives by the paths of :class:`ShardedImages`."""
 
     def get(self, filepath: str | Path) -> bytes:
         """Read a member."""
-        match = _MEMBER.fullmatch(str(filepath))
-        if match is None:
+        member = parse_member(str(filepath))
+        if member is None:
             raise ValueError(f'{filepath}: expected tar:///<archive>/<position>+<size>/<name>')
-        return read_member(match[1], int(match[2]), int(match[3]))
+        return read_member(member.shard, member.start, member.size)
 
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
         """Read a member as text."""

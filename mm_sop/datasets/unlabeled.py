@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 from mm_sop.datasets.image_files import EXTENSIONS, ImageFileDataset, iterate_images, report_left_out
 from mm_sop.datasets.path_list import PathList
 from mm_sop.datasets.shared_arrays import ArrayFileError, open_arrays, read_header, save_arrays
-from mm_sop.utils.files import open_regular
+from mm_sop.utils.files import lock_beside, open_regular
 
 
 @DATASETS.register_module()
@@ -104,10 +104,15 @@ class UnlabeledImages(ImageFileDataset):
     def _read_index(self, index: Path) -> PathList:
         """Map the list of the images from the index file, which is written first unless it has this list."""
         source = self.describe_source()
-        paths = _open_index(index, source)
-        if paths is None:
-            save_arrays(index, source, self.list_paths().arrays)
-            paths = PathList(**open_arrays(index)[1])
+        paths = open_index(index, source)
+        if paths is not None:
+            return paths
+        # The processes of a run start together; one of them lists the images for all.
+        with lock_beside(index):
+            paths = open_index(index, source)
+            if paths is None:
+                save_arrays(index, source, self.list_paths().arrays)
+                paths = PathList(**open_arrays(index)[1])
         return paths
 
     @force_full_init
@@ -129,7 +134,7 @@ class UnlabeledImages(ImageFileDataset):
         self.paths = self.paths.take(indices)
 
 
-def _open_index(index: Path, source: dict) -> PathList | None:
+def open_index(index: Path, source: dict) -> PathList | None:
     """Map an index file; None if it does not exist, is incomplete, or has the images of another source.
 
     Raises:

@@ -104,10 +104,13 @@ def set_data_root(cfg: Config, folder: str) -> None:
         raise LaunchError('--data: the config has no train_dataloader')
     if is_self_supervised(cfg):
         kind = 'ShardedImages' if holds_shards(folder) else 'UnlabeledImages'
-        if dataset.get('type') != kind:
+        found = str(dataset.get('type')).removeprefix('mmpretrain.')
+        if found not in ('ShardedImages', 'UnlabeledImages'):
             pipeline = dataset.get('pipeline', [])
             dataset.clear()
-            dataset.update(type=f'mmpretrain.{kind}', pipeline=pipeline)
+            dataset['pipeline'] = pipeline
+        if found != kind:
+            dataset['type'] = f'mmpretrain.{kind}'
         dataset['data_root'] = folder
         return
     leaves = leaf_datasets(cfg.train_dataloader.dataset)

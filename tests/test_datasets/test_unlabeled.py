@@ -2,7 +2,9 @@ import json
 import os
 import pickle
 import re
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mm_sop.datasets.image_files import EXTENSIONS, list_images
 from mm_sop.datasets.path_list import PathList
+from mm_sop.datasets.unlabeled import UnlabeledImages
 
 
 def build(data_root, **settings):
@@ -84,9 +87,26 @@ def test_index_file_is_used_until_settings_change(tmp_path):
     listed = paths(build(**settings))
     smooth_image().save(tmp_path / 'data/new.png')
     assert paths(build(**settings)) == listed
-    assert os.listdir(tmp_path / 'cache') == ['index.txt']
+    assert set(os.listdir(tmp_path / 'cache')) == {'index.txt', '.index.txt.lock'}
     assert len(build(**settings, extensions=['.PNG'])) == 3
     assert len(build(**settings)) == 5
+
+
+def test_processes_that_start_together_list_once(tmp_path, monkeypatch):
+    write_images(tmp_path / 'data', 4, nested=False)
+    settings = dict(data_root=str(tmp_path / 'data'), index_file=str(tmp_path / 'index'))
+    listed, list_once = [], UnlabeledImages.list_paths
+
+    def list_slowly(dataset):
+        listed.append(dataset)
+        time.sleep(0.2)
+        return list_once(dataset)
+
+    monkeypatch.setattr(UnlabeledImages, 'list_paths', list_slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: paths(build(**settings)), range(3)))
+    assert found == [paths(build(**settings))] * 3
+    assert len(listed) == 1
 
 
 def test_torn_index_file_is_replaced(tmp_path):
