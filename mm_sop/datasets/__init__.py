@@ -6,6 +6,7 @@ from mm_sop.datasets.labeled.folders import LabeledImages, ListedImages
 from mm_sop.datasets.labeled.segmentation import ADE20KImages, SegmentationImages
 from mm_sop.datasets.seeded import SampleKey, SeededDataset
 from mm_sop.datasets.semantic_pairs import SemanticPairDataset
+from mm_sop.datasets.shards import ShardedImages
 from mm_sop.datasets.unlabeled import UnlabeledImages
 from mm_sop.datasets.worker import pretrain_worker_init
 
@@ -20,6 +21,7 @@ __all__ = [
     'SeededDataset',
     'SegmentationImages',
     'SemanticPairDataset',
+    'ShardedImages',
     'UnlabeledImages',
     'pretrain_worker_init',
     'samplers',

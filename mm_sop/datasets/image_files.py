@@ -5,9 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
@@ -20,6 +21,9 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.ppm', '.pgm', 
 _BROKEN_LINK = 'links that cannot be followed'
 _SPECIAL_FILE = 'neither files nor folders'
 _UNREADABLE_FOLDER = 'unreadable folders'
+
+# Names of a folder that are sorted without a Python object for each.
+_MANY = 2**16
 
 _Paths = Sequence[str | Path]
 _warn_once = lru_cache(maxsize=1024)(print_log)
@@ -78,11 +82,16 @@ def list_folders(folders: _Paths, extensions: Sequence[str], root: str | Path | 
     """List the images below each of several folders, and report in one message for ``root`` what is left out."""
     left_out: Counter[str] = Counter()
     paths = [list(iterate_images(folder, extensions, left_out)) for folder in folders]
+    report_left_out(left_out, root)
+    return paths
+
+
+def report_left_out(left_out: Counter[str], root: str | Path | _Paths) -> None:
+    """Warn once of files below one or several folders that are not used, counted by kind."""
     if left_out and is_main_process():
         names = printable(str(root) if isinstance(root, str | Path) else ', '.join(map(str, root)))
         message = f'{names}: left out {_describe(left_out)}. Only files with one of the `extensions` are used'
         _warn_once(message, 'current', logging.WARNING)
-    return paths
 
 
 def iterate_images(
@@ -135,25 +144,48 @@ def iterate_images(
         raise ValueError(
             f'no images below {root}: looked for {" ".join(extensions)}, found {seen}. '
             'Correct `data_root`, or name the extensions of your files in `extensions`'
+            + ("; the dataset for .tar files is type='ShardedImages'" if '.tar' in left_out - before else '')
         )
 
 
-def _scan(folder: str, left_out: Counter[str]) -> tuple[list[str], list[str]]:
+def _scan(folder: str, left_out: Counter[str]) -> tuple[Iterator[str], list[str]]:
     """Sorted paths of files and of subfolders, without hidden ones; counts what is neither."""
-    with os.scandir(folder) as scanned:
-        entries = sorted((entry for entry in scanned if entry.name[0] != '.'), key=attrgetter('name'))
-    files, subfolders = [], []
-    for entry in entries:
-        try:
-            if entry.is_dir():
-                subfolders.append(entry.path)
-            elif entry.is_file():
-                files.append(entry.path)
-            else:
-                left_out[_SPECIAL_FILE if Path(entry.path).exists() else _BROKEN_LINK] += 1
-        except OSError:  # a link to itself, or into a folder without permission
-            left_out[_BROKEN_LINK] += 1
-    return files, subfolders
+    prefix, subfolders = os.path.join(folder, ''), []  # noqa: PTH118
+
+    def scan_files() -> Iterator[str]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] == '.':
+                    continue
+                try:
+                    if entry.is_dir():
+                        subfolders.append(entry.name)
+                    elif entry.is_file():
+                        yield entry.name
+                    else:
+                        left_out[_SPECIAL_FILE if Path(entry.path).exists() else _BROKEN_LINK] += 1
+                except OSError:  # a link to itself, or into a folder without permission
+                    left_out[_BROKEN_LINK] += 1
+
+    files = _sort_names(scan_files())
+    return (prefix + name for name in files), [prefix + name for name in sorted(subfolders)]
+
+
+def _sort_names(names: Iterator[str]) -> Iterator[str]:
+    """Sort file names; many of them as arrays of bytes, whose order is the same, instead of Python objects."""
+    chunk = list(islice(names, _MANY))
+    if len(chunk) < _MANY:
+        return iter(sorted(chunk))
+    chunks = []
+    while chunk:
+        # Also encodes what stands for undecodable bytes. Neither names nor their encoding contain zeros.
+        chunks.append(np.array([name.encode(errors='surrogatepass') for name in chunk]))
+        chunk = list(islice(names, _MANY))
+    encoded = np.concatenate(chunks)
+    chunks.clear()
+    encoded.sort()
+    blocks = (encoded[start : start + _MANY].tolist() for start in range(0, len(encoded), _MANY))
+    return (name.decode(errors='surrogatepass') for name in chain.from_iterable(blocks))
 
 
 def _describe(left_out: Counter[str]) -> str:

@@ -1,6 +1,7 @@
 """Sampler whose order does not depend on the number of processes and that can start in the middle of an epoch."""
 
 from collections.abc import Iterator, Sized
+from itertools import chain
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -9,6 +10,8 @@ from mmpretrain.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from mm_sop.datasets.seeded import SampleKey, TakesSeed
+
+_CHUNK = 2**12
 
 
 @DATA_SAMPLERS.register_module()
@@ -24,10 +27,13 @@ class ResumableSampler(Sampler):
         shuffle (bool): Whether each epoch has another permutation.
         seed (int, optional): Seed of the permutations, the same on all ranks; MMEngine passes that of the runner.
             Defaults to a random seed that all ranks agree on.
+        window (int, optional): For :class:`ShardedImages`: the shards are shuffled, and the images within as many
+            consecutive ones, instead of all images. Few shards are then read at a time, and each whole, which suits
+            disks and network file systems. Defaults to None, for all images.
 
     Raises:
-        TypeError: The dataset expects indices instead of keys.
-        ValueError: There are fewer images than processes.
+        TypeError: The dataset expects indices instead of keys, or has no shards for a ``window``.
+        ValueError: There are fewer images than processes, or ``window`` is out of range.
 
     Example:
         >>> sampler = ResumableSampler([None] * 4, seed=0)
@@ -37,17 +43,24 @@ class ResumableSampler(Sampler):
         True
     """
 
-    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+    def __init__(
+        self, dataset: Sized, shuffle: bool = True, seed: int | None = None, window: int | None = None
+    ) -> None:
         if isinstance(dataset, BaseDataset):
             raise TypeError(
                 f'ResumableSampler yields an epoch with every index, which {type(dataset).__name__} does not expect: '
                 "wrap it, dataset=dict(type='SeededDataset', dataset=...)"
             )
+        if window is not None and (window < 1 or not shuffle):
+            raise ValueError(f'window={window} of ResumableSampler: expected at least 1, with shuffle=True')
+        if window is not None and not hasattr(dataset, 'shard_ids'):
+            raise TypeError(f'window={window} of ResumableSampler: the dataset has no shards, use ShardedImages')
         self.rank, self.world_size = get_dist_info()
         if len(dataset) < self.world_size:
             raise ValueError(f'{len(dataset)} images cannot be shared among {self.world_size} processes')
         self.dataset = dataset
         self.shuffle = shuffle
+        self.window = window
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
         self.skipped = 0
@@ -55,11 +68,27 @@ class ResumableSampler(Sampler):
             dataset.set_default_seed(self.seed)
 
     def __iter__(self) -> Iterator[SampleKey]:
-        epoch, count = self.epoch, len(self.dataset)
-        order = np.random.default_rng((self.seed, epoch)).permutation(count) if self.shuffle else np.arange(count)
-        indices = order[self.rank : len(self) * self.world_size : self.world_size][self.skipped :]
+        epoch = self.epoch
+        indices = self._order(epoch)[self.rank : len(self) * self.world_size : self.world_size][self.skipped :]
         self.skipped = 0
-        return (SampleKey(epoch, index) for index in indices.tolist())
+        # Not all at once, as a Python integer takes four times as much memory as one in the array.
+        chunks = (indices[start : start + _CHUNK].tolist() for start in range(0, len(indices), _CHUNK))
+        return (SampleKey(epoch, index) for index in chain.from_iterable(chunks))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((self.seed, epoch))
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        if self.window is None:
+            return generator.permutation(len(self.dataset))
+        ids = self.dataset.shard_ids  # type: ignore[attr-defined]  # checked in the constructor
+        by_shard = np.argsort(ids, kind='stable')
+        shards = np.split(by_shard, np.flatnonzero(np.diff(ids[by_shard])) + 1)
+        order = generator.permutation(len(shards))
+        windows = (order[start : start + self.window] for start in range(0, len(order), self.window))
+        return np.concatenate(
+            [generator.permutation(np.concatenate([shards[number] for number in window])) for window in windows]
+        )
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""

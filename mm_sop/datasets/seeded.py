@@ -91,6 +91,11 @@ class SeededDataset(Dataset):
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
 
+    @property
+    def shard_ids(self) -> np.ndarray:
+        """Numbers of the shards of the images, if the wrapped dataset has shards."""
+        return self.dataset.shard_ids  # type: ignore[attr-defined]  # without them, this dataset has none either
+
     def set_default_seed(self, seed: int) -> None:
         """Set the seed unless one was given."""
         if self.seed is None:

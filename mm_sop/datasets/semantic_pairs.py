@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
 from mm_sop.datasets.seeded import SizedDataset
+from mm_sop.datasets.unlabeled import UnlabeledImages
 from mm_sop.utils.failures import UserError
 
 MANIFEST_FORMAT = 1
@@ -110,23 +111,34 @@ def describe_data(dataset: SizedDataset) -> dict:
     (``'paths'`` or ``'pixels'``), ``sha256`` of the names below the common folder, or of the pixels, and for paths the
     ``first`` and ``last`` name.
     """
-    samples = (image_info(dataset, index) for index in range(len(dataset)))
-    first = image_info(dataset, 0) if len(dataset) else {'img': None}
+    count = len(dataset)
+    first = image_info(dataset, 0) if count else {'img': None}
     digest = hashlib.sha256()
     if 'img_path' in first:
-        paths = [str(sample['img_path']) for sample in samples]
-        common = os.path.dirname(os.path.commonprefix([min(paths), max(paths)]))  # noqa: PTH120, RUF071  # text
+        # In two passes, because a list of millions of strings takes gigabytes.
+        lowest = highest = str(first['img_path'])
+        for path in _iterate_paths(dataset):
+            lowest, highest = min(lowest, path), max(highest, path)
+        common = os.path.dirname(os.path.commonprefix([lowest, highest]))  # noqa: PTH120, RUF071  # text
         start = len(common) + 1 if common else 0
-        for path in paths:
+        for path in _iterate_paths(dataset):
             digest.update(os.fsencode(path[start:]) + b'\n')
-        kind = dict(kind='paths', sha256=digest.hexdigest(), first=paths[0][start:], last=paths[-1][start:])
+        last = str(image_info(dataset, count - 1)['img_path'])
+        names = dict(first=str(first['img_path'])[start:], last=last[start:])
+        kind = dict(kind='paths', sha256=digest.hexdigest(), **names)
     elif 'img' in first:
-        for sample in samples:
-            digest.update(np.ascontiguousarray(sample['img']).data)
+        for index in range(count):
+            digest.update(np.ascontiguousarray(image_info(dataset, index)['img']).data)
         kind = dict(kind='pixels', sha256=digest.hexdigest())
     else:
         raise ManifestError(f'samples of {type(dataset).__name__} have neither `img_path` nor `img`')
-    return dict(num_images=len(dataset), **kind)
+    return dict(num_images=count, **kind)
+
+
+def _iterate_paths(dataset: SizedDataset) -> Iterator[str]:
+    if isinstance(dataset, UnlabeledImages):  # much faster than one by one
+        return iter(dataset.paths)
+    return (str(image_info(dataset, index)['img_path']) for index in range(len(dataset)))
 
 
 def image_info(dataset: SizedDataset, index: int) -> dict:

@@ -7,6 +7,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mm_sop import compat
+from mm_sop.datasets.shards import holds_shards
 from mm_sop.engine.preflight import check_devices, check_run
 from mm_sop.engine.processes import guard_run
 from mm_sop.engine.runner import PretrainRunner
@@ -90,9 +91,10 @@ def set_pretrained(cfg: Config, checkpoint: str) -> None:
 def set_data_root(cfg: Config, folder: str) -> None:
     """Train on the images of another folder.
 
-    Self-supervised methods need no labels: whatever their dataset was, it becomes ``UnlabeledImages`` with the same
-    pipeline, so that any folder will do. In other configs ``data_root`` changes, also for validation and test if it was
-    the same there; the folder must be laid out as the dataset expects.
+    Self-supervised methods need no labels: whatever their dataset was, it becomes ``UnlabeledImages``, or
+    ``ShardedImages`` for a folder of shards, with the same pipeline, so that any folder will do. In other configs
+    ``data_root`` changes, also for validation and test if it was the same there; the folder must be laid out as the
+    dataset expects.
 
     Raises:
         LaunchError: The config has no training data.
@@ -101,10 +103,14 @@ def set_data_root(cfg: Config, folder: str) -> None:
     if dataset is None:
         raise LaunchError('--data: the config has no train_dataloader')
     if is_self_supervised(cfg):
-        if dataset.get('type') != 'UnlabeledImages':
+        kind = 'ShardedImages' if holds_shards(folder) else 'UnlabeledImages'
+        found = str(dataset.get('type')).removeprefix('mmpretrain.')
+        if found not in ('ShardedImages', 'UnlabeledImages'):
             pipeline = dataset.get('pipeline', [])
             dataset.clear()
-            dataset.update(type='mmpretrain.UnlabeledImages', pipeline=pipeline)
+            dataset['pipeline'] = pipeline
+        if found != kind:
+            dataset['type'] = f'mmpretrain.{kind}'
         dataset['data_root'] = folder
         return
     leaves = leaf_datasets(cfg.train_dataloader.dataset)

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mm_sop.datasets.image_files import EXTENSIONS, iterate_images
 from mm_sop.datasets.labeled.coco_checks import check_coco, check_num_classes, class_names
+from mm_sop.datasets.shards import find_shards
 from mm_sop.engine.distributed import RANK_VARIABLES
 from mm_sop.utils.channel_order import ChannelOrderError, loading_order, network_order
 from mm_sop.utils.config import leaf_datasets
@@ -58,18 +59,24 @@ def check_training_images(cfg: Config) -> None:
     leaves = leaf_datasets(cfg.get('train_dataloader', {}).get('dataset'))
     given = [(leaf, leaf.get('data_root') or []) for leaf in leaves]
     folders = [(leaf, root) for leaf, roots in given for root in ([roots] if isinstance(roots, str) else roots)]
-    missing = [root for _, root in folders if not Path(root).exists()]
+    missing = [root for leaf, root in folders if not _is_sharded(leaf) and not Path(root).exists()]
     if missing:
         raise LaunchError(
             f'no training data: {", ".join(missing)} does not exist. Give a folder of images with --data DIR, or '
             'make a dataset with tools/prepare_data.py'
         )
     for leaf, root in folders:
-        if leaf['type'] in ('UnlabeledImages', 'mmpretrain.UnlabeledImages'):
-            try:
+        try:
+            if leaf['type'] in ('UnlabeledImages', 'mmpretrain.UnlabeledImages'):
                 next(iterate_images(root, leaf.get('extensions', EXTENSIONS)))
-            except (OSError, ValueError) as error:
-                raise LaunchError(f'no training data: {error}') from error
+            elif _is_sharded(leaf):
+                find_shards([root])
+        except (OSError, ValueError) as error:
+            raise LaunchError(f'no training data: {error}') from error
+
+
+def _is_sharded(leaf: dict) -> bool:
+    return leaf['type'] in ('ShardedImages', 'mmpretrain.ShardedImages')
 
 
 def check_knn_data(cfg: Config) -> None:

@@ -149,6 +149,24 @@ def make_folder_atomically(path: str | Path, replace: bool = False) -> Iterator[
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextmanager
+def lock_beside(path: str | Path) -> Iterator[None]:
+    """Let one process at a time into the block, for files that several may want to write; others wait.
+
+    The lock is on an empty hidden file beside the path, whose folder is created. The system releases it when the
+    process ends in any way; on file systems without locks, all processes go on at once.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.with_name(f'.{path.name.lstrip(".")}.lock'), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def remove_stale_temporaries(folder: str | Path) -> None:
     """Remove temporary files and folders of this module whose writers were killed; subfolders are not searched.
 

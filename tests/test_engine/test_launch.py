@@ -92,6 +92,19 @@ def test_data_folder_is_set_inside_of_wrappers():
     assert cfg.train_dataloader.dataset == dict(type='SeededDataset', dataset=inner)
 
 
+def test_data_folder_with_shards(tmp_path):
+    cfg = pretraining_config(dict(type='UnlabeledImages', limit=5, data_root='a'))
+    (tmp_path / 'shard-000000.tar').write_bytes(bytes(1024))
+    launching.set_data_root(cfg, str(tmp_path))
+    assert cfg.train_dataloader.dataset == dict(type='mmpretrain.ShardedImages', limit=5, data_root=str(tmp_path))
+    preflight.check_training_images(cfg)
+    cfg.train_dataloader.dataset.data_root = f'{tmp_path}/shard-{{000000..000003}}.tar'
+    with pytest.raises(LaunchError, match='no training data: there is no .*shard-000001.tar'):
+        preflight.check_training_images(cfg)
+    launching.set_data_root(cfg, '/images')
+    assert cfg.train_dataloader.dataset == dict(type='mmpretrain.UnlabeledImages', limit=5, data_root='/images')
+
+
 def test_data_folder_of_a_method_with_labels_keeps_the_set():
     cfg = pretraining_config(dict(type='ImageNet', data_root='a', split='train'))
     cfg.model = dict(type='ImageClassifier')

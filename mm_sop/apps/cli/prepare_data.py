@@ -1,4 +1,7 @@
-"""Prepare datasets: ``prepare_data.py composites`` generates photo composites, ``assets`` the folder they need."""
+"""Prepare datasets.
+
+``composites`` generates photo composites, ``assets`` the folder they need, ``shards`` packs a folder of images.
+"""
 
 import argparse
 import re
@@ -51,6 +54,12 @@ def parse_args() -> argparse.Namespace:
     assets.add_argument('--photos', type=Path, help='own background photos')
     assets.add_argument('--license', default='unknown', help='license of the own images')
     add_package_options(assets)
+    shards = commands.add_parser('shards', help='pack a folder of images', description=pack_shards.__doc__)
+    shards.add_argument('folder', type=Path, help='folder with images, flat or nested')
+    shards.add_argument('out', type=Path, help='folder to create')
+    shards.add_argument('--size', type=parse_bytes, default='500M', help='bytes of a shard [%(default)s]')
+    shards.add_argument('--extensions', nargs='+', metavar='.EXT', help='of the images (default: all usual ones)')
+    shards.add_argument('--workers', type=int, default=4, help='shards that are written at a time [%(default)s]')
     args = parser.parse_args()
     if args.command == 'assets' and (args.cutouts is None) != (args.photos is None):
         parser.error('--cutouts and --photos go together')
@@ -85,6 +94,13 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f'expected WIDTHxHEIGHT, for example 160x128, got {text!r}')
     return int(match[1]), int(match[2])
+
+
+def parse_bytes(text: str) -> int:
+    match = re.fullmatch(r'(\d+)([KMG]?)B?', text.upper())
+    if match is None or not int(match[1]):
+        raise argparse.ArgumentTypeError(f'expected a number of bytes, for example 500M or 2G, got {text!r}')
+    return int(match[1]) * 1000 ** ' KMG'.index(match[2] or ' ')
 
 
 def change_style(style: Style, changes: list[str]) -> Style:
@@ -138,15 +154,42 @@ def generate(args: argparse.Namespace) -> None:
     print(f'Done in {time.perf_counter() - started:.1f} s')
 
 
-@report_failures('prepare_data.py', ValueError)
+def pack_shards(args: argparse.Namespace) -> None:
+    """Pack the images below a folder into tar archives for ShardedImages, unchanged. OUT appears when all are complete;
+    the same command resumes an interrupted run.
+    """
+    # Loads PyTorch, which the other commands do without.
+    from mm_sop.datasets.image_files import EXTENSIONS
+    from mm_sop.datasets.shard_writer import LEFT_OUT, write_shards
+
+    started = shown = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if time.perf_counter() - shown > 5:
+            shown = time.perf_counter()
+            print(f'{done} of {total} shards', flush=True)
+
+    print(f'Listing {args.folder} ...', flush=True)
+    written = write_shards(args.folder, args.out, args.size, args.extensions or EXTENSIONS, args.workers, show)
+    kept = f', {written.kept} of them by an earlier run' if written.kept else ''
+    print(
+        f'{args.out}: {written.images} images in {written.shards} shards{kept} ({time.perf_counter() - started:.1f} s)'
+    )
+    if written.left_out:
+        print(f'{written.left_out} files could not be read and are left out: {args.out / LEFT_OUT}')
+
+
+@report_failures('prepare_data.py', ValueError, FileExistsError, FileNotFoundError)
 def main() -> None:
     # Let a terminated run remove its unfinished folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = parse_args()
     try:
-        {'composites': generate, 'assets': prepare_assets}[args.command](args)
+        {'composites': generate, 'assets': prepare_assets, 'shards': pack_shards}[args.command](args)
     except KeyboardInterrupt:
-        sys.exit('interrupted; nothing unfinished was left behind')
+        resumes = args.command == 'shards'
+        sys.exit(f'interrupted; {"the same command resumes" if resumes else "nothing unfinished was left behind"}')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.dataset import BaseDataset
 
 from mm_sop.datasets.semantic_pairs import describe_data, image_info
+from mm_sop.datasets.shards import parse_member
 from mm_sop.evaluation.labeled_data import read_labels
 from mm_sop.utils.files import hash_file
 
@@ -59,8 +60,10 @@ def describe_file(path: str | Path) -> int | str:
 
     Unlike modification times, both are equal for all copies of a dataset, and on all machines. The only change that
     goes unnoticed is that of a large compressed file that keeps its size. A file that does not exist or is not regular
-    gives -1; it is reported on loading.
+    gives -1; it is reported on loading. Images in shards count by their size.
     """
+    if member := parse_member(str(path)):
+        return member.size
     path = Path(path)
     if not path.is_file():
         return -1
