@@ -170,7 +170,7 @@ def pack_shards(args: argparse.Namespace) -> None:
             shown = time.perf_counter()
             print(f'{done} of {total} shards', flush=True)
 
-    print(f'Listing {args.folder} ...', flush=True)
+    print(f'Looking for images in {args.folder} ...', flush=True)
     written = write_shards(args.folder, args.out, args.size, args.extensions or EXTENSIONS, args.workers, show)
     kept = f', {written.kept} of them by an earlier run' if written.kept else ''
     print(
