@@ -16,7 +16,7 @@ import numpy as np
 from mm_sop.utils.files import open_atomically, open_regular
 
 FORMAT = 'mm_sop arrays 1'
-# A longer first line is not a header: the file is of another kind, without line breaks.
+# A longer first line belongs to a file of another kind, without line breaks.
 _MAX_HEADER = 2**26
 _ALIGNMENT = 64
 

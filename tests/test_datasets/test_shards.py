@@ -1,11 +1,9 @@
 import io
 import itertools
 import json
-import logging
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ from mmengine.runner import Runner
 from testing.distributed import run_distributed
 from testing.sample_images import write_images
 
-from mm_sop.datasets import SampleKey, SeededDataset, ShardedImages, UnlabeledImages
+from mm_sop.datasets import SampleKey, SeededDataset, ShardedImages, UnlabeledImages, shard_writer
 from mm_sop.datasets.samplers import ResumableSampler
 from mm_sop.datasets.semantic_pairs import describe_data
 from mm_sop.datasets.shard_writer import LEFT_OUT, write_shards
@@ -75,7 +73,7 @@ def test_images_of_shards_are_those_of_the_folder(images, shards):
 
 
 @pytest.mark.parametrize('format', [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_archives_of_others(tmp_path, format, caplog):
+def test_archives_of_others(tmp_path, format, capsys):
     long = 'l' * 90 + '/' + 'x' * (90 if format == tarfile.USTAR_FORMAT else 160)
     members = [
         ('./b/2.JPG', b'two'),
@@ -92,8 +90,10 @@ def test_archives_of_others(tmp_path, format, caplog):
         link = tarfile.TarInfo('link.jpg')
         link.type, link.linkname = tarfile.SYMTYPE, 'b/2.JPG'
         archive.addfile(link)
-    with caplog.at_level(logging.WARNING):
-        dataset = ShardedImages(tmp_path)
+    capsys.readouterr()
+    dataset = ShardedImages(tmp_path)
+    (found,) = re.findall(r'left out (.*?)\. Only', capsys.readouterr().out)
+    assert set(found.split(', ')) == {'1 x .seg.png', '1 x .txt', '1 x links or special files'}
     assert names(dataset) == ['b/2.JPG', 'b.c/1.png', f'{long}.webp', 'ünï/é.jpg']
     assert contents(dataset) == [b'two', b'one', b'long', b'']
     assert names(ShardedImages(tmp_path, extensions=['.seg.png'])) == ['b.c/1.seg.png']
@@ -301,28 +301,26 @@ def refuse_second(path):
     return open(path, 'rb')
 
 
-SLOW_WRITER = """
-import sys, time
-from mm_sop.datasets import shard_writer
-opened = shard_writer.open_regular
-def open_slowly(path):
-    time.sleep(0.1)
-    return opened(path)
-shard_writer.open_regular = open_slowly
-shard_writer.write_shards(sys.argv[1], sys.argv[2], size=20_000, workers=1)
-"""
+def write_slowly(images, out):
+    def open_slowly(path):
+        time.sleep(0.03)
+        return open(path, 'rb')
+
+    shard_writer.open_regular = open_slowly
+    write_shards(images, out, size=20_000, workers=1)
 
 
 def test_killed_writer_resumes(images, shards, tmp_path):
     out, unfinished = tmp_path / 'out', tmp_path / 'out.unfinished'
-    process = subprocess.Popen([sys.executable, '-c', SLOW_WRITER, images, out])
+    process = multiprocessing.get_context('fork').Process(target=write_slowly, args=(images, out))
+    process.start()
     deadline = time.monotonic() + 120
     while len(list(unfinished.glob('shard-*.tar'))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(LaunchError, match='in use by process'):
         write_shards(images, out, size=20_000)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not out.exists()
     with pytest.raises(UserError, match='is not complete'):
         ShardedImages(unfinished)
