@@ -1,5 +1,6 @@
 """tools/slurm_train.sh on a cluster of two nodes, which run.sh starts; not collected by a plain run of pytest."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,45 +16,47 @@ LIMIT = 120.0
 """Seconds until something has to have happened."""
 
 
-@pytest.fixture
-def submit(repository, work_dir, monkeypatch):
+@pytest.fixture(scope='module')
+def submit(repository):
     """Train in one process on each node, with a pause after some iterations; return the job's number."""
-    monkeypatch.setenv('PYTHON', sys.executable)
-    monkeypatch.setenv('PYTHONPATH', str(repository / 'tests'))
-    for name, value in dict(GRES='', GPUS_PER_NODE='1', CPUS_PER_TASK='1', LOST_PROCESS_TIMEOUT='4').items():
-        monkeypatch.setenv(name, value)
     jobs = []
 
-    def start(folder, options='', batch=True, **pause):
+    def start(folder, batch=True, hooks=()):
         cfg = toy_config(folder, log_level='INFO', **{'train_dataloader.batch_size': 2, 'launcher': 'none'})
-        if pause:
-            cfg.custom_hooks.append(dict(type='PauseHook', **pause))
-        folder.mkdir(exist_ok=True)
+        cfg.custom_hooks.extend(hooks)
         cfg.dump(folder / 'toy.py')
-        monkeypatch.setenv('BATCH', str(int(batch)))
-        monkeypatch.setenv('SBATCH_ARGS', f'--output={folder}/output.txt {options}')
-        command = ['bash', repository / 'tools/slurm_train.sh', 'low', 'a job', folder / 'toy.py', '2']
-        output = run(*command)
+        environment = dict(
+            os.environ,
+            PYTHON=sys.executable,
+            PYTHONPATH=str(repository / 'tests'),
+            GRES='',
+            GPUS_PER_NODE='1',
+            CPUS_PER_TASK='1',
+            LOST_PROCESS_TIMEOUT='4',
+            BATCH=str(int(batch)),
+            SBATCH_ARGS=f'--output={folder}/output.txt',
+        )
+        script = repository / 'tools/slurm_train.sh'
+        output = run('bash', script, 'low', 'a job', folder / 'toy.py', '2', env=environment)
         if batch:
-            jobs.append(re.search(r'Submitted batch job (\d+)', output)[1])
-            return jobs[-1]
-        return output
+            jobs.append(output.split()[-1])
+        return jobs[-1] if batch else None
 
     yield start
-    for job in jobs:
-        subprocess.run(['scancel', '--quiet', job])
+    subprocess.run(['scancel', '--quiet', *jobs])
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def straight(submit, tmp_path_factory):
-    """Weights of an uninterrupted run, by ``srun``."""
+    """Weights of an uninterrupted run, which ``srun`` has started."""
     folder = tmp_path_factory.mktemp('straight')
     submit(folder, batch=False)
     return weights_of(folder)
 
 
-def run(*command):
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
+def run(*command, **options):
+    command = [str(part) for part in command]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options).stdout
 
 
 def weights_of(folder):
@@ -90,15 +93,40 @@ def assert_requeued_once(job, folder, straight):
     assert all(straight[name].equal(value) for name, value in weights.items())
 
 
-def test_a_preempted_job_resumes_by_itself(submit, work_dir, straight):
-    job = submit(work_dir, iteration=9)
+@pytest.fixture
+def paused_job(submit, work_dir):
+    """Job that waits after iteration 9."""
+    job = submit(work_dir, hooks=[dict(type='PauseHook', iteration=9)])
     wait_until((work_dir / 'paused').is_file, work_dir)
+    return job
+
+
+def test_a_preempted_job_resumes_by_itself(paused_job, work_dir, straight):
     run('sbatch', '--partition=high', '--nodes=2', '--output=/dev/null', '--wrap=true')
-    assert_requeued_once(job, work_dir, straight)
+    assert_requeued_once(paused_job, work_dir, straight)
 
 
-def test_a_signaled_job_resumes_by_itself(submit, work_dir, straight):
-    job = submit(work_dir, iteration=9)
-    wait_until((work_dir / 'paused').is_file, work_dir)
-    run('scancel', '--batch', '--signal=USR1', job)
-    assert_requeued_once(job, work_dir, straight)
+def test_a_job_that_is_told_to_stop_resumes_by_itself(paused_job, work_dir, straight):
+    run('scancel', '--batch', '--signal=USR1', paused_job)
+    assert_requeued_once(paused_job, work_dir, straight)
+
+
+def test_a_job_whose_processes_are_told_to_stop_saves_and_ends(paused_job, work_dir):
+    run('scancel', '--signal=USR1', paused_job)
+    state = wait_for_end(paused_job, work_dir)
+    assert (state['JobState'], state['Restarts']) == ('COMPLETED', '0')
+    assert 'Stopped by SIGUSR1. Go on with' in (work_dir / 'output.txt').read_text()
+
+
+def test_a_canceled_job_ends(paused_job, work_dir):
+    run('scancel', paused_job)
+    state = wait_for_end(paused_job, work_dir)
+    assert (state['JobState'], state['Restarts']) == ('CANCELLED', '0')
+
+
+def test_the_loss_of_a_process_is_explained(submit, work_dir):
+    job = submit(work_dir, hooks=[dict(type='SignalHook', name='SIGKILL', iteration=9, rank=1)])
+    state, output = wait_for_end(job, work_dir), (work_dir / 'output.txt').read_text()
+    assert (state['JobState'], state['Restarts']) == ('FAILED', '0')
+    assert 'Traceback' not in output
+    print(output)

@@ -116,7 +116,7 @@ class BusyHook(Hook):
 class PauseHook(Hook):
     """Waits for a signal after an iteration of the first attempt, and tells by the file ``paused``."""
 
-    def __init__(self, iteration, seconds=20):
+    def __init__(self, iteration, seconds=5):
         self.iteration, self.seconds = iteration, seconds
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
