@@ -85,4 +85,4 @@ sinfo || { tail -n 20 "$FOLDER"/*.out "$FOLDER"/*.log >&2; exit 1; }
 export MASTER_ADDR=127.0.0.1 MASTER_PORT=${PORTS[3]} OMP_NUM_THREADS=1
 cd "$ROOT"
 sbatch --version
-"${PYTHON:-python}" -m pytest -p no:cacheprovider tests/cluster/slurm_runs.py "$@"
+"${PYTHON:-python}" -m pytest -p no:cacheprovider --verbose --durations=10 tests/cluster/slurm_runs.py "$@"

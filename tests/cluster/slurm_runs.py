@@ -128,5 +128,6 @@ def test_the_loss_of_a_process_is_explained(submit, work_dir):
     job = submit(work_dir, hooks=[dict(type='SignalHook', name='SIGKILL', iteration=9, rank=1)])
     state, output = wait_for_end(job, work_dir), (work_dir / 'output.txt').read_text()
     assert (state['JobState'], state['Restarts']) == ('FAILED', '0')
+    assert output.count('rank 1 of 2 has ended') == 1
+    assert f'{work_dir}/iter_8.pth: go on with the same command and --resume' in output
     assert 'Traceback' not in output
-    print(output)
