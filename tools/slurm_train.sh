@@ -38,14 +38,15 @@ export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 [ "${BATCH:-0}" != 0 ] || exec "${COMMAND[@]}"
 
 {
-    echo '#!/usr/bin/env bash'
+    cat <<'EOF'
+#!/usr/bin/env bash
+STOPPED=
+# Reaches the tasks of the job, not this script.
+trap 'STOPPED=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+EOF
     echo "$(printf '%q ' "${COMMAND[@]}") &"
     cat <<'EOF'
 STEP=$!
-STOPPED=
-
-# Reaches the tasks of the job, not this script.
-trap 'STOPPED=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
 
 # A trapped signal interrupts `wait`.
 while true; do
