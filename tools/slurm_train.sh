@@ -42,17 +42,18 @@ export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 #!/usr/bin/env bash
 STOPPED=
 # Reaches the tasks of the job, not this script.
-trap 'STOPPED=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+trap 'STOPPED=1; INTERRUPTED=1; scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
 EOF
     echo "$(printf '%q ' "${COMMAND[@]}") &"
     cat <<'EOF'
 STEP=$!
 
 # A trapped signal interrupts `wait`.
-while true; do
+INTERRUPTED=1
+while [ -n "$INTERRUPTED" ]; do
+    INTERRUPTED=
     STATUS=0
     wait "$STEP" || STATUS=$?
-    kill -0 "$STEP" 2>/dev/null || break
 done
 
 # Slurm requeues a preempted job only if it is still alive at the end of the grace time. A canceled one does not run.
