@@ -74,6 +74,8 @@ def connect_processes(launcher: str, dist_cfg: dict | None = None) -> None:
     # Without the keys of an earlier attempt.
     store = dist.PrefixStore(f'attempt{restart_count()}', store)
     watch_peers(store, rank, world_size, lost_timeout)
+    # Nobody would notice a process that has ended between its arrival and here.
+    _wait_for_all('watched', store, _Deadline(rank, world_size))
     atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     # The timeout of the collectives, which is longer than that of the rendezvous.
     timeout = options.setdefault('timeout', 1800)
@@ -90,7 +92,8 @@ def _export_rank(launcher: str) -> None:
     """Translate a launcher's variables into those of torch.distributed."""
     for name, source in zip(RANK_VARIABLES['pytorch'], RANK_VARIABLES[launcher], strict=True):
         os.environ[name] = os.environ[source]
-    os.environ.setdefault('MASTER_PORT', '29500')
+    # Jobs may share a machine.
+    os.environ.setdefault('MASTER_PORT', str(20000 + int(os.environ.get('SLURM_JOB_ID') or 9500) % 10000))
     if 'MASTER_ADDR' not in os.environ:
         host, nodes = '127.0.0.1', os.environ.get('SLURM_NODELIST')
         if nodes:
@@ -122,18 +125,25 @@ def meet() -> tuple[dist.Store, int, int]:
     rank, world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
     deadline = _Deadline(rank, world_size)
     store = _connect(deadline)
+    _wait_for_all('arrivals', store, deadline)
+    return store, rank, world_size
+
+
+def _wait_for_all(name: str, store: dist.Store, deadline: '_Deadline') -> None:
+    """Announce that this process has arrived somewhere, and wait for the others."""
     # A restarted group of torchrun meets at the same store.
-    arrivals = dist.PrefixStore(f'arrivals/{restart_count()}', store)
-    arrivals.set(f'rank{rank}', socket.gethostname())
+    arrivals = dist.PrefixStore(f'{name}/{restart_count()}', store)
+    arrivals.set(f'rank{deadline.rank}', socket.gethostname())
     arrived = arrivals.add('count', 1)
     try:
-        while arrived < world_size:
+        while arrived < deadline.world_size:
             deadline.check(arrived, arrivals)
             time.sleep(_POLL_SECONDS)
             arrived = arrivals.add('count', 0)
     except dist.DistNetworkError as error:
-        raise LaunchError(f'rank {rank}: the process that served {deadline.place} has ended: see its output') from error
-    return store, rank, world_size
+        raise LaunchError(
+            f'rank {deadline.rank}: the process that served {deadline.place} has ended: see its output'
+        ) from error
 
 
 class _Deadline:

@@ -82,7 +82,7 @@ def test_nccl_without_cuda_is_refused(monkeypatch):
     ],
 )
 def test_ranks_of_other_launchers_are_translated(monkeypatch, launcher, variables):
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'SLURM_JOB_ID', 'SLURM_NODELIST'):
         monkeypatch.setenv(name, '')
         monkeypatch.delenv(name)
     for name, value in variables.items():
@@ -91,3 +91,31 @@ def test_ranks_of_other_launchers_are_translated(monkeypatch, launcher, variable
     distributed._export_rank(launcher)
     assert [environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')] == ['3', '4', '1']
     assert environ['MASTER_ADDR'] == '127.0.0.1'
+    assert environ['MASTER_PORT'] == '29500'
+
+
+def test_slurm_jobs_on_one_machine_meet_at_different_ports(monkeypatch):
+    for name, value in dict(SLURM_PROCID='0', SLURM_NTASKS='2', SLURM_LOCALID='0', MASTER_ADDR='127.0.0.1').items():
+        monkeypatch.setenv(name, value)
+    ports = []
+    for job in ('1234567', '1234568'):
+        monkeypatch.setenv('SLURM_JOB_ID', job)
+        # Set and removed, so that it is restored at the end.
+        for name in ('MASTER_PORT', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+            monkeypatch.setenv(name, '')
+            monkeypatch.delenv(name)
+        distributed._export_rank('slurm')
+        ports.append(int(os.environ['MASTER_PORT']))
+    # Below the ports that the system gives to outgoing connections.
+    assert 1024 < ports[0] != ports[1] < 32768
+
+
+def test_a_process_that_ends_before_it_is_watched_is_named(monkeypatch):
+    monkeypatch.setattr(distributed, 'meet', lambda: (dist.HashStore(), 0, 2))
+    monkeypatch.setattr(distributed, 'watch_peers', lambda *arguments: None)
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(name, '0')
+    for name, value in dict(MASTER_ADDR='127.0.0.1', MASTER_PORT='1', RENDEZVOUS_TIMEOUT='0.5').items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match='1 of 2 processes have arrived .*missing: rank 1'):
+        distributed.connect_processes('pytorch')

@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,12 +20,17 @@ def watches(monkeypatch):
     watches = [(PeerWatch if rank else FirstPeerWatch)(store, rank, 4, 600.0) for rank in range(4)]
     for watch in watches:
         threading.Thread(target=watch.run, daemon=True).start()
-    deadline = time.monotonic() + 60
-    while len(watches[0].sockets) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(watches[0].sockets) == 4)
     yield watches
     for watch in watches:
         watch.leave()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def vanish(watch):
@@ -55,6 +63,34 @@ def test_a_failure_is_announced_with_its_reason(watches):
 
 def test_a_process_that_says_nothing_is_alive(watches):
     assert not any(watch.noticed.wait(0.5) for watch in watches)
+
+
+_PEER = """
+import sys, time
+import torch.distributed as dist
+from mm_sop.engine.peers import PeerWatch
+
+watch = PeerWatch(dist.TCPStore('127.0.0.1', int(sys.argv[1]), 2, False), 1, 2, 1.0)
+time.sleep(600)
+"""
+
+
+def test_a_stopped_process_is_alive_and_a_killed_one_is_not(monkeypatch):
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    store = dist.TCPStore('127.0.0.1', 0, 2, True, wait_for_workers=False)
+    watch = FirstPeerWatch(store, 0, 2, 1.0)
+    peer = subprocess.Popen([sys.executable, '-c', _PEER, str(store.port)])
+    threading.Thread(target=watch.run, daemon=True).start()
+    wait_until(lambda: len(watch.sockets) == 2)
+    # Only the probes of the connection use the short timeout: its end would end this process.
+    watch.timeout = 600.0
+    peer.send_signal(signal.SIGSTOP)
+    assert not watch.noticed.wait(6)
+    peer.kill()
+    assert watch.noticed.wait(30)
+    watch.leave()
+    assert 'rank 1 of 2 has ended' in watch.describe()
+    peer.wait()
 
 
 @pytest.mark.parametrize('value', ['soon', '-1'])

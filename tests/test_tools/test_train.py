@@ -207,16 +207,60 @@ def test_arguments(monkeypatch, capsys):
     assert '--cfg-options: expected KEY=VALUE ..., got lr 3' in capsys.readouterr().err
 
 
-def test_slurm_script_asks_for_tasks_and_passes_arguments_on(repository, environment, tmp_path):
-    fake = tmp_path / 'srun'
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    environment.update(PATH=f'{tmp_path}:{environment["PATH"]}', SRUN_ARGS='--signal=USR1@300')
+@pytest.fixture
+def slurm(environment, tmp_path):
+    """Stand-ins for Slurm's commands: ``srun`` and ``sbatch`` keep their arguments, line by line."""
+    programs = dict(
+        srun='printf "%s\\n" "$@" >srun.txt',
+        sbatch='printf "%s\\n" "$@" >sbatch.txt; cat >job.sh',
+        scancel='echo "$@" >scancel.txt; touch stopped',
+        scontrol='[ "$1" = requeue ] && touch requeued || echo "JobId=$3 $STATE"',
+    )
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\ncd {tmp_path}\n{body}\n')
+        (tmp_path / name).chmod(0o755)
+    environment.update(PATH=f'{tmp_path}:{environment["PATH"]}', SLURM_JOB_ID='7')
+    return tmp_path
+
+
+def test_slurm_script_asks_for_tasks_and_passes_arguments_on(repository, environment, slurm):
     script = repository / 'tools/slurm_train.sh'
-    result = run(['bash', script, 'gpu', 'job', 'a b.py', '16', '--seed', '1'], environment)
-    arguments = result.stdout.splitlines()
-    assert {'--partition=gpu', '--job-name=job', '--ntasks=16', '--ntasks-per-node=8', '--signal=USR1@300'} <= {
-        *arguments
-    }
-    assert arguments[-6:] == [f'{script.parent}/train.py', 'a b.py', '--launcher', 'slurm', '--seed', '1']
-    assert run(['bash', script, 'gpu', 'job', 'config.py'], environment).returncode == 2
+    command = ['bash', script, 'gpu', 'job', 'a b.py', '16', '--seed', '1']
+    asked = {'--partition=gpu', '--job-name=job', '--ntasks=16', '--ntasks-per-node=8'}
+    last = [f'{script.parent}/train.py', 'a b.py', '--launcher', 'slurm', '--seed', '1']
+    run(command, dict(environment, SRUN_ARGS='--signal=USR1@300'))
+    arguments = (slurm / 'srun.txt').read_text().splitlines()
+    assert asked | {'--gres=gpu:8', '--signal=USR1@300'} <= {*arguments}
+    assert arguments[-6:] == last
+
+    run(command, dict(environment, BATCH='1', GRES='', SBATCH_ARGS='--time=60 --requeue'))
+    arguments = (slurm / 'sbatch.txt').read_text().splitlines()
+    assert asked | {'--requeue', '--open-mode=append', '--time=60'} <= {*arguments}
+    assert run(['bash', slurm / 'job.sh'], dict(environment, STATE='JobState=RUNNING PreemptTime=None')).returncode == 0
+    assert not (slurm / 'requeued').exists()
+    arguments = (slurm / 'srun.txt').read_text().splitlines()
+    assert not any(argument.startswith('--gres') for argument in arguments)
+    assert arguments[-6:] == last
+
+    assert run(command[:-3], environment).returncode == 2
+    assert run(command, dict(environment, GPUS_PER_NODE='0')).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ('state', 'is_signaled', 'is_requeued'),
+    [
+        ('JobState=RUNNING PreemptTime=None', True, True),
+        ('JobState=RUNNING PreemptTime=2026-12-01T11:15:48', False, True),
+        ('JobState=RUNNING PreemptTime=None', False, False),
+        ('JobState=COMPLETING PreemptTime=2026-12-01T11:15:48', True, False),
+    ],
+)
+def test_jobs_that_are_stopped_go_back_to_the_queue(repository, environment, slurm, state, is_signaled, is_requeued):
+    """The first is at its time limit, the second preempted, the third has failed, the last is canceled."""
+    run(['bash', repository / 'tools/slurm_train.sh', 'gpu', 'job', 'a.py', '2'], dict(environment, BATCH='1'))
+    signals = f'kill -USR1 $(cut -d " " -f 4 /proc/$$/stat); while ! [ -e {slurm}/stopped ]; do sleep 0.02; done'
+    (slurm / 'srun').write_text(f'#!/bin/sh\n{signals if is_signaled else ""}\nexit 3\n')
+    assert run(['bash', slurm / 'job.sh'], dict(environment, STATE=state)).returncode == 3
+    assert (slurm / 'requeued').exists() == is_requeued
+    if is_signaled:
+        assert (slurm / 'scancel.txt').read_text() == '--signal=USR1 7\n'

@@ -113,6 +113,19 @@ class BusyHook(Hook):
 
 
 @HOOKS.register_module()
+class PauseHook(Hook):
+    """Waits for a signal after an iteration of the first attempt, and tells by the file ``paused``."""
+
+    def __init__(self, iteration, seconds=5):
+        self.iteration, self.seconds = iteration, seconds
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration and restart_count() == 0:
+            Path(runner.work_dir, 'paused').touch()
+            time.sleep(self.seconds)
+
+
+@HOOKS.register_module()
 class StopHook(Hook):
     """Ends the process' run as a crash does, between two iterations."""
 
