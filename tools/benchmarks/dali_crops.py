@@ -70,7 +70,7 @@ class Ours:
     def __call__(self, path: Path, boxes: list[Box]) -> list[np.ndarray]:
         loaded, views = self.load(dict(img_path=path)), []
         for crop, box in zip(self.crops, boxes, strict=True):
-            crop.rand_crop_params = lambda image, box=box: box
+            crop.rand_crop_params = lambda _, box=box: box
             views.append(crop(dict(loaded))['img'])
         return views
 
