@@ -88,7 +88,7 @@ def _nearest_rows(bank: Tensor, anchors: Tensor, num_supports: int, excluded: Te
     columns = excluded.unsqueeze(1)
     found = []
     with torch.autocast(bank.device.type, enabled=False):
-        # Blocks share their memory: fresh pages cost a CPU a third of the product's time.
+        # Blocks share their memory: fresh pages cost a CPU a quarter of the product's time.
         buffer = bank.new_empty(anchors[:, :block].numel(), len(bank))
         for rows in anchors.split(block, dim=1):
             similarity = torch.mm(bank[rows.flatten()], bank.T, out=buffer[: rows.numel()]).view(*rows.shape, -1)
