@@ -5,8 +5,11 @@ from torch import Tensor
 
 from mm_sop.functional.precision import at_least_fp32
 
-# Largest block of the anchor-by-bank similarity matrix that is held at once, in elements (256 MiB in fp32).
-_SIMILARITY_BLOCK = 2**26
+# Largest block of the anchor-by-bank similarity matrix that is held at once, in elements: 32 MiB in fp32, near the size
+# of caches, and 256 MiB on accelerators, for few launches.
+_BLOCK_ON_CPU, _BLOCK = 2**23, 2**26
+# Columns that share a maximum in the first level of the search for the largest elements.
+_CHUNK = 16
 
 
 def sample_anchors(
@@ -89,17 +92,37 @@ def select_supports(
 
 def _nearest_rows(bank: Tensor, anchors: Tensor, num_supports: int, excluded: Tensor) -> tuple[Tensor, Tensor]:
     bank = at_least_fp32(bank)
-    block = max(1, _SIMILARITY_BLOCK // (anchors.shape[0] * bank.shape[0]))
+    elements = _BLOCK_ON_CPU if bank.device.type == 'cpu' else _BLOCK
+    block = max(1, elements // (anchors.shape[0] * bank.shape[0]))
     # t task, m anchor, n row of the bank: one product for the anchors of all tasks, excluded columns masked.
     columns = excluded.unsqueeze(1)
     found = []
     with torch.autocast(bank.device.type, enabled=False):
+        # Blocks share their memory: fresh pages cost a CPU a quarter of the product's time.
+        buffer = bank.new_empty(anchors[:, :block].numel(), len(bank))
         for rows in anchors.split(block, dim=1):
-            similarity = torch.matmul(bank[rows.flatten()], bank.T).view(*rows.shape, -1)
+            similarity = torch.mm(bank[rows.flatten()], bank.T, out=buffer[: rows.numel()]).view(*rows.shape, -1)
             similarity.scatter_(2, columns.expand(-1, rows.shape[1], -1), -torch.inf)
-            found.append(similarity.topk(num_supports, dim=-1))
+            found.append(_largest(similarity, num_supports))
     values, indices = zip(*found, strict=True)
     return torch.cat(values, dim=1), torch.cat(indices, dim=1)
+
+
+def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Same as ``values.topk(count)``, ties aside: the ``count`` chunks with the largest maxima hold all of it."""
+    width = values.shape[-1]
+    num_chunks = width // _CHUNK
+    if num_chunks < 4 * count:
+        return values.topk(count, dim=-1)
+    # Chunk j has the columns j, j + num_chunks, ...; columns after the last whole chunk are all candidates.
+    whole = _CHUNK * num_chunks
+    maxima = values[..., :whole].unflatten(-1, (_CHUNK, num_chunks)).amax(-2)
+    chunks = maxima.topk(count, dim=-1, sorted=False).indices.unsqueeze(-1)  # (..., count, 1)
+    candidates = (chunks + torch.arange(0, whole, num_chunks, device=values.device)).flatten(-2)
+    rest = torch.arange(whole, width, device=values.device).expand(*values.shape[:-1], -1)
+    candidates = torch.cat([candidates, rest], dim=-1)
+    best = values.gather(-1, candidates).topk(count, dim=-1)
+    return best.values, candidates.gather(-1, best.indices)
 
 
 def _check_selection(bank: Tensor, anchors: Tensor, num_supports: int, anchor_weight: float, excluded: Tensor) -> None:

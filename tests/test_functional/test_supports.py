@@ -30,6 +30,20 @@ def loop_selection(bank, anchors, num_supports, anchor_weight, excluded):
     return table[..., 0].long(), table[..., 1]
 
 
+@pytest.mark.parametrize('num_rows', [32 * 40, 32 * 40 + 7])
+def test_search_through_chunks_equals_sorting_all_cosines(num_rows):
+    bank = random_bank(num_rows, width=4)
+    # Neighbors of an anchor: two in one chunk, one in the last columns, one excluded from a task.
+    bank[[40, 200, 120, num_rows - 1]] = F.normalize(bank[:1] + 1e-3 * torch.randn(4, 4, dtype=torch.float64), dim=1)
+    anchors = torch.tensor([[0, 5, 300], [700, 0, 9]])
+    excluded = torch.cat([anchors, torch.tensor([[40, 1000], [60, 1001]])], dim=1)
+    rows, weights = select_supports(bank, anchors, 6, anchor_weight=0.8, excluded=excluded)
+    cosines = (bank[anchors] @ bank.T).scatter(2, excluded.unsqueeze(1).expand(-1, 3, -1), -2)
+    expected = cosines.sort(dim=-1, descending=True)
+    assert torch.equal(rows[..., :-1], expected.indices[..., :6])
+    torch.testing.assert_close(weights[..., :-1], expected.values[..., :6].clamp(0, 1))
+
+
 @pytest.mark.parametrize('num_supports', [0, 1, 3])
 @pytest.mark.parametrize(('num_tasks', 'num_anchors'), [(1, 2), (3, 6)])
 def test_equals_a_loop_over_all_rows(num_tasks, num_anchors, num_supports):
@@ -110,7 +124,7 @@ def test_blocks_of_anchors_change_nothing(monkeypatch, block):
     bank = random_bank(50)
     anchors = sample_anchors(50, 7, num_tasks=3)
     rows, weights = select_supports(bank, anchors, 4)
-    monkeypatch.setattr(supports, '_SIMILARITY_BLOCK', block)
+    monkeypatch.setattr(supports, '_BLOCK_ON_CPU', block)
     rows_in_blocks, weights_in_blocks = select_supports(bank, anchors, 4)
     assert torch.equal(rows, rows_in_blocks)
     torch.testing.assert_close(weights, weights_in_blocks)
