@@ -8,7 +8,7 @@ from mm_sop.functional.precision import at_least_fp32
 # Largest block of the anchor-by-bank similarity matrix that is held at once, in elements: 32 MiB in fp32, near the size
 # of caches, and 256 MiB on accelerators, for few launches.
 _BLOCK_ON_CPU, _BLOCK = 2**23, 2**26
-# Columns that share a maximum in the first level of the search for the largest elements.
+# Columns with one maximum in the first level of the search for the largest elements.
 _CHUNK = 16
 
 
